@@ -1,0 +1,232 @@
+"""Find the answer that a reply states: the last `answer is ...`, `\\boxed{...}` or `#### ...` in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from critique_rl.grading.read import Number, Unreadable, last_number, read_choice, read_number, read_yes_no
+
+REPLY_TAIL = 20_000
+"""Only this many last characters of a reply are read; the final answer stands at the end."""
+LONGEST_ANSWER = 1_000
+"""A stated answer with more characters than this is not compared."""
+
+_TRIGGER = re.compile(
+    r"\b(?:answers?|(?:correct|right|best|final)\s(?:option|choice|result|value|statement))\b"
+    r"(?:\s(?:to|of|for|in)\b[^.\n:=]{0,80}?)?[\s*_]{0,4}(?:\(.{1,40}?\))?[\s*_]{0,4}"
+    r"(?:\bis\b|\bare\b|\bwould be\b|\bshould be\b|\bwill be\b|\bmust be\b|:|=)"
+    r"|^\W{0,6}(?:final\s)?answer\b(?=[\s*]{1,4}[\d($\\A-J-])",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CHECKING = re.compile(
+    r"\b(?:check|verify|confirm)\w*\s(?:our|the|my|this|that|your)\s(?:final\s)?$", re.IGNORECASE
+)
+_HASHES = re.compile(r"####[ \t]*(?![A-Za-z]{3,}\s\S)(?=\S)")
+_BOX = re.compile(r"\\f?boxed\s*(\{|\S)")
+_SENTENCE_END = re.compile(r"[.!?]\s+(?=[A-Z*#(])|[.?]?\s*$")
+_LEADING = re.compile(
+    r"(?:[\s:*_>]|\\quad|\b(?:therefore|thus|hence|then|simply|just|equal to|approximately|about|indeed"
+    r"|clearly|that|is|given by|exactly|either)\b(?!\s*$))+",
+    re.IGNORECASE,
+)
+_COMMENT = re.compile(
+    r"(?:the\s)?(?:correct|right|wrong|incorrect|reasonable|valid|as follows|consistent|above|below|in the"
+    r"|found|verified)\b",
+    re.IGNORECASE,
+)
+_JOIN = re.compile(
+    r"[\s$\\().:]*(,|;|and|or|,\s?and|,\s?or|\\text\{\s?(?:and|or)\s?\}|)[\s$\\(),]*(?:[A-Za-z]\w{0,3}\s?=\s?)?"
+)
+_OR_AFTER = re.compile(r"[\s$]*\bor\s+(?=[$\\\-\d(])([^.\n]{1,60})")
+_OR_BEFORE = re.compile(r"(\S*\d\S*)\s+or\s+\$?$")
+
+
+def clip(reply: str) -> str:
+    """Return the part of `reply` that is read at all, NUL bytes blanked."""
+    return reply[-REPLY_TAIL:].replace("\x00", " ").replace("\r\n", "\n")
+
+
+def _box_end(text: str, start: int) -> int | None:
+    """Index just past the brace that closes the one opened before `start`, `None` if it is never closed."""
+    depth = 1
+    for i in range(start, min(len(text), start + 2 * LONGEST_ANSWER)):
+        if text[i] == "\\":
+            continue
+        escaped = i > 0 and text[i - 1] == "\\" and (i < 2 or text[i - 2] != "\\")
+        if text[i] == "{" and not escaped:
+            depth += 1
+        elif text[i] == "}" and not escaped:
+            depth -= 1
+            if depth == 0:
+                return i + 1
+    return None
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Return `(start, end, content)` of the last few complete, non-empty boxes, in order."""
+    boxes: list[tuple[int, int, str]] = []
+    for match in reversed(list(_BOX.finditer(text))[-50:]):
+        end = match.end() if match[1] != "{" else _box_end(text, match.end())
+        content = "" if end is None else text[match.start(1) : end]
+        content = content[1:-1] if match[1] == "{" else content
+        if end is not None and content.strip():
+            boxes.append((match.start(), end, content.strip()))
+    return boxes[::-1]
+
+
+def _boxed(text: str) -> tuple[int, str] | None:
+    """Return position and text of the last boxed answer; boxes joined by `or`, `and`, `,` are one answer."""
+    boxes = _boxes(text)
+    if not boxes:
+        return None
+    start, end, answer = boxes[-1]
+    position = start
+    for before in reversed(boxes[:-1]):
+        joint = _JOIN.fullmatch(text, before[1], start) if start - before[1] < 40 else None
+        if joint is None or before[1] > start:
+            break
+        answer = f"{before[2]} {'or' if 'or' in joint[1] else ','} {answer}"
+        start = before[0]
+    if after := _OR_AFTER.match(text, end):
+        answer += " or " + after[1]
+    if before_or := _OR_BEFORE.search(text[max(0, start - 40) : start]):
+        answer = f"{before_or[1]} or {answer}"
+    return position, answer
+
+
+def _sentence(text: str, start: int) -> str:
+    """Return the statement that begins at `start`: a display formula, or the rest of its sentence."""
+    rest = text[start : start + 2 * LONGEST_ANSWER]
+    rest = rest[_LEADING.match(rest).end() :] if _LEADING.match(rest) else rest  # type: ignore[union-attr]
+    for opening, closing in (("$$", "$$"), ("\\[", "\\]")):
+        if rest.startswith(opening) and (end := rest.find(closing, 2)) > 0:
+            return rest[2:end].strip()
+    end = rest.find("\n")
+    while end >= 0 and rest.count("\\begin{", 0, end) > rest.count("\\end{", 0, end):
+        end = rest.find("\n", end + 1)
+    line = rest if end < 0 else rest[:end]
+    stop = _SENTENCE_END.search(line)
+    return line[: stop.start()].strip() if stop else line.strip()
+
+
+def statements(reply: str) -> Iterator[str]:
+    """Yield the stated answers of a clipped reply from last to first, without remarks such as `correct`."""
+    triggers = [
+        m for m in _TRIGGER.finditer(reply) if not _CHECKING.search(reply, max(0, m.start() - 30), m.start())
+    ]
+    found = [(m.end(), _sentence(reply, m.end())) for m in triggers[-50:]]
+    found += [
+        (m.end(), reply[m.end() :].split("\n", 1)[0].strip()) for m in list(_HASHES.finditer(reply))[-50:]
+    ]
+    if boxed := _boxed(reply):
+        found.append(boxed)
+    for _, text in sorted(found, key=lambda f: f[0], reverse=True):
+        if text.strip(" .*$:") and not _COMMENT.match(text):
+            yield text
+
+
+_FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
+
+
+def tidy(statement: str) -> str:
+    """Reduce a statement to its answer: `the value $x = 5$ m` gives `x = 5`, `**3 or 4**.` gives `3 , 4`."""
+    text = statement.strip().strip("*_ ").rstrip(".,;: ")
+    while text.endswith("}") and text.count("}") > text.count("{"):
+        text = text[:-1].rstrip()
+    if text.startswith("{") and text.endswith("}") and _box_end(text, 1) == len(text):
+        text = text[1:-1]
+    body = text.replace("\\$", "")
+    if len(re.findall(r"\$\$?", body)) % 2 == 0:
+        formulas = list(_FORMULA.finditer(body))
+        parts = [next(g for g in m.groups() if g) for m in formulas]
+        if parts and not any(re.search(r"\s(?:or|and)\s*$", p) for p in parts):
+            answer, end = parts[0], formulas[0].end()
+            for match, part in zip(formulas[1:], parts[1:], strict=True):
+                if not _JOIN.fullmatch(body, end, match.start()):
+                    break
+                answer, end = f"{answer} , {part}", match.end()
+            return _connectors(answer)
+    return _connectors(body.replace("$", ""))
+
+
+def _connectors(text: str) -> str:
+    """Write alternatives as a list, so that `3 or 4` is compared as two values and never as one of them."""
+    text = re.sub(r"\\text\s*\{\s*(or|and)\s*\}", r" \1 ", text)
+    return re.sub(r"\s*(?:,\s*)?\b(?:or|and)\b\s+(?=\S)", " , ", text).strip().rstrip(".,;: ")
+
+
+def _bare(reply: str) -> str | None:
+    """Return the whole reply if it is an answer without prose (`18`, `(3, 4]`, `Evelyn`, `5 m`)."""
+    text = reply.strip()
+    if not text or len(text) > LONGEST_ANSWER or "\n\n" in text or ("\n" in text and "\\begin" not in text):
+        return None
+    words = re.findall(r"[A-Za-z]{2,}", re.sub(r"\\[a-zA-Z]+(?:\{(?:[a-z ]+|[pbv]matrix)\})?", " ", text))
+    return text if len(words) <= 3 and not {"is", "are", "be"} & set(words) else None
+
+
+def find_math(reply: str) -> str | None:
+    """Return the stated answer of a clipped reply as one formula or word, `None` if there is none."""
+    for text in statements(reply):
+        return tidy(text) or None
+    if (bare := _bare(reply)) is not None:
+        return tidy(bare) or None
+    for pattern in (_BOLD, _FORMULA):
+        if matches := list(pattern.finditer(reply)):
+            return tidy(next(g for g in matches[-1].groups() if g)) or None
+    number = last_number(reply)
+    return None if number is None else str(number)
+
+
+def find_number(reply: str) -> Number | Unreadable | str:
+    """Return the number a clipped reply states (a `str` if it is an expression to be worked out)."""
+    stated = False
+    for text in statements(reply):
+        stated = True
+        number = read_number(text)
+        if number is Unreadable.EXPRESSION:
+            return tidy(text)
+        if number is not Unreadable.NOTHING:
+            return number
+    if stated:
+        return Unreadable.NOTHING
+    bare = _bare(reply)
+    number = Unreadable.NOTHING if bare is None else read_number(bare)
+    if number is Unreadable.EXPRESSION and bare is not None:
+        return tidy(bare)
+    if number is not Unreadable.NOTHING:
+        return number
+    return last_number(reply) or Unreadable.NOTHING
+
+
+def find_choice(reply: str) -> str | Unreadable:
+    """Return the option letter a clipped reply states."""
+    for text in statements(reply):
+        letter = read_choice(text)
+        if letter is not Unreadable.NOTHING:
+            return letter
+    lines = [line for line in reply.strip().split("\n") if line.strip()]
+    if not lines:
+        return Unreadable.NOTHING
+    for bold in reversed(_BOLD.findall(reply)):
+        if (letter := read_choice(bold)) is not Unreadable.NOTHING:
+            return letter
+    listed = sum(bool(re.match(r"\W{0,3}[A-Ja-j]\s?[).:]", line)) for line in lines) > 1
+    last = lines[-1]
+    if listed or (len(lines) > 1 and len(last) > 200):  # a copied option list answers nothing
+        return Unreadable.NOTHING
+    return read_choice(last)
+
+
+def find_yes_no(reply: str) -> str | Unreadable:
+    """Return `yes` or `no` as a clipped reply states it, else as its first or last words do."""
+    for text in statements(reply):
+        answer = read_yes_no(text)
+        if answer is not Unreadable.NOTHING:
+            return answer
+    lines = [line for line in reply.strip().split("\n") if line.strip()]
+    if not lines:
+        return Unreadable.NOTHING
+    opening = re.match(r"\W*(yes|no|true|false)\s*(?:[.,:;!*\n]|$)", reply, re.IGNORECASE)
+    return read_yes_no(opening[1]) if opening and len(lines) == 1 else read_yes_no(lines[-1])

@@ -1,0 +1,270 @@
+"""Read numbers, option letters, yes/no and lists out of short text, in linear time and without sympy."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+NUMBER_TOLERANCE = 1e-6
+"""Largest relative difference at which two numbers are the same answer."""
+
+_MAX_DIGITS = 400  # Python refuses integers of more than 4,300 digits, and nothing real is near that
+
+
+class Unreadable(enum.Enum):
+    """Why a piece of text has no single value."""
+
+    NOTHING = "no value in it"
+    UNCLEAR = "more than one answer, or a negated one"
+    EXPRESSION = "not a plain number"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A plain number; `percent` if it was followed by a percent sign, which `value` leaves out."""
+
+    value: Fraction
+    percent: bool = False
+
+    def __str__(self) -> str:
+        """Return one spelling per value: `18`, `0.75`, `1/3`, `50%`."""
+        decimal = f"{float(self.value):.15g}" if abs(self.value) < 10**300 else str(self.value)
+        exact = "e" not in decimal and Fraction(decimal) == self.value
+        return (decimal if exact else str(self.value)) + "%" * self.percent
+
+
+_UNWRAP = re.compile(
+    r"\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|mathit|bf|rm|operatorname)\s*\{([^{}]*)\}"
+)
+_SMALL_SPACE = re.compile(r"(?<!\\)\\[,!;:> ]|\\quad|\\qquad|~|\\(?:big|Big|bigg|Bigg)(?![a-zA-Z])")
+_PLAIN_WORDS = (
+    (re.compile(r"\\[dt]frac"), r"\\frac"),
+    (re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])\s*"), ""),
+    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])|[×·]"), "*"),
+    (re.compile(r"\\?%|\\?\bper\s?cent(?:age)?\b", re.IGNORECASE), "%"),
+    (re.compile(r"\\(?:approx|equiv)(?![a-zA-Z])|≈"), "="),
+    (re.compile(r"\\[()\[\]]|\\\$|[$€£₹]"), " "),
+    (re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])|__|`"), " "),  # bold, but not the power of 2**3
+    (re.compile(r"(?<=\d)\{,\}(?=\d)|(?<=\d),\s+(?=\d{3}\s*,\s*\d{3})"), ","),
+)
+
+
+def unwrap(text: str) -> str:
+    """Drop text wrappers such as `\\text{...}` (but not what is inside), thin spaces, typographic signs."""
+    text = (
+        text.replace("\x00", " ").replace("−", "-").replace("–", "-").replace("\u00a0", " ").replace("’", "'")
+    )
+    text = re.sub(r"(?<=\d),\\!\s?(?=\d)", ",", text)
+    text = re.sub(r"(?<=\d)\\[,!;](?=\d)", "", text)
+    text = _SMALL_SPACE.sub(" ", text)
+    return _UNWRAP.sub(r" \1 ", text)
+
+
+def plain(text: str) -> str:
+    """Turn light LaTeX and markdown into the plain spelling that the readers below understand."""
+    text = unwrap(text)
+    for pattern, replacement in _PLAIN_WORDS:
+        text = pattern.sub(replacement, text)
+    return text.strip()
+
+
+_INT = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
+_DECIMAL = rf"(?:{_INT}(?:\.\d+)?|\.\d+)"
+_BRACED = r"(?:\{\s?-?\d+(?:\.\d+)?\s?\}|\s?\d)"
+_NUMBER = re.compile(
+    r"(?P<sign>(?<![\w.)}])[-+])?\s?(?:"
+    rf"(?:(?P<whole>\d{{1,9}})\s?)?\\frac\s?(?P<top>{_BRACED})\s?(?P<bottom>{_BRACED})"
+    r"|(?P<mixed>\d{1,9})\s(?P<over>\d{1,9})/(?P<under>\d{1,9})(?![\d.])"
+    rf"|(?P<number>{_DECIMAL})(?:\s?/\s?(?P<divisor>{_DECIMAL})"
+    r"|(?:[eE]|\s?\*\s?10\s?\^\s?\{?\s?)(?P<exponent>[-+]?\s?\d{1,4})(?:\s?\})?)?"
+    r")(?P<percent>\s?%)?"
+)
+_NEGATED = re.compile(r"\b(?:not|isn't|neither|never|cannot)\b", re.IGNORECASE)
+_ASIDE = re.compile(r"\b(?:since|because|as|which|where|when|if|for|with|by)\b|,\s(?!\d{3})(?![A-Za-z]\s?=)")
+# What follows a number decides what it is: another answer (3, 4), a part of a formula (2\sqrt{3}), or a unit.
+_VARIABLE = r"(?:[A-Za-z]\w{0,3}\s?=\s?)?"
+_CONNECTED = re.compile(
+    rf"\s*(?:,|;|\bor\b|\band\b|\bto\b)?\s*(?:or\b|and\b)?\s*{_VARIABLE}(?=[-+]?\.?\d)(?<![\d.])"
+)
+_ALTERNATIVE = re.compile(rf"[^\d.,;]{{0,30}}\b(?:or|and)\s+{_VARIABLE}[-+]?\.?\d|[,;]\s*{_VARIABLE}[-+]?\d")
+_CONTINUED = re.compile(
+    r"\s*(?:[*^_{\\!]|[-+/]\s*[\w\\(]|:\s?\d|x\s*\d)|\(|[xyznkij](?![a-z]{2})|\s?(?:sqrt|pi)\b"
+)
+_INSIDE = re.compile(r"[\w\\{^_/*.)\]]$|\\[a-zA-Z]|\b(?:sqrt|pi)\b")
+_CONSTANT = re.compile(r"-?\s?(?:e|pi|π)")
+_DEGREES = re.compile(r"^\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)")
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    """Return the value of one `_NUMBER` match, `None` if it is absurdly long or divides by zero."""
+    part = {k: v.strip("{ }").replace(",", "").replace(" ", "") for k, v in match.groupdict().items() if v}
+    if sum(map(len, part.values())) > _MAX_DIGITS or abs(int(part.get("exponent", "0"))) > _MAX_DIGITS:
+        return None
+    try:
+        if "top" in part:
+            value = Fraction(part.get("whole", "0")) + Fraction(part["top"]) / Fraction(part["bottom"])
+        elif "mixed" in part:
+            value = Fraction(part["mixed"]) + Fraction(int(part["over"]), int(part["under"]))
+        else:
+            value = Fraction(part["number"]) / Fraction(part.get("divisor", "1"))
+            value *= Fraction(10) ** int(part.get("exponent", "0"))
+    except ZeroDivisionError:
+        return None
+    return -value if part.get("sign") == "-" else value
+
+
+def read_number(text: str) -> Number | Unreadable:
+    """Read the one number that a statement gives, units and a leading `x =` allowed.
+
+    Args:
+        text: A short statement (one line), e.g. `18 dollars`, `$1,234.50$`, `x = \\frac{3}{4}`.
+
+    Returns:
+        The number; `UNCLEAR` for `3 or 4` and `not 3`, `EXPRESSION` for `2\\sqrt{3}`, `NOTHING` for `none`.
+    """
+    text = plain(text).rstrip("!. ")
+    first = _NUMBER.search(text)
+    if first is None:
+        return Unreadable.EXPRESSION if "\\" in text or _CONSTANT.fullmatch(text) else Unreadable.NOTHING
+    if _NEGATED.search(text, 0, first.start()):
+        return Unreadable.UNCLEAR
+    cut = text.rfind("=")
+    between = text[first.start() : max(cut, first.start())]
+    if cut >= first.end() and not _ASIDE.search(between) and between.count("(") == between.count(")"):
+        # 20 - 2 = 18 is a chain, x = 3 or x = 4 is two answers
+        return Unreadable.UNCLEAR if _ALTERNATIVE.search(between + "=0") else read_number(text[cut + 1 :])
+    value, after = _value(first), text[first.end() :]
+    if value is None or _INSIDE.search(text[: first.start()].removesuffix("(")):
+        return Unreadable.EXPRESSION
+    if _CONNECTED.match(after) or _ALTERNATIVE.match(after):
+        return Unreadable.UNCLEAR
+    if _CONTINUED.match(_DEGREES.sub("", after, count=1)):
+        return Unreadable.EXPRESSION
+    return Number(value, bool(first["percent"]))
+
+
+def last_number(text: str) -> Number | None:
+    """Return the last number anywhere in `text`: what is left to try when no answer is stated."""
+    last = None
+    for match in _NUMBER.finditer(plain(text)):
+        if (value := _value(match)) is not None:
+            last = Number(value, bool(match["percent"]))
+    return last
+
+
+def same_number(gold: Number, reply: Number, tolerance: float = NUMBER_TOLERANCE) -> bool:
+    """Compare values up to a relative `tolerance`, two integers exactly.
+
+    If just one side carries a percent sign, both of its readings count: data sets write the answer to "what
+    per cent" as `50` and as `0.5`, and the problem text that would decide is not known here.
+    """
+    if gold.percent == reply.percent and gold.value.denominator == reply.value.denominator == 1:
+        return gold.value == reply.value
+    values = {reply.value}
+    if reply.percent != gold.percent:
+        values.add(reply.value / 100 if reply.percent else reply.value * 100)
+    return any(abs(v - gold.value) <= Fraction(tolerance) * abs(gold.value) for v in values)
+
+
+_LETTER_FIRST = re.compile(
+    r"(?:(?:option|choice|answer)\s*:?\s*)?(?:\(\s*([A-Ja-j])\s*\)|\[\s*([A-J])\s*\]|([A-J])\b(?!['^_])"
+    r"|([b-hj])(?=\s*[).:]|$)|(a|i)(?=\s*\)|$))"
+)
+_LETTER_MARKED = re.compile(
+    r"\(\s*([A-Ja-j])\s*\)|\b(?:option|choice)\s+\(?([A-Ja-j])\b(?!')|\b([A-J])\)|\b([B-HJ])\b(?!['^_=])"
+)
+_LETTER_NEXT = re.compile(
+    r"[)\].:\s]*(?:,|/|&|\bor\b|\band\b)\s*(?:\bor\b|\band\b)?\s*(?:option\s+)?\(?([A-J])\b(?!')"
+    r"|[)\]]\s*\(([A-J])\)"
+)
+_ARTICLE = re.compile(r"\s+(?!(?:because|since|as|and|or|with|which|is|for|from|by|due)\b)[a-z]")
+_FILLER = re.compile(
+    r"(?:\s|[:*_$\"']|\b(?:therefore|thus|hence|simply|equal to|approximately|about|indeed|clearly|that|is"
+    r"|the|option|choice|letter|correct|answer|likely|definitely|probably)\b)+",
+    re.IGNORECASE,
+)
+
+
+def read_choice(text: str) -> str | Unreadable:
+    """Read the one option letter, `A` to `J`, of a statement such as `(b)`, `B) 5 km` or `option B`.
+
+    A lower-case letter counts only if it is marked as an option or stands alone, and `A` and `I` do not count
+    where they can be the article or the pronoun (`A prime number`, `I think so`).
+    """
+    text = re.sub(r"\s+", " ", plain(text)).strip(" .*")
+    if _NEGATED.match(text):
+        return Unreadable.UNCLEAR
+    filler = _FILLER.match(text)
+    text = text[filler.end() :] if filler and filler.end() < len(text) else text
+    first = _LETTER_FIRST.match(text)
+    if first:
+        letter = next(g for g in first.groups() if g)
+        rest = text[first.end() :]
+        bare = first[3] is not None
+        if not (bare and letter == "A" and _ARTICLE.match(rest)) and not (
+            bare and letter == "I" and re.match(r"\s+[a-z]|'", rest)
+        ):
+            other = _LETTER_NEXT.match(rest)
+            return Unreadable.UNCLEAR if other and letter.upper() not in other.groups() else letter.upper()
+    if _NEGATED.search(text):
+        return Unreadable.UNCLEAR
+    found = {next(g for g in m.groups() if g).upper() for m in _LETTER_MARKED.finditer(text)}
+    if len(found) == 1:
+        return found.pop()
+    return Unreadable.UNCLEAR if found else Unreadable.NOTHING
+
+
+_YES_NO = re.compile(r"\b(yes|true|no|false)\b", re.IGNORECASE)
+
+
+def read_yes_no(text: str) -> str | Unreadable:
+    """Read `yes` or `no` (`true` and `false` count as such); both in one statement are `UNCLEAR`."""
+    text = plain(text)
+    found = {"yes" if m[1].lower() in ("yes", "true") else "no" for m in _YES_NO.finditer(text)}
+    if len(found) == 1 and not (_NEGATED.search(text) and not _YES_NO.match(text.lstrip(" \"'*:("))):
+        return found.pop()
+    return Unreadable.UNCLEAR if found else Unreadable.NOTHING
+
+
+def split_list(text: str) -> list[str]:
+    """Split `[1, 2]`, `(1, 2)`, `1 and 2`, `x=1, y=2`, `[[1], [2]]` or a LaTeX matrix into elements, flat."""
+    text = re.sub(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\{[^{}]*\})?", " ", text)
+    text = re.sub(r"\\\\(?:\[[^\]]*\])?|&|;|\band\b", ",", text)
+    text = re.sub(r"\\\{|\\\}|[\[\]]", " ", re.sub(r"\\left|\\right", " ", text))
+    text = re.sub(r"^\s*\(|\)\s*$|\)\s*,\s*\(", lambda m: "," if "," in m[0] else " ", text)
+    text = re.sub(r"\\?\$", " ", text)
+    return [p.split("=")[-1].strip() for p in text.split(",") if p.split("=")[-1].strip(" .")]
+
+
+def same_float(gold: str, reply: Number) -> bool:
+    """Compare as TheoremQA's answers need it: an integer exactly, a float up to the rounding of gold.
+
+    A float is right within 1 % of gold, or if it rounds to gold's printed digits and is within 4 %, as far as
+    TheoremQA's own evaluation goes: gold `0.33` accepts `1/3`, gold `4e-05` does not accept `3.6e-5`.
+    """
+    exact = _NUMBER.fullmatch(gold.strip())
+    target = _value(exact) if exact else None
+    if target is None:
+        raise ValueError(f"gold is not a plain number: {gold!r}")
+    if re.fullmatch(r"\s*[-+]?\d+\s*", gold):
+        return same_number(Number(target), reply)
+    mantissa, _, exponent = gold.strip().lower().partition("e")
+    unit = Fraction(10) ** (int(exponent or "0") - len(mantissa.partition(".")[2]))
+    for value in {reply.value, reply.value / 100} if reply.percent else {reply.value}:
+        error = abs(value - target)
+        if (
+            error <= abs(target) / 100
+            or (error <= unit / 2 and error <= abs(target) / 25)
+            or error < Fraction(1, 10**9) > abs(target)
+        ):
+            return True
+    return False
+
+
+def plain_number(text: str) -> Number | None:
+    """Read `text` if it is a plain number and nothing else."""
+    match = _NUMBER.fullmatch(text)
+    value = _value(match) if match else None
+    return None if value is None or match is None else Number(value, bool(match["percent"]))

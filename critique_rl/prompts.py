@@ -1,0 +1,193 @@
+"""Prompt sets as data, and the one verdict parser that training, evaluation and SFT filtering share.
+
+A prompt set is chosen by name (`PROMPT_SETS`). The protocol is the paper's: the actor answers, the critic
+critiques, the actor refines (arXiv 2510.24320, section 3.1 and Figure 2).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from critique_rl.types import Conversation, UserError
+
+STEP_LABEL = "Step sentence:"
+VERDICT_LABEL = "Correctness of the final answer:"
+
+
+class Verdict(StrEnum):
+    """What a critique says about the whole response."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSED = "unparsed"
+
+
+# The label, its value, and an alternative value behind it as in an echoed "[Correct/Wrong]".
+_VERDICT = re.compile(
+    rf"{re.escape(VERDICT_LABEL)}[ \t*_\[]*(Correct|Wrong)\b(?:[ \t]*(?:/|\||,|or\b)[ \t]*(Correct|Wrong)\b)?"
+)
+_LINE_LEAD = re.compile(r"[ \t*_#\-]*\Z")  # white space and markdown emphasis may stand before the label
+_FENCE = re.compile(r"^[ \t]*```.*?(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def parse_verdict(critique: str) -> Verdict:
+    """Read the verdict f(x, y, c) of a critique.
+
+    The verdict is the line that starts with `Correctness of the final answer:` followed by `Correct` or
+    `Wrong`. Text that is quoted (block quote, code fence, back-ticks, quotation marks) does not count. A
+    critique that holds both verdicts, or none, is unparsed. The paper does not define f; this is the rule
+    of the README's section on differences.
+
+    >>> parse_verdict("Correctness of the final answer: Wrong").value
+    'wrong'
+    """
+    text = _FENCE.sub("", critique)
+    anchored: set[str] = set()
+    mentioned: set[str] = set()
+    for match in _VERDICT.finditer(text):
+        before = text[: match.start()]
+        if _is_quoted(before):
+            continue
+        values = {value for value in match.groups() if value}
+        mentioned |= values
+        if _LINE_LEAD.match(before[before.rfind("\n") + 1 :]):
+            anchored |= values
+    if len(anchored) == 1 and len(mentioned) == 1:
+        return Verdict.CORRECT if "Correct" in anchored else Verdict.WRONG
+    return Verdict.UNPARSED
+
+
+def _is_quoted(before: str) -> bool:
+    """Whether a passage that follows `before` stands inside a quotation."""
+    line = before[before.rfind("\n") + 1 :]
+    paragraph = re.split(r"\n[ \t]*\n", before)[-1]
+    return (
+        line.lstrip().startswith(">")
+        or line.count("`") % 2 == 1
+        or paragraph.count('"') % 2 == 1
+        or before.count("“") > before.count("”")
+        or line.endswith(("'", "‘", "«"))
+    )
+
+
+def paper_compat_judgment_is_right(critique: str, *, response_correct: bool) -> bool:
+    """Whether the released code rewards the critique: its plain substring test, kept for comparison.
+
+    A critique that holds both markers is always rewarded there. Source: the description of the released
+    `reward_func.py` in the README's section on differences; never used in training.
+    """
+    return f"{VERDICT_LABEL} {'Correct' if response_correct else 'Wrong'}" in critique
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The texts around question, response and critique.
+
+    Attributes:
+        name: Name in `PROMPT_SETS`.
+        version: Raised with every change of a text; stored in results, which never mix versions.
+        reasoning: User turn for a response, with `{question}`.
+        reasoning_prefill: Start of the actor's turn; part of the stored response.
+        critique: User turn for a critique, with `{question}` and `{response}`.
+        refinement: Second user turn for a refinement, with `{critique}`.
+        refinement_prefill: Start of the actor's second turn; part of the stored refinement.
+    """
+
+    name: str
+    version: int
+    reasoning: str
+    reasoning_prefill: str
+    critique: str
+    refinement: str
+    refinement_prefill: str
+
+    def reasoning_prompt(self, question: str) -> Conversation:
+        """Chat in which the actor answers: question -> response."""
+        return _with_prefill([_user(self.reasoning, question=question)], self.reasoning_prefill)
+
+    def critique_prompt(self, question: str, response: str) -> Conversation:
+        """Chat in which the critic criticises: question, response -> critique. Holds no gold answer."""
+        stripped = response.removeprefix(self.reasoning_prefill).removeprefix(self.refinement_prefill)
+        return [_user(self.critique, question=question, response=stripped.strip())]
+
+    def refinement_prompt(self, question: str, response: str, critique: str) -> Conversation:
+        """Chat in which the actor refines: question, response, critique -> refinement."""
+        turns: Conversation = [
+            _user(self.reasoning, question=question),
+            {"role": "assistant", "content": response},
+            _user(self.refinement, critique=cut_critique(critique)),
+        ]
+        return _with_prefill(turns, self.refinement_prefill)
+
+
+def cut_critique(critique: str) -> str:
+    """Drop what a critic writes before its first step: the actor reads from `Step sentence:` on."""
+    start = critique.find(STEP_LABEL)
+    return critique[start:] if start > 0 else critique
+
+
+def prompt_set(name: str) -> PromptSet:
+    """Look up a prompt set.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if name in PROMPT_SETS:
+        return PROMPT_SETS[name]
+    near = difflib.get_close_matches(name, PROMPT_SETS, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UserError(f"prompts: no prompt set '{name}'.{hint} There are: {', '.join(PROMPT_SETS)}.")
+
+
+def _user(template: str, **fields: str) -> dict:  # type: ignore[type-arg]
+    # str.format would trip over braces in LaTeX; one pass, so a field's own "{question}" stays as it is.
+    text = re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], m[0]), template)
+    return {"role": "user", "content": text}
+
+
+def _with_prefill(turns: Conversation, prefill: str) -> Conversation:
+    return [*turns, {"role": "assistant", "content": prefill}] if prefill else turns
+
+
+PAPER = PromptSet(
+    name="paper",
+    version=1,
+    reasoning=(
+        "{question}\nReason through the problem, then state the final result on a last line of the form "
+        "'The answer is [your answer].'"
+    ),
+    reasoning_prefill="Let's break it down step by step:\n\n",
+    critique=(
+        "Instruction:\nBelow are a question and a step-by-step solution in which every sentence is one step. "
+        "The solution may contain mistakes. Go through it step by step: repeat the step, judge whether it is "
+        "correct, and explain your judgment in detail. At the end judge whether the final answer is correct.\n"
+        "Your answer format should be:\n"
+        "Step sentence: [...]\nCorrectness of the step: [Correct/Wrong]\nExplanation: [...]\n"
+        "(the three lines above for every step)\n\n"
+        "Correctness of the final answer: [Correct/Wrong]\nExplanation: [...]\n\n"
+        "Question:\n{question}\n\nSolution:\n{response}"
+    ),
+    refinement=(
+        "Here is a step-by-step critique of your solution. Read it closely, above all what it says about each "
+        "step and why. Then follow its guidance and write a new, complete step-by-step solution that agrees "
+        "with the critique and shows every intermediate step. End with the final result on a line of the "
+        "form 'The answer is [your answer].'\n\n{critique}"
+    ),
+    refinement_prefill="Let's break it down step by step, strictly following the critique:\n\n",
+)
+
+COMPACT = PromptSet(
+    name="compact",
+    version=1,
+    reasoning="{question}",
+    reasoning_prefill="",
+    critique="Question: {question}\nSolution: {response}",
+    refinement="{critique}",
+    refinement_prefill="",
+)
+"""For models too small to read instructions: the same fields and verdict marker, nothing around them."""
+
+PROMPT_SETS = {p.name: p for p in (PAPER, COMPACT)}

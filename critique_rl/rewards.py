@@ -1,0 +1,70 @@
+"""The rewards of Critique-RL (arXiv 2510.24320), one pure function for each.
+
+Everywhere `response_correct` is o = r_oracle(x, y), `refinement_correct` is o' = r_oracle(x, y'), and `None`
+means that the grader could not tell; a reward that needs what is not known is `None`, never a score.
+"""
+
+from __future__ import annotations
+
+from critique_rl.prompts import Verdict
+
+
+def r_dis(verdict: Verdict, response_correct: bool | None) -> float | None:
+    """Discriminability reward, Eq. 7: 1[f(x, y, c) = r_oracle(x, y)]. An unparsed critique is not right: 0.
+
+    >>> r_dis(Verdict.WRONG, False), r_dis(Verdict.UNPARSED, False), r_dis(Verdict.CORRECT, None)
+    (1.0, 0.0, None)
+    """
+    if response_correct is None:
+        return None
+    return float(verdict is (Verdict.CORRECT if response_correct else Verdict.WRONG))
+
+
+def r_dis_signed(verdict: Verdict, response_correct: bool | None) -> float | None:
+    """Discriminability reward as the released code has it: +1 if the verdict is right, else -1."""
+    reward = r_dis(verdict, response_correct)
+    return None if reward is None else 2.0 * reward - 1.0
+
+
+def r_refine(response_correct: bool | None, refinement_correct: bool | None) -> float | None:
+    """Refinement reward, Eq. 4: r_oracle(x, y'). The first argument is there so that Eq. 4 to 6 swap."""
+    return None if refinement_correct is None else float(refinement_correct)
+
+
+def r_delta(response_correct: bool | None, refinement_correct: bool | None) -> float | None:
+    """Improvement reward, Eq. 5: r_oracle(x, y') - r_oracle(x, y), in {-1, 0, 1}."""
+    if response_correct is None or refinement_correct is None:
+        return None
+    return float(refinement_correct) - float(response_correct)
+
+
+def r_correction(response_correct: bool | None, refinement_correct: bool | None) -> float | None:
+    """Correction reward, Eq. 6: 1.0 for wrong -> right, 0.2 for right -> right, 0 for a wrong refinement."""
+    if response_correct is None or refinement_correct is None:
+        return None
+    if not refinement_correct:
+        return 0.0
+    return 0.2 if response_correct else 1.0
+
+
+def additive(refinement_reward: float | None, dis_reward: float | None, *, beta_1: float) -> float | None:
+    """Stage II reward of the paper, Eq. 9 without its KL term: r_refine + beta_1 * r_dis."""
+    if refinement_reward is None or dis_reward is None:
+        return None
+    return refinement_reward + beta_1 * dis_reward
+
+
+def gated(refinement_reward: float | None, dis_reward: float | None, *, beta_1: float) -> float | None:
+    """Stage II reward of the released code: -1 if the verdict is wrong or unparsed, else r_refine + beta_1.
+
+    Where the verdict is wrong the refinement does not matter and may be `None`.
+    """
+    if dis_reward is None:
+        return None
+    if dis_reward <= 0.0:
+        return -1.0
+    return None if refinement_reward is None else refinement_reward + beta_1
+
+
+REFINEMENT_REWARDS = {"r_refine": r_refine, "r_delta": r_delta, "r_correction": r_correction}
+STAGE_2_REWARDS = {"additive": additive, "gated": gated}

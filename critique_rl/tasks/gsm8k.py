@@ -1,0 +1,48 @@
+"""GSM8K: grade-school word problems with worked solutions and whole-number answers.
+
+Source: https://huggingface.co/datasets/openai/gsm8k (config main), licence MIT; 7,473 train, 1,319 test.
+The file `train.jsonl` of openai/grade-school-math has the same layout:
+
+    {"question": "A tray holds 6 cups. How many cups do 4 trays hold?",
+     "answer": "4 trays hold 4*6=<<4*6=24>>24 cups.\\n#### 24"}
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from critique_rl.tasks.base import Task
+from critique_rl.tasks.published import load_published, make_problem
+from critique_rl.tasks.rows import HubSplit, Row
+from critique_rl.types import Problem
+
+HUB = {split: HubSplit("openai/gsm8k", ("main",), split) for split in ("train", "test")}
+
+
+def parse(row: Row) -> Problem:
+    """Turn a row into a problem; the calculator annotations `<<...>>` leave the solution."""
+    row.layout(("question", "answer"))
+    solution, marker, answer = row.text("answer").rpartition("####")
+    answer = answer.replace(",", "").strip()
+    if not marker or not re.fullmatch(r"-?\d+(\.\d+)?", answer):
+        raise row.error("answer", "a solution that ends in '#### <number>'")
+    return make_problem(
+        dataset="gsm8k",
+        question=row.text("question"),
+        solution=re.sub(r"<<.*?>>", "", solution).strip(),
+        answer=answer,
+        kind="number",
+    )
+
+
+load = partial(load_published, parse, HUB)
+
+TASK = Task(
+    name="gsm8k",
+    about="Grade-school word problems with number answers.",
+    kinds=("number",),
+    load=load,
+    hub="openai/gsm8k",
+    licence="MIT",
+)

@@ -1,0 +1,79 @@
+"""MATH: competition problems whose solutions end in a boxed answer, and its subset MATH-500.
+
+Source: https://huggingface.co/datasets/EleutherAI/hendrycks_math (a mirror with one config per subject),
+licence MIT; 7,500 train, 5,000 test. Split `math500`: https://huggingface.co/datasets/HuggingFaceH4/MATH-500,
+500 problems of the test set. `answer` may be absent, then the last box of the solution is the answer:
+
+    {"problem": "Solve $2x = 6$.", "solution": "Halve both sides: $x = \\\\boxed{3}$.", "answer": "3",
+     "level": "Level 1", "type": "Algebra"}
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from critique_rl.tasks.base import Task
+from critique_rl.tasks.published import load_published, make_problem
+from critique_rl.tasks.rows import HubSplit, Row
+from critique_rl.types import Problem
+
+SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+HUB = {split: HubSplit("EleutherAI/hendrycks_math", SUBJECTS, split) for split in ("train", "test")} | {
+    "math500": HubSplit("HuggingFaceH4/MATH-500", ("default",), "test")
+}
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last `\boxed{...}` or `\fbox{...}`, braces matched; `None` if none or not closed.
+
+    Some solutions write `\boxed 3$` without braces: then it is what stands before the dollar.
+
+    >>> last_boxed(r"so $\boxed{\frac{1}{2}}$.")
+    '\\frac{1}{2}'
+    """
+    boxes = list(re.finditer(r"\\(?:boxed|fbox)\s*(\{|(?<=\s)[^\s{][^$]*)", text))
+    if not boxes:
+        return None
+    if boxes[-1][1] != "{":
+        return boxes[-1][1].strip()
+    depth = 1
+    start = boxes[-1].end()
+    for end, (previous, char) in enumerate(zip(text[start - 1 :], text[start:], strict=False), start=start):
+        if previous != "\\":  # \{ and \} are set braces, always in pairs of their own
+            depth += {"{": 1, "}": -1}.get(char, 0)
+        if depth == 0:
+            return text[start:end].strip()
+    return None
+
+
+def parse(row: Row) -> Problem:
+    """Turn a row into a problem."""
+    row.layout(("problem", "solution"))
+    solution = row.text("solution")
+    answer = row.text("answer") if row.fields.get("answer") is not None else last_boxed(solution)
+    if not answer:
+        raise row.error("solution", "a solution with its answer in \\boxed{...}")
+    return make_problem(
+        dataset="math", question=row.text("problem"), solution=solution, answer=answer, kind="math"
+    )
+
+
+load = partial(load_published, parse, HUB)
+
+TASK = Task(
+    name="math",
+    about="Competition mathematics with LaTeX answers; split math500 is MATH-500.",
+    kinds=("math",),
+    load=load,
+    hub="EleutherAI/hendrycks_math",
+    licence="MIT",
+)

@@ -1,0 +1,92 @@
+"""A language model that is made on the spot: real architecture, real tokenizer, a tenth of a million weights.
+
+It goes through the same chat template, prompts, trainer and evaluation as any model of the hub.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2 import Qwen2Tokenizer
+
+from critique_rl.tasks.modular_chain import OPERATIONS, SUFFIX
+
+PHRASES = (
+    "Question: ",
+    "\nSolution: ",
+    "Step sentence: ",
+    "\nStep sentence: ",
+    "\nExplanation: ",
+    "\nCorrectness of the step: ",
+    "\nCorrectness of the final answer: ",
+    "Correct",
+    "Wrong",
+    "The answer is ",
+    "user\n",
+    "assistant\n",
+    SUFFIX,
+    *(f"{operation}{operand}{equals}" for operation, operand in OPERATIONS for equals in ("", "=")),
+)
+"""One token each, so that a critique of three steps is 27 tokens; all other text is bytes."""
+
+# ChatML without a system turn, as in the paper's runs.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerBase:
+    """Byte-level tokenizer of Qwen2's class with the phrases of the compact prompts as single tokens."""
+    # A tokenizer of another class saved beside a Qwen2 config is silently reloaded as this one.
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    alphabet = sorted(ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(
+        vocab={byte: i for i, byte in enumerate(alphabet)},
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+        extra_special_tokens=["<|im_start|>"],
+    )
+    tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in PHRASES])
+    tokenizer.padding_side = "left"
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerBase, *, seed: int, hidden_size: int = 64, layers: int = 2, heads: int = 4
+) -> PreTrainedModel:
+    """Untrained Qwen2 model in float32; `seed` fixes its weights and leaves the global generator alone."""
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
+
+
+def save_untrained(directory: str | Path, *, seed: int) -> None:
+    """Write an untrained model and its tokenizer where `from_pretrained` finds them."""
+    tokenizer = build_tokenizer()
+    build_model(tokenizer, seed=seed).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

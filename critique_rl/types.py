@@ -1,0 +1,94 @@
+"""The nouns that every module shares: a problem, a conversation, how to sample, what came back."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, NotRequired, TypedDict
+
+AnswerKind = Literal["math", "number", "choice", "yes_no", "mixed"]
+
+
+class UserError(Exception):
+    """Something the user can mend: a path, a field, a config value, a server. The command line exits with 2."""
+
+
+class Message(TypedDict):
+    """One turn of a chat, in the shape that every chat template takes."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+    name: NotRequired[str]
+
+
+Conversation = list[Message]
+"""A chat; if its last message is the assistant's, that text is a prefill which generation continues."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with its gold answer.
+
+    Attributes:
+        id: Identity of the problem, from `problem_id`; splits and pools are keyed by it.
+        dataset: Name of the data set, for instance `gsm8k`.
+        question: What the actor is asked, options included for multiple choice.
+        solution: The gold reasoning, `""` where the data set has none. Never shown to the critic.
+        answer: The gold answer alone. Never shown to the critic.
+        kind: How the answer is graded, see `critique_rl.grading.grade`.
+    """
+
+    id: str
+    dataset: str
+    question: str
+    solution: str
+    answer: str
+    kind: AnswerKind
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to generate.
+
+    Attributes:
+        max_tokens: Most new tokens.
+        temperature: 0 is greedy.
+        top_p: Nucleus mass kept, 1 keeps all.
+        seed: Seed of the draw, used when `temperature > 0`; the caller derives it with `child_seed`.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote.
+
+    Attributes:
+        text: The new text alone, without the prompt and without a prefill.
+        prompt_tokens: Length of the prompt.
+        completion_tokens: Tokens generated, the end-of-turn token included.
+        truncated: True if generation ended at `max_tokens`.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    truncated: bool
+
+
+def problem_id(question: str) -> str:
+    """Identity of a problem: a hash of its question up to white space and letter case."""
+    return hashlib.sha256(" ".join(question.lower().split()).encode()).hexdigest()[:16]
+
+
+def child_seed(seed: int, *path: str | int) -> int:
+    """Derive an independent 31-bit seed for one purpose, e.g. `child_seed(0, "pool", problem.id)`.
+
+    Hashing instead of adding: `seed + i` would give neighbouring seeds almost the same draws.
+    """
+    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

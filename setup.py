@@ -1,0 +1,38 @@
+"""Packaging. Ranges live here; the exact versions that are tested live in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="critique_rl",
+    version="0.1.0",
+    description="Train language-model critics with two-stage reinforcement learning",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["critique_rl", "critique_rl.*"]),
+    package_data={"critique_rl": ["assets/**/*", "py.typed"]},
+    install_requires=[
+        "torch>=2.6",
+        # The trainer overrides four private methods of trl's GRPOTrainer (tests/test_trl_contract.py pins them).
+        "trl>=1.16,<1.17",
+        "transformers>=5.23,<5.24",
+        "accelerate>=1.10",
+        "datasets>=4.0",
+        "peft>=0.17",
+        "math-verify>=0.9,<0.10",
+        "sympy>=1.13",
+        "openai>=2.0",
+        "matplotlib>=3.9",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "tensorboard>=2.17",
+        "gguf>=0.10",
+    ],
+    extras_require={
+        "test": ["pytest>=8.0", "ruff>=0.14", "mypy>=1.15", "types-PyYAML", "transformers[serving]", "reasoning-gym>=0.1.23"],
+        "procedural": ["reasoning-gym>=0.1.23"],
+        "vllm": ["vllm>=0.19"],
+        "eval": ["lm-eval>=0.4.9"],
+        "notebooks": ["jupyterlab>=4.3", "nbclient>=0.10", "pandas>=2.2"],
+    },
+    entry_points={"console_scripts": ["critique-rl=critique_rl.cli:main"]},
+)
