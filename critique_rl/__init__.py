@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from critique_rl.actors import OpenAIActor, TransformersActor
-    from critique_rl.trainer import CritiqueConfig, CritiqueTrainer, Stage1Config, Stage1Trainer, Stage2Config, Stage2Trainer
+    from critique_rl.trainer import (
+        CritiqueConfig,
+        CritiqueTrainer,
+        Stage1Config,
+        Stage1Trainer,
+        Stage2Config,
+        Stage2Trainer,
+    )
 
 _HOMES = {
     "CritiqueConfig": "trainer",

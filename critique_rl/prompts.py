@@ -25,12 +25,14 @@ class Verdict(StrEnum):
     UNPARSED = "unparsed"
 
 
+_WORD_END = r"(?![^\W_])"  # unlike \b it holds before the underscore of "_Wrong_"
 # The label, its value, and an alternative value behind it as in an echoed "[Correct/Wrong]".
 _VERDICT = re.compile(
-    rf"{re.escape(VERDICT_LABEL)}[ \t*_\[]*(Correct|Wrong)\b(?:[ \t]*(?:/|\||,|or\b)[ \t]*(Correct|Wrong)\b)?"
+    rf"{re.escape(VERDICT_LABEL)}[ \t*_\[]*(Correct|Wrong){_WORD_END}"
+    rf"(?:[ \t]*(?:/|\||,|or\b)[ \t]*(Correct|Wrong){_WORD_END})?"
 )
 _LINE_LEAD = re.compile(r"[ \t*_#\-]*\Z")  # white space and markdown emphasis may stand before the label
-_FENCE = re.compile(r"^[ \t]*```.*?(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*(`{3,})[^`\n]*$.*?(?:^[ \t]*\1`*[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def parse_verdict(critique: str) -> Verdict:

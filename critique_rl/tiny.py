@@ -9,7 +9,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.models.qwen2 import Qwen2Tokenizer
 
 from critique_rl.tasks.modular_chain import OPERATIONS, SUFFIX

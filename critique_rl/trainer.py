@@ -77,6 +77,7 @@ class CritiqueConfig(GRPOConfig):
     loss_type: str = field(default="grpo", metadata={"help": "Token mean within a critique, then mean."})
     scale_rewards: str = field(default="none", metadata={"help": "Advantages are computed in objectives.py."})
     use_bias_correction_kl: bool = field(default=False, metadata={"help": "Plain k3 for kl_placement=loss."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Dropout is noise in ratios and KL."})
     logging_steps: float = field(default=0, metadata={"help": "0: once per RL step."})
     save_strategy: str = field(default="no", metadata={"help": "See `Trainer`."})
 
@@ -177,7 +178,7 @@ class CritiqueReward:
         response: list[str],
         answer: list[str],
         kind: list[str],
-        response_correct: list[bool],
+        response_correct: list[bool | None],
         trainer_state: Any,
         log_extra: Callable[[str, list[Any]], None],
         log_metric: Callable[[str, float], None],
@@ -239,24 +240,27 @@ class CritiqueReward:
 
 
 def _log_discrimination(
-    verdicts: Sequence[Verdict], correct: Sequence[bool], log_metric: Callable[[str, float], None]
+    verdicts: Sequence[Verdict], correct: Sequence[bool | None], log_metric: Callable[[str, float], None]
 ) -> None:
     """One value per critique: trl averages them over the batch and over all ranks."""
     for verdict, o in zip(verdicts, correct, strict=True):
-        right = rewards.r_dis(verdict, o) or 0.0
+        log_metric("critic/parse_rate", float(verdict is not Verdict.UNPARSED))
+        right = rewards.r_dis(verdict, o)
+        if right is None:
+            continue
         log_metric("reward/r_dis", right)
         log_metric("critic/acc_dis", right)
         log_metric(f"critic/acc_dis_on_{'correct' if o else 'wrong'}", right)
-        log_metric("critic/parse_rate", float(verdict is not Verdict.UNPARSED))
 
 
 def _log_refinement(
-    correct: Sequence[bool], refined: Sequence[bool | None], log_metric: Callable[[str, float], None]
+    correct: Sequence[bool | None], refined: Sequence[bool | None], log_metric: Callable[[str, float], None]
 ) -> None:
     for before, after in zip(correct, refined, strict=True):
         log_metric("actor/graded_rate", float(after is not None))
         if after is not None:
             log_metric("actor/acc_refine", float(after))
+        if before is not None and after is not None:
             log_metric("actor/delta_ci", float(before and not after))
             log_metric("actor/delta_ic", float(after and not before))
             log_metric("actor/delta_ci_given_correct" if before else "actor/delta_ic_given_wrong", float(before != after))
@@ -312,6 +316,12 @@ class CritiqueTrainer(GRPOTrainer):
             raise UserError("this configuration asks an actor for text: pass `actor`.")
         if train_dataset is None:
             raise UserError("train_dataset is missing.")
+        in_memory = isinstance(model, PreTrainedModel) and not model.config._name_or_path
+        if in_memory and peft_config is None and args.beta:
+            raise UserError(
+                "the critic was built in memory, but the reference of its KL is loaded from a directory: save the "
+                "critic and pass the directory."
+            )
         self.actor, self.grader = actor, grader
         self._prompts = prompt_set(args.prompts)
         self._gathered_rewards: torch.Tensor | None = None
@@ -333,6 +343,11 @@ class CritiqueTrainer(GRPOTrainer):
                 "PeftModel.from_pretrained(base, adapter, is_trainable=True)."
             )
         self._check_context()
+        if len(self.train_dataset) < args.generation_batch_size // self.num_generations:
+            raise UserError(
+                f"train_dataset has {len(self.train_dataset)} rows, fewer than the "
+                f"{args.generation_batch_size // self.num_generations} of one RL step: not one would be made."
+            )
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Check the columns and add the critic's prompt, which never holds the gold answer."""
@@ -345,8 +360,9 @@ class CritiqueTrainer(GRPOTrainer):
             for column, kind in COLUMNS.items():
                 if not isinstance(record[column], kind) or record[column] == "":
                     raise UserError(f"{name}, row {row}, column '{column}': {record[column]!r} is no {kind.__name__}.")
+        prompts = self._prompts  # `map` pickles what the function holds: not the trainer with its actor
         return dataset.map(
-            lambda row: {"prompt": self._prompts.critique_prompt(row["question"], row["response"])},
+            lambda row: {"prompt": prompts.critique_prompt(row["question"], row["response"])},
             desc="critic prompts" if len(dataset) > 10_000 else None,
         )
 
@@ -380,7 +396,10 @@ class CritiqueTrainer(GRPOTrainer):
             inputs = self._answer_online(inputs)
         output = super()._generate_and_score_completions(inputs)
         mask_NT = output["completion_mask"]
-        advantages_N = self._sequence_advantages(mask_NT.size(0))
+        rewards_N, advantages_N = self._rewards_and_advantages(mask_NT.size(0))
+        if self.beta != 0.0 and self.model.training and not self._anchor_checked:
+            self._check_anchor(output)
+        mask_NT = mask_NT * ~rewards_N.isnan().unsqueeze(1)  # a critique without reward teaches nothing
         if self.beta == 0.0 or self.args.kl_placement == "loss":
             advantages_NT = advantages_N.unsqueeze(1) * mask_NT
         else:
@@ -405,8 +424,8 @@ class CritiqueTrainer(GRPOTrainer):
 
     # -- their parts ------------------------------------------------------------------------------------------
 
-    def _sequence_advantages(self, local: int) -> torch.Tensor:
-        """(N,) advantages of this rank's critiques, from the rewards gathered over all ranks."""
+    def _rewards_and_advantages(self, local: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) each, of this rank's critiques, from the rewards gathered over all ranks."""
         assert self._gathered_rewards is not None
         group = self.num_generations if self.model.training else self.num_generations_eval
         rewards_BG = self._gathered_rewards[:, 0].view(-1, group)
@@ -414,40 +433,54 @@ class CritiqueTrainer(GRPOTrainer):
             advantages_BG = objectives.rloo_advantages(rewards_BG)
         else:
             advantages_BG = objectives.grpo_advantages(rewards_BG)
-        start = self.accelerator.process_index * local
-        return advantages_BG.flatten()[start : start + local]
+        own = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
+        return rewards_BG.flatten()[own], advantages_BG.flatten()[own]
 
     def _reward_kl(self, output: dict[str, Any]) -> torch.Tensor:
-        """(N, T) per-token KL to the stage's start; checks on the first rollout that it is that."""
-        mask_NT, ref_NT = output["completion_mask"], output["ref_per_token_logps"]
+        """(N, T) per-token KL to the stage's start."""
+        estimate = objectives.kl_k1 if self.args.kl_estimator == "k1" else objectives.kl_k3
+        kl_NT = estimate(self._old_logps(output), output["ref_per_token_logps"]) * output["completion_mask"]
+        self._record("kl", self._token_mean(kl_NT, output["completion_mask"]))
+        return kl_NT
+
+    def _check_anchor(self, output: dict[str, Any]) -> None:
+        """Refuse, on the first rollout, a reference that is not the model that the run starts from."""
+        self._anchor_checked = True
+        kl_NT = objectives.kl_k3(self._old_logps(output), output["ref_per_token_logps"])
+        kl = self._token_mean(kl_NT, output["completion_mask"])
+        if self.state.global_step == 0 and kl > 1e-3:
+            raise UserError(
+                f"before the first update the critic is {kl:.4f} nats a token away from its reference, so the "
+                "KL would pull to another model: pass the start as a saved directory, or an adapter "
+                "loaded with PeftModel.from_pretrained(..., is_trainable=True)."
+            )
+
+    def _old_logps(self, output: dict[str, Any]) -> torch.Tensor:
+        """(N, T) log-probabilities of the policy that drew the critiques."""
         if "old_per_token_logps" not in output:  # trl skips them where the update is on-policy
+            mask_NT = output["completion_mask"]
             ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
             attention = torch.cat([output["prompt_mask"], mask_NT], dim=1)
             with torch.no_grad():
                 output["old_per_token_logps"], _, _ = self._get_per_token_logps_and_entropies(
                     self.model, ids, attention, mask_NT.size(1), batch_size=self.args.per_device_train_batch_size
                 )
-        estimate = objectives.kl_k1 if self.args.kl_estimator == "k1" else objectives.kl_k3
-        kl_NT = estimate(output["old_per_token_logps"], ref_NT) * mask_NT
-        totals = self.accelerator.reduce(torch.stack([kl_NT.sum(), mask_NT.sum().to(kl_NT.dtype)]), "sum")
-        kl = (totals[0] / totals[1].clamp(min=1)).item()
-        self._record("kl", kl)
-        if not self._anchor_checked and self.model.training:
-            self._anchor_checked = True
-            if self.state.global_step == 0 and abs(kl) > 1e-3:
-                raise UserError(
-                    f"before the first update the critic is {kl:.4f} nats a token away from its reference, so the "
-                    "KL would pull to another model: pass the start as a saved directory, or an adapter "
-                    "loaded with PeftModel.from_pretrained(..., is_trainable=True)."
-                )
-        return kl_NT
+        return output["old_per_token_logps"]
+
+    def _token_mean(self, values_NT: torch.Tensor, mask_NT: torch.Tensor) -> float:
+        """Mean over all tokens of all ranks."""
+        moments_3 = self.accelerator.reduce(objectives.masked_moments(values_NT, mask_NT), "sum")
+        return (moments_3[0] / moments_3[2].clamp(min=1)).item()
 
     def _answer_online(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Replace the pool's responses by fresh ones of the actor, one for each group of critiques."""
         args = self.args
         group = self.num_generations if self.model.training else self.num_generations_eval
         heads = inputs[::group]
-        if self.actor is None or any(inputs[i]["question"] != heads[i // group]["question"] for i in range(len(inputs))):
+        whole = len(inputs) % group == 0 and all(
+            row["question"] == heads[i // group]["question"] for i, row in enumerate(inputs)
+        )
+        if self.actor is None or not whole:
             raise UserError("online responses need an actor and whole groups of critiques on each device.")
         seed = child_seed(args.seed, "response", self.state.global_step, self.accelerator.process_index)
         generations = self.actor.generate(
@@ -483,3 +516,18 @@ class Stage2Trainer(CritiqueTrainer):
     """Stage II: r_refine + beta_1 r_dis, held close to the Stage I critic (paper section 4.3, Eq. 9)."""
 
     config_class = Stage2Config
+
+
+def load_critic(path: str) -> str | PeftModel:
+    """What a stage starts from, so that its reference is exactly that.
+
+    A directory of full weights is returned as it is: trl loads policy and reference from it. An adapter is
+    loaded as trainable, and trl keeps a frozen copy of it as the reference; anything else would anchor the
+    KL to the adapter's base model.
+    """
+    if not (Path(path) / "adapter_config.json").exists():
+        return path
+    from peft import AutoPeftModelForCausalLM
+
+    adapted: PeftModel = AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True)
+    return adapted

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Lock
 from typing import Any, Literal, get_args
 
 import openai
@@ -95,6 +96,7 @@ class OpenAIActor:
             timeout=timeout_s,
             max_retries=max_retries,
         )
+        self._lock = Lock()
         self.sequences_generated = 0
         self.name = model or ""
         self.check()
@@ -187,7 +189,8 @@ class OpenAIActor:
         finally:
             # After a failure nothing is worth waiting for: queued requests are dropped, running ones ignored.
             pool.shutdown(wait=False, cancel_futures=True)
-        self.sequences_generated += len(indices)
+        with self._lock:
+            self.sequences_generated += len(indices)
         return [done[i] for i in indices]
 
     def _one(self, request: tuple[Conversation, str | None], index: int, sampling: Sampling) -> Generation:

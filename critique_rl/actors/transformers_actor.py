@@ -332,6 +332,7 @@ class SeededSampler(LogitsProcessor):
         # The nucleus ends with the token that reaches top_p; the draw is uniform over its mass.
         last_B1 = (cumulative_BV < self._top_p).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
         target_B1 = self._uniform_BT[:, step, None].to(scores.device) * cumulative_BV.gather(-1, last_B1)
+        # `minimum` for GPUs only: their parallel cumsum may dip by a rounding error and mislead the search.
         rank_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).minimum(last_B1)
         drawn_BV = torch.full_like(scores, -torch.inf).scatter_(-1, tokens_BV.gather(-1, rank_B1), 0.0)
         return drawn_BV  # type: ignore[return-value]
@@ -368,6 +369,8 @@ def _load_tokenizer(location: str, gguf_file: str | None) -> PreTrainedTokenizer
 
 
 def _load_failure(what: str, location: str, error: Exception) -> str:
-    where = "in directory" if Path(location).is_dir() else "as a directory or from the hub for"
-    reason = str(error).strip().splitlines()
-    return f"cannot load a {what} {where} {location}: {reason[0] if reason else type(error).__name__}"
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if Path(location).is_dir():
+        return f"cannot load a {what} in directory {location}: {reason}"
+    return f"cannot load a {what}: {location} is no directory, and as a hub id: {reason}"

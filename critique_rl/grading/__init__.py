@@ -1,13 +1,13 @@
 """Grade replies against gold answers; the only place that decides what counts as right.
 
 A grade is True, False or `None`: `None` means that it could not be decided (gold does not parse, a limit was
-hit), and a reply without an answer is False. The last answer that a reply states counts; two different ones in
-one statement are no answer. Plain numbers, letters, words and equal strings are graded here in microseconds.
-What needs algebra goes to Math-Verify in worker processes that are killed at their limit, see `workers`.
+hit), and a reply without an answer is False. The last answer that a reply states counts; two different ones
+in a statement are none. Plain numbers, letters, words and equal strings are graded here, in under 1 ms;
+what needs algebra goes to Math-Verify in worker processes that are killed at their limit, see `workers`.
 
 Conventions where data sets disagree: a per cent sign on one side only is read both ways (gold `50` and gold
-`0.5` both accept `50%`), units and degree signs are dropped, `x = 5` is `5`, a base may be left out (`52` is `52_8`)
-but not be another one. `paper_compat` grades as the paper's released code does.
+`0.5` both accept `50%`), units and degree signs are dropped, `x = 5` is `5`, a base may be left out (`52` is
+`52_8`) but not be another one. `paper_compat` grades as the paper's released code does.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def _math(answer: str, stated: bool) -> str:
     elif stated:
         answer = answer.split("=")[-1]
     elif "\n" in answer or re.search(
-        r"[A-Za-z]{3,} [A-Za-z]{2,}", answer
+        r"(?<![A-Za-z])[A-Za-z]{3,} [A-Za-z]{2,}", answer
     ):  # prose, and not a gold answer alone
         answer = _pick(re.findall(r"-?\d*\.?\d+", answer.replace(",", "")), stated=False)
     return _normalise(answer)

@@ -1,4 +1,4 @@
-"""Grade without algebra where that is certain, in microseconds, and say what is left to decide with it."""
+"""Grade without algebra where that is certain, within a millisecond, and say what is left to decide."""
 
 from __future__ import annotations
 

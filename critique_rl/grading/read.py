@@ -147,11 +147,10 @@ def read_number(text: str) -> Number | Unreadable:
 
 def last_number(text: str) -> Number | None:
     """Return the last number anywhere in `text`: what is left to try when no answer is stated."""
-    last = None
-    for match in _NUMBER.finditer(plain(text)):
+    for match in reversed(list(_NUMBER.finditer(plain(text)))):
         if (value := _value(match)) is not None:
-            last = Number(value, bool(match["percent"]))
-    return last
+            return Number(value, bool(match["percent"]))
+    return None
 
 
 def same_number(gold: Number, reply: Number, tolerance: float = NUMBER_TOLERANCE) -> bool:

@@ -7,11 +7,10 @@ import logging
 import os
 import resource
 import signal
-import struct
 import sys
 from typing import BinaryIO
 
-HEADER = struct.Struct(">I")
+from critique_rl.grading.workers import HEADER
 
 
 def _read(stream: BinaryIO) -> dict[str, str] | None:

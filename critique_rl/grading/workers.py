@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import select
+import struct
 import subprocess
 import sys
 import threading
@@ -14,7 +15,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from critique_rl.grading.worker import HEADER
+HEADER = struct.Struct(">I")
+"""Length of the JSON text that follows, in both directions."""
 
 _START_LIMIT_S = 120.0  # importing sympy takes a second, and much longer on a crowded machine
 _POLL_S = 0.05

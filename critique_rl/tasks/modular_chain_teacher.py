@@ -2,11 +2,11 @@
 
 What the cold-start models cannot do well is put in here, openly, so that RL has something to bring out:
 
-* The actor's teacher believes some facts wrongly (`believed`), so the actor needs a critique that supplies
+* The actor's teacher believes some facts wrongly (`Solver.wrong_facts`), so the actor needs a critique that supplies
   them, and refines by taking over the explanations of a critique whatever its judgments say.
-* The critic's teacher works out every step rightly but judges badly: it misses most errors, raises false
-  alarms, and stops explaining once it has met the first error. Filtering its critiques by whether the
-  refinement succeeds cannot remove that, since the refinement does not depend on the judgment.
+* The critic's teacher works out each step rightly but is lazy and judges badly: it often stops before it has
+  seen all steps, misses errors and raises false alarms. Filtering its critiques by whether the refinement
+  succeeds cannot remove the bad judgments, since the refinement does not depend on them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Solver:
         slip: Probability of a random value elsewhere.
     """
 
-    wrong_facts: float
-    conviction: float
-    slip: float
+    wrong_facts: float = 0.0
+    conviction: float = 0.0
+    slip: float = 0.0
 
     def step(self, value: int, operation: str, operand: int, rng: random.Random) -> int:
         """Value that the solver writes for one step."""
@@ -66,14 +66,16 @@ class Annotator:
     Attributes:
         miss: Probability of judging a step that differs from its explanation as correct.
         false_alarm: Probability of judging a step that equals its explanation as wrong.
-        stop: Probability of stopping after the first step that differs from its explanation.
+        stop_at_match: Probability of checking no further after a step that equals its explanation.
+        stop_at_error: The same after a step that differs from its explanation.
         wrong_value: Probability of a random value in an explanation.
     """
 
-    miss: float
-    false_alarm: float
-    stop: float
-    wrong_value: float
+    miss: float = 0.0
+    false_alarm: float = 0.0
+    stop_at_match: float = 0.0
+    stop_at_error: float = 0.0
+    wrong_value: float = 0.0
 
     def critique(self, chain: Chain, response: str, rng: random.Random) -> str:
         """A critique of a well-formed response, in the fields of the compact prompt set."""
@@ -89,6 +91,6 @@ class Annotator:
                 f"{STEP_LABEL} {sentence}\nExplanation: {value}\n"
                 f"Correctness of the step: {'Wrong' if wrong else 'Correct'}"
             )
-            if differs and rng.random() < self.stop:
+            if rng.random() < (self.stop_at_error if differs else self.stop_at_match):
                 break
         return "\n".join([*lines, f"{VERDICT_LABEL} {'Wrong' if flagged else 'Correct'}"])

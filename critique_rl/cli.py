@@ -1,0 +1,141 @@
+"""The command line: `critique-rl COMMAND ...`.
+
+Exit codes: 0 done, 1 failed for a reason of the program's own, 2 something the user can mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from critique_rl.types import UserError
+
+if TYPE_CHECKING:
+    from critique_rl.config import RunConfig
+
+STEP_COMMANDS = {
+    "sft": (("base", "actor", "sft"), "cold start: fine-tune the actor and the SFT critic"),
+    "pool": (("pool",), "collect the response pool"),
+    "train": (("train",), "train the critic through its RL stages"),
+    "evaluate": (("evaluate",), "run the protocol with every critic of the run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forking graders would warn on every batch
+    try:
+        return int(arguments.run(arguments))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last finished piece.\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="critique-rl", description="Train language-model critics with RL.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a configuration from cold start to result table")
+    _config_arguments(run)
+    run.add_argument("--dry-run", action="store_true", help="check the configuration and print the plan")
+    run.set_defaults(run=_run)
+    for name, (kinds, text) in STEP_COMMANDS.items():
+        command = commands.add_parser(name, help=f"{text} (steps of `run`)")
+        _config_arguments(command)
+        command.set_defaults(run=_steps, kinds=kinds)
+    report = commands.add_parser("report", help="write the report of a run from its records")
+    _config_arguments(report)
+    report.set_defaults(run=_report)
+    check = commands.add_parser("check-data", help="load a data set and grade each gold answer as a reply")
+    check.add_argument("task", help="gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym")
+    check.add_argument("source", nargs="?", help="local file or directory; the hub if left out")
+    check.add_argument("--split", default="test")
+    check.set_defaults(run=_check_data)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file, see experiments/configs")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds instead of the config's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument("--from-scratch", action="store_true", help="make the shipped cold-start models anew")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _load(arguments: argparse.Namespace) -> RunConfig:
+    from critique_rl.config import load_config
+
+    seeds = [] if arguments.seeds is None else [f"seeds={json.dumps(arguments.seeds)}"]
+    return load_config(arguments.config, [*arguments.set, *seeds])
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        from critique_rl.plan import describe
+
+        sys.stdout.write(describe(_load(arguments), from_scratch=arguments.from_scratch) + "\n")
+        return 0
+    _steps(arguments)
+    return _report(arguments)
+
+
+def _steps(arguments: argparse.Namespace) -> int:
+    from critique_rl.display import Display
+    from critique_rl.pipeline import KINDS, Run
+
+    config = _load(arguments)
+    _set_threads(config)
+    run = Run(config, display=Display(quiet=arguments.quiet), from_scratch=arguments.from_scratch)
+    run.execute(getattr(arguments, "kinds", KINDS))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from critique_rl.pipeline import Run
+    from critique_rl.report import markdown_table, write_report
+
+    config = _load(arguments)
+    run = Run(config, from_scratch=arguments.from_scratch)
+    rows, histories = run.results()
+    path = write_report(config, rows, histories)
+    sys.stdout.write(f"\n{markdown_table(rows)}\n\nresults: {path}\n")
+    if histories:
+        sys.stdout.write(f"curves:  {path.parent / 'curves.png'}\n")
+    return 0
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    from critique_rl.tasks import load_task
+    from critique_rl.tasks.check import gold_report
+
+    problems = load_task(arguments.task, source=arguments.source, split=arguments.split)
+    report = gold_report(problems)
+    sys.stdout.write(report.summary() + "\n")
+    return 0 if not report.wrong else 1
+
+
+def _set_threads(config: RunConfig) -> None:
+    if config.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Cold start: supervised fine-tuning of the actor and of the critic, through trl's `SFTTrainer`.
+
+The actor learns to reason and to refine, then it is frozen. The critic learns from critiques that are kept if
+the actor's refinement after them is right (paper, section 4.1; the filter is on the refinement, not on the
+verdict, so what the verdicts are worth is left to Stage I).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from critique_rl.actors.base import Actor
+from critique_rl.evaluation import grade_replies
+from critique_rl.pool import select_balanced
+from critique_rl.prompts import PromptSet
+from critique_rl.teachers import Teacher
+from critique_rl.types import Conversation, Problem, Sampling, UserError, child_seed
+
+logger = logging.getLogger(__name__)
+Example = dict[str, Conversation]
+
+
+def example(prompt: Conversation, text: str) -> Example:
+    """A prompt-completion pair; a prefill moves to the completion, so that the model learns to begin with it."""
+    if prompt[-1]["role"] == "assistant":
+        return {
+            "prompt": prompt[:-1],
+            "completion": [{"role": "assistant", "content": prompt[-1]["content"] + text}],
+        }
+    return {"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}
+
+
+def actor_examples(
+    problems: Sequence[Problem],
+    drafts: Sequence[str],
+    teacher: Teacher,
+    prompts: PromptSet,
+    *,
+    refinements: int,
+    keep_wrong: bool,
+    seed: int,
+) -> list[Example]:
+    """Reasoning for every problem and refinements for some.
+
+    Args:
+        problems: Train problems.
+        drafts: Responses, one per problem and without prefill, that the refinements start from.
+        teacher: Writes the texts.
+        prompts: Prompt set.
+        refinements: How many refinements to ask for, from the first problems on.
+        keep_wrong: Keep refinements with a wrong answer; only for a teacher whose errors are wanted.
+        seed: Seed of the teacher.
+    """
+    solutions = teacher.solve(problems, seed=seed)
+    examples = [
+        example(prompts.reasoning_prompt(p.question), y) for p, y in zip(problems, solutions, strict=True)
+    ]
+    some, first = problems[:refinements], [prompts.reasoning_prefill + y for y in drafts[:refinements]]
+    critiques = teacher.critique(some, first, seed=seed, polished=True)
+    refined = teacher.refine(some, first, critiques, seed=seed)
+    grades = grade_replies(some, refined)
+    kept = [
+        example(prompts.refinement_prompt(p.question, y, c), z)
+        for p, y, c, z, grade in zip(some, first, critiques, refined, grades, strict=True)
+        if grade or keep_wrong
+    ]
+    logger.info("actor SFT: %d solutions, %d of %d refinements kept", len(examples), len(kept), len(some))
+    return examples + kept
+
+
+def critic_examples(
+    problems: Sequence[Problem],
+    actor: Actor,
+    teacher: Teacher,
+    prompts: PromptSet,
+    *,
+    response: Sampling,
+    refinement: Sampling,
+    seed: int,
+) -> list[Example]:
+    """Critiques after which the actor refines rightly, balanced between right and wrong responses.
+
+    Raises:
+        UserError: No critique of right, or none of wrong responses is kept.
+    """
+    draw = Sampling(response.max_tokens, response.temperature, response.top_p, child_seed(seed, "critic SFT"))
+    generated = actor.generate([prompts.reasoning_prompt(p.question) for p in problems], draw)
+    responses = [prompts.reasoning_prefill + g.text for g in generated]
+    before = grade_replies(problems, responses)
+    critiques = teacher.critique(problems, responses, seed=seed, polished=False)
+    refined = actor.generate(
+        [
+            prompts.refinement_prompt(p.question, y, c)
+            for p, y, c in zip(problems, responses, critiques, strict=True)
+        ],
+        refinement,
+    )
+    after = grade_replies(problems, [prompts.refinement_prefill + g.text for g in refined])
+    rows: list[dict[str, Any]] = [
+        {
+            "dataset": p.dataset,
+            "response_correct": o,
+            "prompt": prompts.critique_prompt(p.question, y),
+            "critique": c,
+        }
+        for p, y, c, o, o2 in zip(problems, responses, critiques, before, after, strict=True)
+        if o is not None and o2 and c.strip()
+    ]
+    logger.info("critic SFT: %d of %d critiques kept by the refinement filter", len(rows), len(problems))
+    if not rows:
+        raise UserError(
+            "critic SFT: no critique was followed by a right refinement; use more problems, a stronger "
+            "teacher, or `teacher: reference`."
+        )
+    return [example(row["prompt"], row["critique"]) for row in select_balanced(rows, seed=seed)]
+
+
+def fine_tune(
+    model: str, examples: Sequence[Example], output: Path, *, seed: int, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fine-tune on completions alone and save model and tokenizer to `output`.
+
+    Args:
+        model: Directory or hub id to start from.
+        examples: Prompt-completion pairs.
+        output: Directory to write.
+        seed: Seed of order and dropout.
+        options: Fields of trl's `SFTConfig`.
+
+    Returns:
+        What trl logged last: loss, token accuracy, run time.
+
+    Raises:
+        UserError: An option is no field of `SFTConfig`.
+    """
+    try:
+        args = SFTConfig(
+            output_dir=str(output), seed=seed, save_strategy="no", completion_only_loss=True, **options
+        )
+    except TypeError as error:
+        raise UserError(f"SFT options: {error}") from error
+    trainer = SFTTrainer(model=model, args=args, train_dataset=Dataset.from_list(list(examples)))
+    trainer.train()
+    trainer.save_model(str(output))
+    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {"examples": len(examples), **(losses[-1] if losses else {})}
+
+
+def base_examples(
+    problems: Sequence[Problem],
+    teacher: Teacher,
+    faulty: Teacher,
+    prompts: PromptSet,
+    *,
+    reasoning: int,
+    critiques: int,
+    refinements: int,
+    seed: int,
+) -> list[Example]:
+    """Texts for a base that is made from nothing: it learns task and formats from a teacher without faults.
+
+    Args:
+        problems: Train problems, used again and again in turn.
+        teacher: Solves, criticises and refines without faults.
+        faulty: Writes the responses that are criticised and refined.
+        prompts: Prompt set.
+        reasoning: Examples of reasoning.
+        critiques: Examples of critiques.
+        refinements: Examples of refinements.
+        seed: Seed of both teachers.
+    """
+    asked = [problems[i % len(problems)] for i in range(max(reasoning, critiques, refinements))]
+    drafts = faulty.solve(asked, seed=seed)
+    written = teacher.critique(asked, drafts, seed=seed, polished=False)
+    solved = teacher.solve(asked[:reasoning], seed=seed)
+    refined = teacher.refine(asked[:refinements], drafts[:refinements], written[:refinements], seed=seed)
+    return [
+        *(example(prompts.reasoning_prompt(p.question), y) for p, y in zip(asked, solved, strict=False)),
+        *(
+            example(prompts.critique_prompt(p.question, y), c)
+            for p, y, c in list(zip(asked, drafts, written, strict=True))[:critiques]
+        ),
+        *(
+            example(prompts.refinement_prompt(p.question, y, c), z)
+            for p, y, c, z in zip(asked, drafts, written, refined, strict=False)
+        ),
+    ]

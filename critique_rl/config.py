@@ -1,0 +1,369 @@
+"""What a run is: one typed, documented dataclass per concern, read from YAML and checked before any work.
+
+A typo is refused with the nearest name; nothing here touches the disk, the network or a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from critique_rl.prompts import prompt_set
+from critique_rl.types import UserError
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Problems of one data set.
+
+    Attributes:
+        name: Name of the task, see `critique_rl.tasks.TASKS`.
+        split: `train`, `validation` or `test`.
+        source: Local file or directory in the published layout; None is the hub.
+        limit: Most problems, a subsample by `seed`; None takes all.
+        seed: Seed of the subsample, or of a generated task.
+        options: Options of the task's loader.
+    """
+
+    name: str
+    split: str = "train"
+    source: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Who writes the texts of the cold start, see `critique_rl.teachers`.
+
+    Attributes:
+        kind: `model` (the paper's recipe), `reference` or `scripted`.
+        actor: Backend of `model`, as in `RunConfig.actor`.
+        temperature: Sampling temperature of `model`.
+        solver: Fields of `Solver`, for `scripted`.
+        annotator: Fields of `Annotator`, for `scripted`.
+        polished: The same, for the critiques that the actor learns to follow.
+    """
+
+    kind: str = "model"
+    actor: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 0.7
+    solver: dict[str, float] = field(default_factory=dict)
+    annotator: dict[str, float] = field(default_factory=dict)
+    polished: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BasePassConfig:
+    """One pass of supervised training of a base that is made on the spot.
+
+    Attributes:
+        reasoning: Examples of reasoning.
+        critiques: Examples of critiques of faulty responses.
+        refinements: Examples of refinements after such critiques.
+        sft: Fields of trl's `SFTConfig`.
+    """
+
+    reasoning: int
+    critiques: int
+    refinements: int
+    sft: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """How the base `tiny` is made: it learns the task and the formats from correct scripted texts.
+
+    Attributes:
+        solver: Fields of `Solver`: the faults of the responses that it learns to criticise.
+        annotator: Fields of `Annotator`: how far its critiques go.
+        passes: Passes over fresh texts.
+    """
+
+    solver: dict[str, float]
+    annotator: dict[str, float]
+    passes: list[BasePassConfig]
+
+
+@dataclass(frozen=True)
+class ColdStartConfig:
+    """Supervised fine-tuning of base, actor and critic.
+
+    Attributes:
+        shipped: Directory with `actor` and `critic` made before; with it nothing is trained unless
+            `--from-scratch` is given. Relative to the package.
+        teacher: Writes the texts for actor and critic.
+        base: How the base is made, if that is `tiny`.
+        reasoning: Train problems whose reasoning the actor learns.
+        refinements: How many of them it also learns to refine.
+        critiques: Train problems with critiques, before the filter.
+        actor_sft: Fields of trl's `SFTConfig`; empty takes the base as actor.
+        critic_sft: Fields of trl's `SFTConfig`; empty takes the base as SFT critic.
+        seed: Seed of the cold start, shared by all seeds of the run.
+    """
+
+    shipped: str | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    base: BaseConfig | None = None
+    reasoning: int = 21_973
+    refinements: int = 12_000
+    critiques: int = 6_000
+    actor_sft: dict[str, Any] = field(default_factory=dict)
+    critic_sft: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """The response pool D_RL.
+
+    Attributes:
+        problems: Train problems asked.
+        samples: Responses drawn per problem.
+        temperature: Of the draw.
+        balanced: As many right as wrong responses.
+    """
+
+    problems: int | None = None
+    samples: int = 10
+    temperature: float = 0.7
+    balanced: bool = True
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One run of the critic trainer.
+
+    Attributes:
+        label: Row of the result table.
+        start: What it starts from and is held close to: `sft` (the SFT critic) or the name of a stage above.
+        trainer: Fields of `CritiqueConfig`.
+        lora: Fields of `peft.LoraConfig`; None trains all weights.
+        checkpoint_rl_steps: A resumable checkpoint every so many RL steps.
+    """
+
+    label: str
+    start: str = "sft"
+    trainer: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] | None = None
+    checkpoint_rl_steps: int = 50
+
+
+@dataclass(frozen=True)
+class LengthConfig:
+    """Most tokens of each text.
+
+    Attributes:
+        response: Of a response.
+        critique: Of a critique.
+        refinement: Of a refinement.
+    """
+
+    response: int = 1024
+    critique: int = 1536
+    refinement: int = 1024
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the rows of the table are measured.
+
+    Attributes:
+        tasks: What is asked; never used before.
+        response_temperature: 0 is greedy, the paper's protocol.
+        critique_temperature: The same for critiques.
+        refinement_temperature: The same for refinements.
+    """
+
+    tasks: list[TaskConfig]
+    response_temperature: float = 0.0
+    critique_temperature: float = 0.0
+    refinement_temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+        name: Name of the run; results go to `runs/<name>` unless `output` says otherwise.
+        base: Model that actor and critic start from: directory, hub id, or `tiny` for one made on the spot.
+        prompts: Prompt set.
+        train: Problems of the cold start and of the pool.
+        stages: RL stages in order, by name.
+        evaluation: What is measured in the end.
+        base_gguf: GGUF file inside `base`.
+        actor: Frozen actor as `make_actor` takes it; empty is the SFT actor in this process. `batch_size` and
+            `device` alone may be set for that.
+        cold_start: Fine-tuning before RL.
+        pool: The response pool.
+        lengths: Token limits.
+        seeds: Every seed repeats pool, stages and evaluation.
+        threads: CPU threads of torch; None leaves it alone.
+        output: Directory of the run.
+    """
+
+    name: str
+    base: str
+    prompts: str
+    train: list[TaskConfig]
+    stages: dict[str, StageConfig]
+    evaluation: EvaluationConfig
+    base_gguf: str | None = None
+    actor: dict[str, Any] = field(default_factory=dict)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    lengths: LengthConfig = field(default_factory=LengthConfig)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    threads: int | None = None
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        prompt_set(self.prompts)
+        if not self.train or not self.evaluation.tasks:
+            raise UserError("train and evaluation.tasks must each name a task.")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise UserError(f"seeds must be distinct and at least one, got {self.seeds}.")
+        if self.cold_start.teacher.kind not in TEACHERS:
+            raise UserError(_unknown("cold_start.teacher.kind", self.cold_start.teacher.kind, TEACHERS))
+        if self.base == "tiny" and self.cold_start.base is None:
+            raise UserError("base 'tiny' is made on the spot: cold_start.base must say how.")
+        known = ["sft"]
+        for name, stage in self.stages.items():
+            if stage.start not in known:
+                raise UserError(
+                    _unknown(f"stages.{name}.start", stage.start, known)
+                    + " A stage starts from one above it."
+                )
+            if not name.replace("_", "").isalnum() or name == "sft":
+                raise UserError(
+                    f"stages: '{name}' is no name for a stage; use letters, digits and underscores."
+                )
+            known.append(name)
+
+    @property
+    def directory(self) -> Path:
+        """Where the run writes."""
+        return Path(self.output or f"runs/{self.name}")
+
+
+TEACHERS = ("model", "reference", "scripted")
+
+
+def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """Read a run's YAML file.
+
+    Args:
+        path: The file.
+        overrides: `a.b.c=value` items that win over the file; the value is YAML.
+
+    Raises:
+        UserError: No such file, no valid YAML, an unknown or missing key, a value of the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        raise UserError(f"no config at {path}." + (f" Did you mean {path.parent / near[0]}?" if near else ""))
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no mapping of settings.")
+    for item in overrides:
+        _override(data, item)
+    return _build(RunConfig, data, str(path))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain data, for result files and for comparison."""
+    return dataclasses.asdict(config)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Lines `path: old -> new` for each setting in which two configurations differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in [*old, *(k for k in new if k not in old)]:
+            lines += differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        return lines
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+def _override(data: dict[str, Any], item: str) -> None:
+    key, equals, value = item.partition("=")
+    if not equals:
+        raise UserError(f"override '{item}' is not of the form key=value.")
+    *parents, last = key.split(".")
+    place: Any = data
+    for parent in parents:
+        place = (
+            place[int(parent)]
+            if isinstance(place, list) and parent.isdigit()
+            else place.setdefault(parent, {})
+        )
+        if not isinstance(place, dict | list):
+            raise UserError(f"override '{item}': '{parent}' holds no settings.")
+    place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
+
+
+def _build(cls: Any, data: dict[str, Any], where: str) -> Any:
+    """Make a dataclass of `data`, checking names and types."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in fields:
+            raise UserError(_unknown(f"{where}: setting", str(key), list(fields)))
+    required = [
+        n
+        for n, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise UserError(f"{where}: missing setting(s) {', '.join(missing)}.")
+    return cls(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _value(next(a for a in args if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must be a mapping of settings, got {value!r}.")
+        return _build(hint, value, where)
+    if origin is list:
+        if not isinstance(value, list):
+            raise UserError(f"{where} must be a list, got {value!r}.")
+        return [_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must be a mapping, got {value!r}.")
+        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        hint_text = (
+            " (YAML reads 1e-4 as text: write 1.0e-4)" if hint is float and isinstance(value, str) else ""
+        )
+        raise UserError(f"{where} must be {hint.__name__}, got {value!r}{hint_text}.")
+    return value
+
+
+def _unknown(what: str, name: str, known: typing.Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{what} '{name}' is unknown.{hint} There are: {', '.join(known)}."

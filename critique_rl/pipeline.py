@@ -1,0 +1,537 @@
+"""A run as steps with an artifact each: base, actor, SFT critic, and for each seed pool, stages, evaluation.
+
+A finished step is skipped; one that was cut off goes on (RL from its last checkpoint, evaluation after its
+last record); one whose settings have changed is refused with the difference shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from critique_rl.config import RunConfig, TaskConfig, TeacherConfig, as_dict, differences
+from critique_rl.display import Display, DisplayCallback
+from critique_rl.evaluation import Protocol, evaluate
+from critique_rl.prompts import prompt_set
+from critique_rl.tasks import load_task
+from critique_rl.teachers import Annotator, ModelTeacher, ReferenceTeacher, ScriptedTeacher, Solver, Teacher
+from critique_rl.types import Problem, Sampling, UserError, child_seed
+
+if TYPE_CHECKING:
+    from critique_rl.actors import Actor
+    from critique_rl.trainer import CritiqueConfig
+
+MARKER = "step.json"
+KINDS = ("base", "actor", "sft", "pool", "train", "evaluate")
+ROWS = {"no_critic": "No critic", "sft": "SFT critic"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run.
+
+    Attributes:
+        name: As the command line calls it, e.g. `seed0/stage1`.
+        kind: One of `KINDS`; the subcommand that runs it.
+        directory: Its artifact.
+        settings: All that determines it; inputs are named by their digest.
+        inputs: Names of the steps whose artifacts it reads.
+        run: Makes the artifact; called again after an interruption, it goes on where it can.
+    """
+
+    name: str
+    kind: str
+    directory: Path
+    settings: dict[str, Any]
+    inputs: tuple[str, ...]
+    run: Callable[[], None]
+
+    @property
+    def digest(self) -> str:
+        """Hash of the settings, which stands for the artifact in the settings of later steps."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def finished(self) -> bool:
+        """Whether the artifact is there.
+
+        Raises:
+            UserError: It, or a part of it, was made with other settings.
+        """
+        marker = self.directory / MARKER
+        if not marker.exists():
+            return False
+        made = json.loads(marker.read_text(encoding="utf-8"))
+        changed = differences(made["settings"], self.settings)
+        if changed:
+            raise UserError(
+                f"step '{self.name}': {self.directory} was made with other settings:\n  "
+                + "\n  ".join(changed)
+                + "\nDelete that folder to make it anew, or give the run another `output`."
+            )
+        return bool(made["finished"])
+
+    def execute(self) -> None:
+        """Make the artifact."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._mark(finished=False)
+        self.run()
+        self._mark(finished=True)
+
+    def _mark(self, *, finished: bool) -> None:
+        text = json.dumps({"name": self.name, "settings": self.settings, "finished": finished}, indent=1)
+        temporary = self.directory / f"{MARKER}.new"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.directory / MARKER)
+
+
+class Run:
+    """A configured run: its steps, and what each of them does.
+
+    Args:
+        config: The configuration.
+        display: Where progress is shown.
+        from_scratch: Make the cold-start models even if the package ships them.
+    """
+
+    def __init__(
+        self, config: RunConfig, *, display: Display | None = None, from_scratch: bool = False
+    ) -> None:
+        self.config = config
+        self.display = display or Display()
+        self.prompts = prompt_set(config.prompts)
+        self.shipped: Path | None = None
+        if config.cold_start.shipped and not from_scratch:
+            self.shipped = shipped_directory(config.cold_start.shipped)
+        self._problems: dict[str, list[Problem]] = {}
+        self._actor: Actor | None = None
+
+    # -- the plan -----------------------------------------------------------------------------------------
+
+    def steps(self) -> list[Step]:
+        """All steps in order."""
+        config, steps = self.config, list[Step]()
+
+        def add(
+            name: str, kind: str, settings: dict[str, Any], run: Callable[[], None], *needs: Step
+        ) -> Step:
+            settings = {**settings, "inputs": {n.name: n.digest for n in needs}}
+            plain = json.loads(json.dumps(settings))  # as it will be read back, for the comparison
+            directory = config.directory / name
+            steps.append(Step(name, kind, directory, plain, tuple(n.name for n in needs), run))
+            return steps[-1]
+
+        prompts = {"name": self.prompts.name, "version": self.prompts.version}
+        lengths = as_dict(config.lengths)
+        data = {"prompts": prompts, "train": [as_dict(t) for t in config.train], "lengths": lengths}
+        if self.shipped is None:
+            cold = as_dict(config.cold_start)
+            origin = {"base": config.base, "base_gguf": config.base_gguf, "made": cold.pop("base")}
+            base = add("base", "base", {**data, **origin, "seed": cold["seed"]}, self._make_base)
+            actor = add(
+                "actor", "actor", {**data, "cold_start": cold, "actor": config.actor}, self._make_actor, base
+            )
+            sft = add("sft", "sft", {**data, "cold_start": cold}, self._make_sft, base, actor)
+        else:
+            origin = {"shipped": config.cold_start.shipped}
+            actor = Step(
+                "actor", "actor", self.shipped, origin | _digest(self.shipped / "actor"), (), _nothing
+            )
+            sft = Step("sft", "sft", self.shipped, origin | _digest(self.shipped / "sft"), (), _nothing)
+        for seed in config.seeds:
+            pool = add(
+                f"seed{seed}/pool",
+                "pool",
+                {**data, "pool": as_dict(config.pool), "seed": seed},
+                lambda seed=seed: self._make_pool(seed),  # type: ignore[misc]
+                actor,
+            )
+            critics = {"sft": sft}
+            for name, stage in config.stages.items():
+                critics[name] = add(
+                    f"seed{seed}/{name}",
+                    "train",
+                    {"stage": as_dict(stage), "prompts": prompts, "lengths": lengths, "seed": seed},
+                    lambda seed=seed, name=name: self._train(seed, name),  # type: ignore[misc]
+                    actor,
+                    pool,
+                    critics[stage.start],
+                )
+            for row in self.rows():
+                add(
+                    f"seed{seed}/evaluate/{row}",
+                    "evaluate",
+                    {
+                        "evaluation": as_dict(config.evaluation),
+                        "prompts": prompts,
+                        "lengths": lengths,
+                        "seed": seed,
+                    },
+                    lambda seed=seed, row=row: self._evaluate(seed, row),  # type: ignore[misc]
+                    actor,
+                    *([critics[row]] if row in critics else []),
+                )
+        return steps
+
+    def rows(self) -> dict[str, str]:
+        """Rows of the result table: name of the critic -> label."""
+        return ROWS | {name: stage.label for name, stage in self.config.stages.items()}
+
+    def execute(self, kinds: Sequence[str] = KINDS) -> None:
+        """Run the steps, all or those of some kinds.
+
+        Raises:
+            UserError: Settings differ from those an artifact was made with, data or a server is missing
+                (all checked before any step is run), or an input of a selected step is.
+        """
+        steps = self.steps()
+        pending = [step for step in steps if not step.finished()]
+        if pending:
+            self.check()
+        for step in pending:
+            if step.kind not in kinds:
+                continue
+            missing = [s.name for s in pending if s.name in step.inputs and not s.finished()]
+            if missing:
+                raise UserError(
+                    f"step '{step.name}' needs {', '.join(missing)}: run that first, or `critique-rl run`."
+                )
+            with self.display.step(step.name, steps.index(step) + 1, len(steps)):
+                step.execute()
+
+    def check(self) -> None:
+        """Find what can be found wrong before hours are spent: data, splits, options, the actor's server."""
+        train = {p.id for task in self.config.train for p in self.problems(task)}
+        for task in self.config.evaluation.tasks:
+            shared = [p for p in self.problems(task) if p.id in train]
+            if shared:
+                raise UserError(
+                    f"evaluation task {task.name} ({task.split}) shares {len(shared)} problem(s) with train, "
+                    f"for instance: {shared[0].question[:80]!r}."
+                )
+        for name in self.config.stages:
+            self.stage_args(self.config.seeds[0], name)
+        if self.config.actor.get("backend") == "openai":
+            self.actor()
+
+    # -- inputs -------------------------------------------------------------------------------------------
+
+    def problems(self, task: TaskConfig) -> list[Problem]:
+        """Problems of one task, loaded once.
+
+        Raises:
+            UserError: They cannot be loaded, or there are none.
+        """
+        key = json.dumps(as_dict(task), sort_keys=True)
+        if key not in self._problems:
+            found = load_task(
+                task.name,
+                source=task.source,
+                split=task.split,
+                limit=task.limit,
+                seed=task.seed,
+                **task.options,
+            )
+            if not found:
+                raise UserError(
+                    f"task {task.name}: split '{task.split}' of {task.source or 'the hub'} is empty."
+                )
+            self._problems[key] = found
+        return self._problems[key]
+
+    def train_problems(self, most: int | None, purpose: str) -> list[Problem]:
+        """Train problems of all tasks in an order of `purpose`'s own, at most `most` of them."""
+        every = [p for task in self.config.train for p in self.problems(task)]
+        return sorted(every, key=lambda p: child_seed(0, purpose, p.id))[:most]
+
+    def model_path(self, name: str, seed: int | None = None) -> str:
+        """Directory of the actor, the SFT critic or, with a seed, a stage's critic."""
+        if name in ("actor", "sft"):
+            return str((self.shipped or self.config.directory) / name)
+        return str(self.config.directory / f"seed{seed}" / name)
+
+    def actor(self) -> Actor:
+        """The frozen actor, loaded or connected to on first use."""
+        from critique_rl.actors import make_actor
+
+        if self._actor is None:
+            spec = dict(self.config.actor)
+            if spec.setdefault("backend", "transformers") == "transformers":
+                spec.setdefault("model", self.model_path("actor"))
+            self._actor = make_actor(spec)
+        return self._actor
+
+    def stage_args(self, seed: int, name: str) -> CritiqueConfig:
+        """The trainer's configuration for one stage.
+
+        Raises:
+            UserError: An option is unknown or invalid.
+        """
+        from critique_rl.trainer import CritiqueConfig
+
+        stage, lengths = self.config.stages[name], self.config.lengths
+        options: dict[str, Any] = {
+            "output_dir": self.model_path(name, seed),
+            "seed": child_seed(seed, name),
+            "prompts": self.config.prompts,
+            "max_completion_length": lengths.critique,
+            "response_max_tokens": lengths.response,
+            "refinement_max_tokens": lengths.refinement,
+            "disable_tqdm": True,
+            "report_to": "tensorboard",
+            "save_total_limit": 1,
+            **stage.trainer,
+        }
+        try:
+            args = CritiqueConfig(**options)
+            if "save_strategy" not in options:
+                every = stage.checkpoint_rl_steps * args.optimizer_steps_per_rl_step
+                args = CritiqueConfig(**options, save_strategy="steps", save_steps=every)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"stages.{name}.trainer: {error}") from error
+        return args
+
+    # -- what the steps do --------------------------------------------------------------------------------
+
+    def _make_base(self) -> None:
+        from critique_rl import cold_start, tiny
+
+        config, made, directory = self.config, self.config.cold_start.base, self.config.directory / "base"
+        if config.base_gguf:
+            _convert_gguf(config.base, config.base_gguf, directory)
+        if config.base != "tiny" or made is None:
+            return
+        tiny.save_untrained(directory, seed=child_seed(config.cold_start.seed, "base"))
+        faulty = Solver(**made.solver)
+        teacher = ScriptedTeacher(Solver(), Annotator(**made.annotator), Annotator(**made.annotator))
+        for number, part in enumerate(made.passes):
+            seed = child_seed(config.cold_start.seed, "base pass", number)
+            examples = cold_start.base_examples(
+                self.train_problems(None, "base"),
+                teacher,
+                ScriptedTeacher(faulty, Annotator(), Annotator()),
+                self.prompts,
+                reasoning=part.reasoning,
+                critiques=part.critiques,
+                refinements=part.refinements,
+                seed=seed,
+            )
+            figures = cold_start.fine_tune(str(directory), examples, directory, seed=seed, options=part.sft)
+            self.display.note(f"base, pass {number + 1}: {figures}")
+
+    def _make_actor(self) -> None:
+        from critique_rl import cold_start
+
+        config, cold, directory = self.config, self.config.cold_start, self.config.directory / "actor"
+        if config.actor.get("model") or config.actor.get("backend") == "openai":
+            return  # a given actor is not fine-tuned; the step's settings record which one it is
+        if not cold.actor_sft:
+            shutil.copytree(self._base(), directory, dirs_exist_ok=True)
+            return
+        problems, teacher = self.train_problems(cold.reasoning, "reasoning"), self._teacher(cold.teacher)
+        examples = cold_start.actor_examples(
+            problems,
+            self._drafts(problems[: cold.refinements], teacher),
+            teacher,
+            self.prompts,
+            refinements=cold.refinements,
+            keep_wrong=cold.teacher.kind == "scripted",
+            seed=cold.seed,
+        )
+        figures = cold_start.fine_tune(
+            self._base(), examples, directory, seed=cold.seed, options=cold.actor_sft
+        )
+        self.display.note(f"actor: {figures}")
+
+    def _make_sft(self) -> None:
+        from critique_rl import cold_start
+
+        config, cold, directory = self.config, self.config.cold_start, self.config.directory / "sft"
+        if not cold.critic_sft:
+            shutil.copytree(self._base(), directory, dirs_exist_ok=True)
+            return
+        examples = cold_start.critic_examples(
+            self.train_problems(cold.critiques, "critiques"),
+            self.actor(),
+            self._teacher(cold.teacher),
+            self.prompts,
+            response=Sampling(config.lengths.response, config.pool.temperature),
+            refinement=Sampling(config.lengths.refinement),
+            seed=cold.seed,
+        )
+        figures = cold_start.fine_tune(
+            self._base(), examples, directory, seed=cold.seed, options=cold.critic_sft
+        )
+        self.display.note(f"SFT critic: {figures}")
+
+    def _make_pool(self, seed: int) -> None:
+        from critique_rl.pool import collect_pool
+
+        config = self.config
+        pool = collect_pool(
+            self.train_problems(config.pool.problems, "pool"),
+            self.actor(),
+            self.prompts,
+            samples=config.pool.samples,
+            sampling=Sampling(config.lengths.response, config.pool.temperature),
+            balanced=config.pool.balanced,
+            seed=seed,
+            on_progress=self.display.advance,
+        )
+        pool.save_to_disk(str(config.directory / f"seed{seed}" / "pool" / "table"))
+
+    def _train(self, seed: int, name: str) -> None:
+        from datasets import load_from_disk
+        from peft import LoraConfig
+        from transformers.trainer_utils import get_last_checkpoint
+
+        from critique_rl.trainer import CritiqueTrainer, load_critic
+
+        stage, args = self.config.stages[name], self.stage_args(seed, name)
+        start = load_critic(self.model_path(stage.start, seed))
+        trainer = CritiqueTrainer(
+            model=start,
+            actor=self.actor() if args.refinement_reward or args.response_source == "online" else None,
+            args=args,
+            train_dataset=load_from_disk(str(self.config.directory / f"seed{seed}" / "pool" / "table")),
+            callbacks=[DisplayCallback(self.display, args.optimizer_steps_per_rl_step)],
+            peft_config=LoraConfig(**stage.lora) if stage.lora and isinstance(start, str) else None,
+        )
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir))
+        trainer.save_model(args.output_dir)
+        trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
+
+    def _evaluate(self, seed: int, row: str) -> None:
+        from critique_rl.actors import TransformersActor
+
+        config, measured = self.config, self.config.evaluation
+        lengths = config.lengths
+        protocol = Protocol(
+            self.prompts,
+            response=Sampling(lengths.response, measured.response_temperature),
+            critique=Sampling(lengths.critique, measured.critique_temperature),
+            refinement=Sampling(lengths.refinement, measured.refinement_temperature),
+            seed=child_seed(seed, "evaluation"),
+        )
+        critic = None if row == "no_critic" else TransformersActor(self.model_path(row, seed))
+        for task in measured.tasks:
+            evaluate(
+                self.problems(task),
+                self.actor(),
+                critic,
+                protocol,
+                records=self.records(seed, row, task),
+                on_progress=self.display.advance,
+            )
+
+    def results(self) -> tuple[list[dict[str, Any]], dict[str, list[list[dict[str, Any]]]]]:
+        """Rows of the result table, and the training log of each stage by label, one list per seed.
+
+        Raises:
+            UserError: A step is not finished.
+        """
+        from critique_rl.evaluation import read_episodes
+        from critique_rl.report import summarise
+
+        unfinished = [step.name for step in self.steps() if not step.finished()]
+        if unfinished:
+            raise UserError(f"not finished: {', '.join(unfinished)}; run `critique-rl run` first.")
+        rows = []
+        for task in self.config.evaluation.tasks:
+            for name, label in self.rows().items():
+                paths = [self.records(seed, name, task) for seed in self.config.seeds]
+                measured = summarise([read_episodes(path) for path in paths])
+                if name == "no_critic":  # the paper's convention: one accuracy column
+                    measured["acc_refine"] = measured["acc"]
+                records = [str(path.relative_to(self.config.directory)) for path in paths]
+                rows.append({"method": label, "dataset": task.name, "metrics": measured, "records": records})
+        histories = {
+            stage.label: [self._history(seed, name) for seed in self.config.seeds]
+            for name, stage in self.config.stages.items()
+        }
+        return rows, histories
+
+    def _history(self, seed: int, name: str) -> list[dict[str, Any]]:
+        state = json.loads((Path(self.model_path(name, seed)) / "trainer_state.json").read_text("utf-8"))
+        return [row for row in state["log_history"] if "critic/acc_dis" in row]
+
+    def records(self, seed: int, row: str, task: TaskConfig) -> Path:
+        """File of the per-item records of one row, seed and task."""
+        return self.config.directory / f"seed{seed}" / "evaluate" / row / f"{task.name}-{task.split}.jsonl"
+
+    # -- parts of the cold start --------------------------------------------------------------------------
+
+    def _base(self) -> str:
+        """The model that actor and critic start from, as `from_pretrained` takes it."""
+        made = self.config.base == "tiny" or self.config.base_gguf
+        return str(self.config.directory / "base") if made else self.config.base
+
+    def _drafts(self, problems: Sequence[Problem], teacher: Teacher) -> list[str]:
+        """Responses that the actor learns to refine: the teaching model's own, or the teacher's."""
+        seed = child_seed(self.config.cold_start.seed, "drafts")
+        if not isinstance(teacher, ModelTeacher):
+            return teacher.solve(problems, seed=seed)
+        sampling = Sampling(self.config.lengths.response, self.config.pool.temperature, seed=seed)
+        prompts = [self.prompts.reasoning_prompt(p.question) for p in problems]
+        return [g.text for g in teacher.model.generate(prompts, sampling)]
+
+    def _teacher(self, teacher: TeacherConfig) -> Teacher:
+        from critique_rl.actors import make_actor
+
+        if teacher.kind == "model":
+            tokens = self.config.lengths.critique
+            model = make_actor({"backend": "transformers", **teacher.actor})
+            return ModelTeacher(model, self.prompts, max_tokens=tokens, temperature=teacher.temperature)
+        if teacher.kind == "reference":
+            return ReferenceTeacher()
+        return ScriptedTeacher(
+            Solver(**teacher.solver), Annotator(**teacher.annotator), Annotator(**teacher.polished)
+        )
+
+
+def shipped_directory(name: str) -> Path:
+    """Directory of cold-start models inside the package.
+
+    Raises:
+        UserError: It is not there.
+    """
+    directory = Path(str(files("critique_rl"))) / name
+    if not (directory / "actor" / "config.json").exists():
+        raise UserError(f"cold_start.shipped: no models at {directory}; run with --from-scratch.")
+    return directory
+
+
+def _digest(directory: Path) -> dict[str, str]:
+    """Content of a model directory as a setting."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return {directory.name: digest.hexdigest()[:16]}
+
+
+def _convert_gguf(source: str, gguf_file: str, directory: Path) -> None:
+    """Write a GGUF model in the layout that trl loads.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"base: cannot load {gguf_file} from {source}: {error}") from error
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _nothing() -> None:
+    """The step of an artifact that is there already."""

@@ -1,0 +1,105 @@
+"""The response pool D_RL: responses of the frozen actor to train questions, graded once, before RL.
+
+The released code samples ten responses a question and stores them with their correctness; how the training
+set is then made from them was not released. Ours is deduplicated and, unless switched off, balanced.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from datasets import Dataset
+
+from critique_rl.actors.base import Actor
+from critique_rl.evaluation import grade_replies
+from critique_rl.prompts import PromptSet
+from critique_rl.types import Problem, Sampling, UserError, child_seed
+
+
+def collect_pool(
+    problems: Sequence[Problem],
+    actor: Actor,
+    prompts: PromptSet,
+    *,
+    samples: int = 10,
+    sampling: Sampling,
+    balanced: bool = True,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Sample, grade and select responses.
+
+    Args:
+        problems: Train questions.
+        actor: The frozen actor.
+        prompts: Prompt set.
+        samples: Responses drawn for each question.
+        sampling: How they are drawn; its seed is replaced.
+        balanced: Keep as many wrong as right responses within each data set. With an unbalanced pool the
+            cheapest way to raise r_dis is to always give the majority's verdict.
+        seed: Seed of the draw and of the selection.
+        on_progress: Called with the number of finished and of all rounds of sampling.
+
+    Returns:
+        Rows id, dataset, question, answer, kind, response, response_correct, actor, temperature, sample,
+        pool_seed, in shuffled order. Equal responses to one question appear once; responses that cannot be
+        graded are left out.
+
+    Raises:
+        UserError: `balanced`, and all responses are right or all are wrong.
+    """
+    rows: dict[tuple[str, str], dict[str, object]] = {}
+    for sample in range(samples):
+        draw = Sampling(
+            sampling.max_tokens, sampling.temperature, sampling.top_p, child_seed(seed, "pool", sample)
+        )
+        generations = actor.generate([prompts.reasoning_prompt(p.question) for p in problems], draw)
+        # A response cut at the token limit is kept: it is wrong, and the critic will meet such ones.
+        responses = [prompts.reasoning_prefill + g.text for g in generations]
+        for p, y, o in zip(problems, responses, grade_replies(problems, responses), strict=True):
+            if o is not None and y.strip():
+                rows.setdefault(
+                    (p.id, y),
+                    {
+                        "id": p.id,
+                        "dataset": p.dataset,
+                        "question": p.question,
+                        "answer": p.answer,
+                        "kind": p.kind,
+                        "response": y,
+                        "response_correct": o,
+                        "actor": actor.name,
+                        "temperature": sampling.temperature,
+                        "sample": sample,
+                        "pool_seed": seed,
+                    },
+                )
+        if on_progress is not None:
+            on_progress(sample + 1, samples)
+    selected = select_balanced(list(rows.values()), seed=seed) if balanced else list(rows.values())
+    random.Random(child_seed(seed, "pool order")).shuffle(selected)
+    if not selected:
+        raise UserError("the response pool is empty: no response could be graded.")
+    return Dataset.from_list(selected)
+
+
+def select_balanced(rows: Sequence[dict[str, object]], *, seed: int) -> list[dict[str, object]]:
+    """Drop rows of the larger class at random, within each data set, until both classes are equal.
+
+    Raises:
+        UserError: A data set has responses of one class only.
+    """
+    selected: list[dict[str, object]] = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        right = [r for r in rows if r["dataset"] == dataset and r["response_correct"]]
+        wrong = [r for r in rows if r["dataset"] == dataset and not r["response_correct"]]
+        if not right or not wrong:
+            raise UserError(
+                f"pool: {len(right)} right and {len(wrong)} wrong responses for {dataset}, so it cannot be "
+                "balanced: draw more samples, choose another actor, or set `balanced: false`."
+            )
+        rng = random.Random(child_seed(seed, "pool balance", str(dataset)))
+        kept = min(len(right), len(wrong))
+        selected += rng.sample(right, kept) + rng.sample(wrong, kept)
+    return selected

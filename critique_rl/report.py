@@ -1,0 +1,248 @@
+"""The result file of a run, its table and its training curves.
+
+One shape for every run and table script:
+`{"config", "commit", "dirty", "versions", "device", "seeds", "rows": [{"method", "dataset", "metrics"}]}` with
+`metrics[name] = {"mean", "low", "high", "values"}` in fractions of 1, one value per seed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from critique_rl.config import RunConfig, as_dict
+from critique_rl.evaluation import Episode, metrics
+from critique_rl.types import child_seed
+
+PACKAGES = (
+    "critique_rl",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "math-verify",
+    "sympy",
+)
+COLUMNS = {
+    "acc": "Acc",
+    "acc_refine": "Acc@Refine",
+    "delta": "Δ",
+    "delta_ci": "c→i",
+    "delta_ic": "i→c",
+    "acc_dis": "Acc@Dis",
+    "acc_dis_parsed": "Acc@Dis (parsed)",
+    "acc_dis_balanced": "Acc@Dis (balanced)",
+    "parse_rate": "parse rate",
+}
+# Student's t, 97.5 % quantile, by degrees of freedom; beyond 10 seeds the normal one is close enough.
+_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def summarise(per_seed: Sequence[Sequence[Episode]]) -> dict[str, dict[str, Any]]:
+    """Mean and 95 % interval of every metric.
+
+    Args:
+        per_seed: Episodes of each seed.
+
+    Returns:
+        `{metric: {"mean", "low", "high", "values"}}`: with several seeds a t-interval over them, with one
+        seed a percentile bootstrap over its items. A metric that is undefined for a seed is left out.
+    """
+    values = [metrics(episodes) for episodes in per_seed]
+    if len(per_seed) == 1:
+        draws = _bootstrap(per_seed[0])
+    summary: dict[str, dict[str, Any]] = {}
+    for name in values[0]:
+        column = [v[name] for v in values]
+        known = [v for v in column if v is not None]
+        if len(known) < len(column):
+            continue
+        mean = statistics.fmean(known)
+        if len(known) == 1:
+            sample = [d[name] for d in draws if d[name] is not None]
+            low, high = (float(q) for q in np.quantile(np.array(sample, dtype=float), (0.025, 0.975)))
+        else:
+            t = _T975[len(known) - 2] if len(known) - 2 < len(_T975) else 1.96
+            half = t * statistics.stdev(known) / len(known) ** 0.5
+            low, high = mean - half, mean + half
+        summary[name] = {"mean": mean, "low": low, "high": high, "values": known}
+    return summary
+
+
+def _bootstrap(episodes: Sequence[Episode], resamples: int = 200) -> list[dict[str, float | None]]:
+    generator = np.random.default_rng(child_seed(0, "bootstrap"))
+    return [
+        metrics([episodes[i] for i in generator.integers(len(episodes), size=len(episodes))])
+        for _ in range(resamples)
+    ]
+
+
+def result(
+    config: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A result file's content, with all that is needed to know where its numbers came from."""
+    return {
+        "config": dict(config),
+        **_commit(),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "device": _device(),
+        "seeds": list(seeds),
+        "rows": [dict(row) for row in rows],
+    }
+
+
+def write_report(
+    config: RunConfig,
+    rows: Sequence[Mapping[str, Any]],
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+) -> Path:
+    """Write report.json, report.md and curves.png into the run's directory.
+
+    Args:
+        config: The run.
+        rows: `method`, `dataset`, `metrics` as `summarise` gives them, `records`.
+        histories: Per stage label, per seed: the log of the trainer, one mapping per RL step.
+
+    Returns:
+        Path of report.json.
+    """
+    directory = config.directory
+    content = result(as_dict(config), config.seeds, rows)
+    path = directory / "report.json"
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    curves = "\n![training curves](curves.png)\n" if histories else ""
+    (directory / "report.md").write_text(
+        f"# {config.name}\n\n{markdown_table(rows)}\n\n{_caption(content)}\n{curves}", encoding="utf-8"
+    )
+    if histories:
+        plot_curves(histories, directory / "curves.png")
+    return path
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table in percent; with several seeds, mean ± half of the 95 % interval."""
+    datasets = len({row["dataset"] for row in rows}) > 1
+    head = ["Method", *(["Data set"] if datasets else []), *COLUMNS.values()]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in rows:
+        cells = [row["method"], *([row["dataset"]] if datasets else [])]
+        cells += [format_metric(row["metrics"].get(name)) for name in COLUMNS]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def format_metric(metric: Mapping[str, Any] | None) -> str:
+    """One cell: percent, with ± over several seeds, and a dash for what is not measured."""
+    if metric is None:
+        return "–"
+    text = f"{100 * metric['mean']:.1f}"
+    return text if len(metric["values"]) == 1 else f"{text} ± {50 * (metric['high'] - metric['low']):.1f}"
+
+
+def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path) -> None:
+    """Draw discrimination, refinement, KL and entropy over RL steps: mean over seeds, seeds in the back."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = {
+        "critic/acc_dis": "Acc@Dis",
+        "critic/acc_dis_on_correct": "Acc@Dis on originally correct",
+        "critic/acc_dis_on_wrong": "Acc@Dis on originally wrong",
+        "actor/acc_refine": "Acc@Refine",
+        "kl": "KL to the stage's start (nats per token)",
+        "entropy": "Entropy (nats per token)",
+    }
+    figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    for axis, (key, title) in zip(axes.flat, panels.items(), strict=True):
+        for colour, (label, seeds) in zip(colours, histories.items(), strict=False):
+            series = [[row[key] for row in rows if row.get(key) is not None] for rows in seeds]
+            series = [s for s in series if s]
+            if not series:
+                continue
+            length = min(map(len, series))
+            smooth = np.array([_smooth(s[:length]) for s in series])
+            steps = np.arange(1, length + 1)
+            for line in smooth:
+                axis.plot(steps, line, color=colour, alpha=0.25 if len(smooth) > 1 else 1.0, linewidth=1)
+            axis.plot(steps, smooth.mean(axis=0), color=colour, linewidth=2, label=label)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("RL step")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = {
+        label: line
+        for axis in axes.flat
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=max(1, len(handles)),
+        frameon=False,
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
+    """Centred moving average, shorter at the ends, so that the first and last point are not shifted."""
+    half = window // 2
+    return [statistics.fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+
+
+def _caption(content: Mapping[str, Any]) -> str:
+    seeds = content["seeds"]
+    interval = (
+        "one seed; intervals over items are in report.json"
+        if len(seeds) == 1
+        else f"mean ± half of the 95 % t-interval over {len(seeds)} seeds"
+    )
+    return f"Percent; {interval}. Commit {content['commit']}{' (dirty)' if content['dirty'] else ''}, {content['device']}."
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the checkout this package runs from; None where it is none."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"CPU, {torch.get_num_threads()} threads"

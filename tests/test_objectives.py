@@ -1,0 +1,182 @@
+"""Tests of `critique_rl.objectives`: numbers worked by hand, invariances, and the sign of the gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from critique_rl.objectives import (
+    grpo_advantages,
+    kl_k1,
+    kl_k3,
+    masked_moments,
+    reward_to_go,
+    rloo_advantages,
+    token_advantages,
+    whiten,
+)
+
+NAN = float("nan")
+
+
+def close(actual: Tensor, expected: Tensor | list[list[float]], tolerance: float = 1e-6) -> None:
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=tolerance, rtol=0.0)
+
+
+def random_rewards(rows: int = 5, group: int = 4) -> Tensor:
+    return torch.randn(rows, group, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected", "why"),
+    [
+        # 1 - (0+0+1)/3 = 2/3; 0 - (1+0+1)/3 = -2/3
+        ([1.0, 0.0, 0.0, 1.0], [2 / 3, -2 / 3, -2 / 3, 2 / 3], "two of four"),
+        # 1 - 0 = 1; 0 - 1/3 = -1/3
+        ([1.0, 0.0, 0.0, 0.0], [1.0, -1 / 3, -1 / 3, -1 / 3], "one of four"),
+        # 1.2 - (0.2-1)/2 = 1.6; 0.2 - (1.2-1)/2 = 0.1; -1 - (1.2+0.2)/2 = -1.7
+        ([1.2, 0.2, -1.0], [1.6, 0.1, -1.7], "gated rewards"),
+        ([1.0, 1.0, 1.0, 1.0], [0.0] * 4, "all right: nothing to learn"),
+        ([0.0, 0.0, 0.0, 0.0], [0.0] * 4, "all wrong: nothing to learn"),
+        # without the unknown: 1 - (0+0)/2 = 1; 0 - (1+0)/2 = -0.5
+        ([1.0, NAN, 0.0, 0.0], [1.0, 0.0, -0.5, -0.5], "an unknown reward is in nobody's baseline"),
+        ([1.0, NAN, NAN, 0.0], [1.0, 0.0, 0.0, -1.0], "two left"),
+        ([1.0, NAN, NAN, NAN], [0.0] * 4, "one left: no baseline"),
+        ([NAN] * 4, [0.0] * 4, "none left"),
+    ],
+)
+def test_rloo(rewards: list[float], expected: list[float], why: str) -> None:
+    advantages_BG = rloo_advantages(torch.tensor([rewards, [0.0] * len(rewards)]))
+    close(advantages_BG, [expected, [0.0] * len(rewards)])
+
+
+def test_rloo_sums_to_zero_and_is_the_scaled_deviation() -> None:
+    rewards_BG = random_rewards()
+    advantages_BG = rloo_advantages(rewards_BG)
+    close(advantages_BG.sum(1), torch.zeros(5), 1e-5)
+    close(advantages_BG, 4 / 3 * (rewards_BG - rewards_BG.mean(1, keepdim=True)))  # G/(G-1) (r - mean)
+    order = torch.tensor([2, 0, 3, 1])
+    close(rloo_advantages(rewards_BG[:, order]), advantages_BG[:, order])
+    close(rloo_advantages(rewards_BG + 7.0), advantages_BG, 1e-5)
+
+
+def test_grpo() -> None:
+    # mean 0.5; std = sqrt(4 * 0.25 / 3) = 0.57735; 0.5 / 0.57735 = 0.8660
+    high = 0.75**0.5
+    close(grpo_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), epsilon=0.0), [[high, -high, -high, high]])
+    # without the unknown: mean 1/3, std = sqrt((4/9 + 1/9 + 1/9) / 2) = 0.57735
+    close(
+        grpo_advantages(torch.tensor([[1.0, NAN, 0.0, 0.0]]), epsilon=0.0),
+        [[2 / 3 * 3**0.5, 0.0, -1 / 3 * 3**0.5, -1 / 3 * 3**0.5]],
+    )
+    close(grpo_advantages(torch.tensor([[0.7] * 4, [NAN] * 4, [0.7, NAN, NAN, NAN]])), [[0.0] * 4] * 3)
+    rewards_BG = random_rewards()
+    # (r - mean) / (std + 1e-4) with torch's own unbiased standard deviation
+    expected_BG = (rewards_BG - rewards_BG.mean(1, keepdim=True)) / (rewards_BG.std(1, keepdim=True) + 1e-4)
+    close(grpo_advantages(rewards_BG), expected_BG)
+
+
+@pytest.mark.parametrize("advantages", [rloo_advantages, grpo_advantages])
+def test_advantages_refuse_flat_rewards(advantages: object) -> None:
+    with pytest.raises(ValueError, match=r"\(B, G\), got \(4,\)"):
+        advantages(torch.zeros(4))  # type: ignore[operator]
+
+
+def test_kl_estimates() -> None:
+    logps_NT, ref_NT = torch.tensor([[-1.0, -3.0, -2.0]]), torch.tensor([[-2.0, -1.0, -2.0]])
+    # k1 = log pi - log ref: positive where the policy is more certain than its reference
+    close(kl_k1(logps_NT, ref_NT), [[1.0, -2.0, 0.0]])
+    # k3 = exp(-k1) - 1 + k1: e^-1 - 1 + 1 = 0.36788; e^2 - 1 - 2 = 4.38906
+    close(kl_k3(logps_NT, ref_NT), [[0.3678794, 4.3890561, 0.0]])
+
+
+def test_kl_estimates_are_unbiased() -> None:
+    # KL(pi || ref) over three tokens, exactly, against the expectation of both estimates under pi
+    pi, ref = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.3, 0.4])
+    exact = (pi * (pi / ref).log()).sum()
+    for estimate in (kl_k1, kl_k3):
+        close((pi * estimate(pi.log(), ref.log())).sum(), exact)
+
+
+def test_reward_to_go() -> None:
+    close(reward_to_go(torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 5.0]])), [[7.0, 6.0, 4.0], [5.0, 5.0, 5.0]])
+    with pytest.raises(ValueError, match=r"\(N, T\)"):
+        reward_to_go(torch.zeros(3))
+
+
+def test_token_advantages() -> None:
+    advantages_N = torch.tensor([2.0, -1.0])
+    kl_NT = torch.tensor([[1.0, 2.0, 4.0], [3.0, 1.0, 100.0]])
+    mask_NT = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    # 2 - 0.1*7, 2 - 0.1*6, 2 - 0.1*4; -1 - 0.1*4, -1 - 0.1*1, and the 100 behind the end counts nowhere
+    close(token_advantages(advantages_N, kl_NT, mask_NT, beta=0.1), [[1.3, 1.4, 1.6], [-1.4, -1.1, 0.0]])
+    close(token_advantages(advantages_N, kl_NT, mask_NT, beta=0.0), [[2.0, 2.0, 2.0], [-1.0, -1.0, 0.0]])
+    with pytest.raises(ValueError, match="shapes differ"):
+        token_advantages(advantages_N, kl_NT, mask_NT[:, :2], beta=0.1)
+
+
+def ragged() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    values_NT = 3.0 + 2.0 * torch.randn(8, 6, generator=generator)
+    mask_NT = (torch.arange(6) < torch.randint(1, 7, (8, 1), generator=generator)).long()
+    return values_NT, mask_NT
+
+
+def test_whiten_by_hand() -> None:
+    values_NT, mask_NT = torch.tensor([[1.0, 3.0], [5.0, 99.0]]), torch.tensor([[1, 1], [1, 0]])
+    moments_3 = masked_moments(values_NT, mask_NT)
+    close(moments_3, [9.0, 35.0, 3.0])  # 1 + 3 + 5; 1 + 9 + 25; three tokens
+    # mean 3, variance 35/3 - 9 = 8/3
+    close(whiten(values_NT, mask_NT, moments_3), [[-2 * 0.375**0.5, 0.0], [2 * 0.375**0.5, 0.0]])
+
+
+def test_whiten_gives_mean_0_and_variance_1_over_the_mask() -> None:
+    values_NT, mask_NT = ragged()
+    kept = whiten(values_NT, mask_NT, masked_moments(values_NT, mask_NT))[mask_NT.bool()]
+    close(kept.mean(), torch.tensor(0.0), 1e-5)
+    close(kept.var(unbiased=False), torch.tensor(1.0), 1e-5)
+
+
+def test_whiten_does_not_depend_on_shards() -> None:
+    values_NT, mask_NT = ragged()
+    whole_NT = whiten(values_NT, mask_NT, masked_moments(values_NT, mask_NT))
+    shards = [(values_NT[:3], mask_NT[:3]), (values_NT[3:], mask_NT[3:])]
+    moments_3 = sum((masked_moments(v, m) for v, m in shards), start=torch.zeros(3))
+    close(torch.cat([whiten(v, m, moments_3) for v, m in shards]), whole_NT, 1e-5)
+    alone_NT = torch.cat([whiten(v, m, masked_moments(v, m)) for v, m in shards])
+    assert (alone_NT - whole_NT).abs().max() > 1e-2, "each shard by itself would be another result"
+
+
+def test_whiten_of_nothing() -> None:
+    zeros_NT, mask_NT = torch.zeros(2, 3), torch.ones(2, 3)
+    close(whiten(zeros_NT, mask_NT, masked_moments(zeros_NT, mask_NT)), zeros_NT)
+    close(whiten(zeros_NT, 0 * mask_NT, masked_moments(zeros_NT, 0 * mask_NT)), zeros_NT)
+
+
+def test_the_gradient_makes_rewarded_tokens_likelier() -> None:
+    # One prompt, four critiques of one token out of three; token 0 is rewarded.
+    tokens_N, rewards_BG = torch.tensor([0, 1, 2, 0]), torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+    logits = torch.zeros(3, requires_grad=True)
+    logps_NT = logits.log_softmax(0)[tokens_N].unsqueeze(1)
+    mask_NT = torch.ones(4, 1)
+    advantages_NT = token_advantages(rloo_advantages(rewards_BG)[0], torch.zeros(4, 1), mask_NT, beta=0.1)
+    (-(advantages_NT * logps_NT).mean()).backward()
+    # d(-mean A log p)/d logits = -1/4 sum_i A_i (onehot_i - 1/3), and the A sum to 0:
+    # -1/4 (2/3 + 2/3) for token 0, +1/4 * 2/3 for each other
+    close(logits.grad, [-1 / 3, 1 / 6, 1 / 6])
+
+
+def test_the_gradient_of_the_kl_pulls_to_the_reference() -> None:
+    # The policy holds token 0 likelier than the reference does; without rewards it must become less likely.
+    logits = torch.tensor([1.0, 0.0], requires_grad=True)
+    logps_2 = logits.log_softmax(0)
+    kl_NT = kl_k1(logps_2.detach(), torch.tensor([0.5, 0.5]).log()).unsqueeze(1)
+    advantages_NT = token_advantages(torch.zeros(2), kl_NT, torch.ones(2, 1), beta=0.5)
+    # Both tokens, weighted by their probability: the exact expectation of the score-function gradient
+    (-(logps_2.exp().detach().unsqueeze(1) * advantages_NT * logps_2.unsqueeze(1)).sum()).backward()
+    assert logits.grad[0] > 0 > logits.grad[1], "descent lowers logit 0 and raises logit 1"
+    exact = torch.tensor([1.0, 0.0], requires_grad=True)
+    p = exact.softmax(0)
+    (0.5 * (p * (p.log() - torch.tensor(0.5).log())).sum()).backward()  # beta KL(pi || ref)
+    close(logits.grad, exact.grad)
