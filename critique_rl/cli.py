@@ -1,17 +1,19 @@
 """The command line: `critique-rl COMMAND ...`.
 
-Exit codes: 0 done, 1 failed for a reason of the program's own, 2 something the user can mend, 130 interrupted.
+Exit codes: 0 done, 1 failed for a reason of the program's own, 2 something the user can mend, 130
+interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from critique_rl.types import UserError
 
@@ -24,6 +26,7 @@ STEP_COMMANDS = {
     "train": (("train",), "train the critic through its RL stages"),
     "evaluate": (("evaluate",), "run the protocol with every critic of the run"),
 }
+COMMANDS = ("run", *STEP_COMMANDS, "report", "check-data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,10 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forking graders would warn on every batch
     try:
+        given = sys.argv[1:] if argv is None else argv
+        for name in given[:1]:
+            _check_command(name)
+        arguments = _parser().parse_args(given)
         return int(arguments.run(arguments))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -48,8 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes as every other mistake of the user is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} See `{self.prog} --help`.")
+
+
+def _check_command(name: str) -> None:
+    if not name.startswith("-") and name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UserError(f"there is no command '{name}'.{hint} There are: {', '.join(COMMANDS)}.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="critique-rl", description="Train language-model critics with RL.")
+    parser = _Parser(prog="critique-rl", description="Train language-model critics with RL.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run a configuration from cold start to result table")
     _config_arguments(run)
@@ -87,30 +107,33 @@ def _load(arguments: argparse.Namespace) -> RunConfig:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
+        config = _load(arguments)  # before what is slow to import
         from critique_rl.plan import describe
 
-        sys.stdout.write(describe(_load(arguments), from_scratch=arguments.from_scratch) + "\n")
+        _quiet_libraries()
+        sys.stdout.write(describe(config, from_scratch=arguments.from_scratch) + "\n")
         return 0
     _steps(arguments)
     return _report(arguments)
 
 
 def _steps(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Display
     from critique_rl.pipeline import KINDS, Run
 
-    config = _load(arguments)
     _set_threads(config)
+    _quiet_libraries()
     run = Run(config, display=Display(quiet=arguments.quiet), from_scratch=arguments.from_scratch)
     run.execute(getattr(arguments, "kinds", KINDS))
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)  # before what is slow to import
     from critique_rl.pipeline import Run
     from critique_rl.report import markdown_table, write_report
 
-    config = _load(arguments)
     run = Run(config, from_scratch=arguments.from_scratch)
     rows, histories = run.results()
     path = write_report(config, rows, histories)
@@ -127,7 +150,20 @@ def _check_data(arguments: argparse.Namespace) -> int:
     problems = load_task(arguments.task, source=arguments.source, split=arguments.split)
     report = gold_report(problems)
     sys.stdout.write(report.summary() + "\n")
-    return 0 if not report.wrong else 1
+    return 2 if report.failures else 0
+
+
+def _quiet_libraries() -> None:
+    """Leave stderr to the run's own display: the libraries draw a bar for every small step of their own."""
+    import warnings
+
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _set_threads(config: RunConfig) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PrinterCallback
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
 from critique_rl.actors.base import Actor
@@ -27,7 +29,7 @@ Example = dict[str, Conversation]
 
 
 def example(prompt: Conversation, text: str) -> Example:
-    """A prompt-completion pair; a prefill moves to the completion, so that the model learns to begin with it."""
+    """A prompt and its completion; a prefill moves there, so that the model learns to begin with it."""
     if prompt[-1]["role"] == "assistant":
         return {
             "prompt": prompt[:-1],
@@ -113,12 +115,14 @@ def critic_examples(
         if o is not None and o2 and c.strip()
     ]
     logger.info("critic SFT: %d of %d critiques kept by the refinement filter", len(rows), len(problems))
-    if not rows:
+    try:
+        selected = select_balanced(rows, seed=seed)
+    except UserError as error:
         raise UserError(
-            "critic SFT: no critique was followed by a right refinement; use more problems, a stronger "
-            "teacher, or `teacher: reference`."
-        )
-    return [example(row["prompt"], row["critique"]) for row in select_balanced(rows, seed=seed)]
+            f"critic SFT: of {len(problems)} critiques, {len(rows)} were followed by a right refinement; "
+            f"{error} Use more problems, a stronger teacher, or `teacher: {{kind: reference}}`."
+        ) from error
+    return [example(row["prompt"], row["critique"]) for row in selected]
 
 
 def fine_tune(
@@ -137,19 +141,40 @@ def fine_tune(
         What trl logged last: loss, token accuracy, run time.
 
     Raises:
-        UserError: An option is no field of `SFTConfig`.
+        UserError: An option is no field of `SFTConfig`, or its value is not valid.
     """
-    try:
-        args = SFTConfig(
-            output_dir=str(output), seed=seed, save_strategy="no", completion_only_loss=True, **options
-        )
-    except TypeError as error:
-        raise UserError(f"SFT options: {error}") from error
+    args = sft_args(output, seed=seed, options=options)
     trainer = SFTTrainer(model=model, args=args, train_dataset=Dataset.from_list(list(examples)))
+    trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
     trainer.train()
     trainer.save_model(str(output))
     losses = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {"examples": len(examples), **(losses[-1] if losses else {})}
+
+
+def sft_args(output: Path, *, seed: int, options: Mapping[str, Any], where: str = "SFT options") -> SFTConfig:
+    """trl's configuration of one supervised training.
+
+    Args:
+        output: As in `fine_tune`, as are the next two.
+        seed: Seed.
+        options: Fields of `SFTConfig`, which win over the defaults here.
+        where: How the configuration calls the options.
+
+    Raises:
+        UserError: An option is no field of `SFTConfig`, or its value is not valid.
+    """
+    defaults = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", **precision_defaults()}
+    fixed = {"output_dir": str(output), "seed": seed, "completion_only_loss": True}
+    try:
+        return SFTConfig(**(defaults | dict(options) | fixed))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def precision_defaults() -> dict[str, Any]:
+    """What trl's own default, bfloat16, must give way to on this machine; an explicit setting wins."""
+    return {} if is_torch_bf16_gpu_available() else {"bf16": False}
 
 
 def base_examples(

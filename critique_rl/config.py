@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ class ColdStartConfig:
     """Supervised fine-tuning of base, actor and critic.
 
     Attributes:
-        shipped: Directory with `actor` and `critic` made before; with it nothing is trained unless
+        shipped: Directory with `actor` and `sft` made before; with it nothing is trained unless
             `--from-scratch` is given. Relative to the package.
         teacher: Writes the texts for actor and critic.
         base: How the base is made, if that is `tiny`.
@@ -120,6 +121,11 @@ class ColdStartConfig:
     critic_sft: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _one_of("cold_start.teacher.kind", self.teacher.kind, TEACHERS)
+        _at_least(1, "cold_start.", reasoning=self.reasoning, critiques=self.critiques)
+        _at_least(0, "cold_start.", refinements=self.refinements)
+
 
 @dataclass(frozen=True)
 class PoolConfig:
@@ -136,6 +142,10 @@ class PoolConfig:
     samples: int = 10
     temperature: float = 0.7
     balanced: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(1, "pool.", problems=self.problems, samples=self.samples)
+        _at_least(0, "pool.", temperature=self.temperature)
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,9 @@ class LengthConfig:
     critique: int = 1536
     refinement: int = 1024
 
+    def __post_init__(self) -> None:
+        _at_least(1, "lengths.", response=self.response, critique=self.critique, refinement=self.refinement)
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -187,6 +200,14 @@ class EvaluationConfig:
     response_temperature: float = 0.0
     critique_temperature: float = 0.0
     refinement_temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        names = [f"{task.name}, {task.split}" for task in self.tasks]
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if not names or twice:  # name and split call the row of the table and the file of records
+            raise UserError(
+                f"evaluation.tasks names {twice[0]} twice." if twice else "evaluation.tasks is empty."
+            )
 
 
 @dataclass(frozen=True)
@@ -228,26 +249,41 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         prompt_set(self.prompts)
-        if not self.train or not self.evaluation.tasks:
-            raise UserError("train and evaluation.tasks must each name a task.")
+        if not self.train:
+            raise UserError("train is empty: name a task.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"seeds must be distinct and at least one, got {self.seeds}.")
-        if self.cold_start.teacher.kind not in TEACHERS:
-            raise UserError(_unknown("cold_start.teacher.kind", self.cold_start.teacher.kind, TEACHERS))
-        if self.base == "tiny" and self.cold_start.base is None:
-            raise UserError("base 'tiny' is made on the spot: cold_start.base must say how.")
+        _at_least(1, "", threads=self.threads)
+        if "api_key" in self.actor or "api_key" in self.cold_start.teacher.actor:
+            raise UserError(
+                "api_key: a configuration is stored with each result; set OPENAI_API_KEY instead."
+            )
+        self._check_scripted()
         known = ["sft"]
         for name, stage in self.stages.items():
             if stage.start not in known:
                 raise UserError(
-                    _unknown(f"stages.{name}.start", stage.start, known)
-                    + " A stage starts from one above it."
+                    unknown(f"stages.{name}.start", stage.start, known) + " A stage starts from one above it."
                 )
-            if not name.replace("_", "").isalnum() or name == "sft":
+            if not name.replace("_", "").isalnum() or name in RESERVED:
                 raise UserError(
-                    f"stages: '{name}' is no name for a stage; use letters, digits and underscores."
+                    f"stages: '{name}' is no name for a stage; use letters, digits and underscores, "
+                    f"and none of {', '.join(RESERVED)}."
                 )
+            _at_least(1, f"stages.{name}.", checkpoint_rl_steps=stage.checkpoint_rl_steps)
             known.append(name)
+
+    def _check_scripted(self) -> None:
+        """Scripted texts are of one task and one prompt set; elsewhere they would be nonsense."""
+        if self.base == "tiny" and self.cold_start.base is None:
+            raise UserError("base 'tiny' is made on the spot: cold_start.base must say how.")
+        scripted = self.base == "tiny" or self.cold_start.teacher.kind == "scripted"
+        tasks = {task.name for task in self.train}
+        if scripted and (tasks != {"modular_chain"} or self.prompts != "compact"):
+            raise UserError(
+                "base 'tiny' and teacher 'scripted' know the task modular_chain with prompts 'compact' "
+                f"alone, got {', '.join(sorted(tasks))} with '{self.prompts}'."
+            )
 
     @property
     def directory(self) -> Path:
@@ -256,6 +292,7 @@ class RunConfig:
 
 
 TEACHERS = ("model", "reference", "scripted")
+RESERVED = ("sft", "no_critic", "pool", "evaluate")  # names of other rows and folders of a seed
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
@@ -298,30 +335,60 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
 
 
+def check_options(cls: type, options: Mapping[str, Any], where: str) -> None:
+    """Check settings that are handed on to a dataclass: their names, and numbers and flags for their type.
+
+    Args:
+        cls: The dataclass, for instance trl's `SFTConfig`.
+        options: Its fields, or some of them.
+        where: How the configuration calls them.
+
+    Raises:
+        UserError: A name is unknown, or a value is of another type.
+    """
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    hints = typing.get_type_hints(cls)
+    for key, value in options.items():
+        if key not in known:
+            raise UserError(unknown(f"{where}: setting", str(key), known))
+        wanted = set(typing.get_args(hints[key]) or (hints[key],)) - {type(None)}
+        if value is not None and (wanted in ({bool}, {int}) or (float in wanted and wanted <= {float, int})):
+            _value(float if float in wanted else wanted.pop(), value, where, key)
+
+
 def _override(data: dict[str, Any], item: str) -> None:
-    key, equals, value = item.partition("=")
-    if not equals:
+    key, equals, text = item.partition("=")
+    names = key.split(".")
+    if not equals or not all(names):
         raise UserError(f"override '{item}' is not of the form key=value.")
-    *parents, last = key.split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override '{item}': its value is not valid YAML.") from error
     place: Any = data
-    for parent in parents:
-        place = (
-            place[int(parent)]
-            if isinstance(place, list) and parent.isdigit()
-            else place.setdefault(parent, {})
-        )
-        if not isinstance(place, dict | list):
-            raise UserError(f"override '{item}': '{parent}' holds no settings.")
-    place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
+    for depth, name in enumerate(names, start=1):
+        at: Any = name
+        if isinstance(place, list):
+            if not name.isdigit() or int(name) >= len(place):
+                raise UserError(f"override '{item}': '{name}' is no place in a list of {len(place)}.")
+            at = int(name)
+        elif not isinstance(place, dict):
+            raise UserError(f"override '{item}': '{names[depth - 2]}' holds no settings.")
+        if depth == len(names):
+            place[at] = value
+        elif isinstance(place, dict) and place.get(at) is None:
+            place[at] = {}
+        place = place[at]
 
 
-def _build(cls: Any, data: dict[str, Any], where: str) -> Any:
-    """Make a dataclass of `data`, checking names and types."""
+def _build(cls: Any, data: dict[str, Any], source: str, path: str = "") -> Any:
+    """Make a dataclass of `data`, the settings at `path` of `source`, checking names and types."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
+    where = f"{source}: {path}" if path else source
     for key in data:
         if key not in fields:
-            raise UserError(_unknown(f"{where}: setting", str(key), list(fields)))
+            raise UserError(unknown(f"{where}: setting", str(key), list(fields)))
     required = [
         n
         for n, f in fields.items()
@@ -330,40 +397,55 @@ def _build(cls: Any, data: dict[str, Any], where: str) -> Any:
     missing = [name for name in required if name not in data]
     if missing:
         raise UserError(f"{where}: missing setting(s) {', '.join(missing)}.")
-    return cls(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()})
+    inside = f"{path}." if path else ""
+    return cls(**{key: _value(hints[key], value, source, inside + key) for key, value in data.items()})
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def _value(hint: Any, value: Any, source: str, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    where = f"{source}: {path}"
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
-        return _value(next(a for a in args if a is not type(None)), value, where)
+        return _value(next(a for a in args if a is not type(None)), value, source, path)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise UserError(f"{where} must be a mapping of settings, got {value!r}.")
-        return _build(hint, value, where)
+        return _build(hint, value, source, path)
     if origin is list:
         if not isinstance(value, list):
             raise UserError(f"{where} must be a list, got {value!r}.")
-        return [_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_value(args[0], item, source, f"{path}[{i}]") for i, item in enumerate(value)]
     if origin is dict:
-        if not isinstance(value, dict):
-            raise UserError(f"{where} must be a mapping, got {value!r}.")
-        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{where} must be a mapping with names as keys, got {value!r}.")
+        return {key: _value(args[1], item, source, f"{path}.{key}") for key, item in value.items()}
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        hint_text = (
-            " (YAML reads 1e-4 as text: write 1.0e-4)" if hint is float and isinstance(value, str) else ""
-        )
+        looks_like_a_number = hint is float and isinstance(value, str)
+        hint_text = " (YAML reads 1e-4 as text: write 1.0e-4)" if looks_like_a_number else ""
         raise UserError(f"{where} must be {hint.__name__}, got {value!r}{hint_text}.")
     return value
 
 
-def _unknown(what: str, name: str, known: typing.Sequence[str]) -> str:
+def unknown(what: str, name: str, known: typing.Sequence[str]) -> str:
+    """Message that `name` is none of the known names, with the nearest of them."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{what} '{name}' is unknown.{hint} There are: {', '.join(known)}."
+    # trl's configurations have some 150 fields: no help in a message
+    there = f" There are: {', '.join(known)}." if len(known) <= 30 else ""
+    return f"{what} '{name}' is unknown.{hint}{there}"
+
+
+def _one_of(what: str, name: str, known: typing.Sequence[str]) -> None:
+    if name not in known:
+        raise UserError(unknown(what, name, known))
+
+
+def _at_least(least: int, where: str, **values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise UserError(f"{where}{name} must be at least {least}, got {value}.")

@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -52,9 +51,9 @@ class Display:
         title, started = f"[{number}/{of}] {name}", time.monotonic()
         self._tenth = -1
         if not self.console.is_terminal:
-            self.console.print(title, markup=False)
+            self._print(title)
             yield
-            self.console.print(f"{title}: done in {time.monotonic() - started:.0f} s", markup=False)
+            self._print(f"{title}: done in {time.monotonic() - started:.0f} s")
             return
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -63,11 +62,13 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        with Progress(*columns, console=self.console) as self._progress:
-            self._task = self._progress.add_task(title, total=None, note="")
-            yield
-            self._progress.update(self._task, total=1, completed=1)
-        self._progress = None
+        try:
+            with Progress(*columns, console=self.console) as self._progress:
+                self._task = self._progress.add_task(title, total=None, note="")
+                yield
+                self._progress.update(self._task, total=1, completed=1)
+        finally:
+            self._progress = None
 
     def advance(self, done: int, total: int, note: str = "") -> None:
         """Show how far the current step is."""
@@ -75,43 +76,12 @@ class Display:
             self._progress.update(self._task, completed=done, total=total, note=note)
         elif total and done * 10 // total > self._tenth:
             self._tenth = done * 10 // total
-            self.console.print(f"    {done}/{total}  {note}", markup=False)
+            self._print(f"    {done}/{total}  {note}".rstrip())
 
     def note(self, text: str) -> None:
         """Print a line beside the bar."""
-        self.console.print(f"    {text}", markup=False)
+        self._print(f"    {text}")
 
-
-class DisplayCallback(TrainerCallback):
-    """Shows a stage as it trains: judgment, refinement, KL, and the curve of the stage's own measure.
-
-    Args:
-        display: Where to show it.
-        block: Optimizer steps of one RL step.
-    """
-
-    def __init__(self, display: Display, block: int) -> None:
-        self.display, self.block = display, block
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Called by the trainer at every log."""
-        rows = [row for row in state.log_history if "critic/acc_dis" in row]
-        if not rows or not state.is_world_process_zero:
-            return
-        last = rows[-1]
-        measure = "actor/acc_refine" if "actor/acc_refine" in last else "critic/acc_dis"
-        curve = sparkline([row[measure] for row in rows if row.get(measure) is not None])
-
-        def share(key: str) -> str:
-            return "-" if last.get(key) is None else f"{100 * last[key]:.0f}"
-
-        note = (
-            f"Acc@Dis {share('critic/acc_dis')} (right {share('critic/acc_dis_on_correct')}, "
-            f"wrong {share('critic/acc_dis_on_wrong')})"
-        )
-        if "actor/acc_refine" in last:
-            note += f"  Acc@Refine {share('actor/acc_refine')}"
-        note += f"  KL {last.get('kl') or 0:.3f}  {curve}"
-        self.display.advance(state.global_step // self.block, state.max_steps // self.block, note)
+    def _print(self, line: str) -> None:
+        # A log file has no width: rich would break lines at 80 characters.
+        self.console.print(line, markup=False, soft_wrap=not self.console.is_terminal)

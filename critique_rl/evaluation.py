@@ -181,16 +181,17 @@ def read_episodes(records: Path) -> list[Episode]:
     Raises:
         UserError: Another line is no episode.
     """
-    lines = records.read_text(encoding="utf-8").split("\n")
-    if lines[-1]:  # no final newline: the write of the last line was cut off, and an append would join it
-        lines.pop()
-        records.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    content = records.read_bytes()  # a line may have been cut inside a character
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):  # the write of the last line was cut off, and an append would join it
+        with records.open("r+b") as file:
+            file.truncate(len(whole))
     episodes = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(whole.split(b"\n"), start=1):
         if line:
             try:
                 episodes.append(Episode(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError) as error:
+            except (ValueError, TypeError) as error:  # no JSON or no UTF-8; other fields
                 raise UserError(f"{records}, line {number} is no episode record: {error}") from error
     return episodes
 
@@ -238,7 +239,7 @@ def metrics(episodes: Iterable[Episode]) -> dict[str, float | None]:
 
 
 def _judged_right(episode: Episode) -> bool:
-    return r_dis(Verdict(episode.verdict), episode.response_correct) == 1.0
+    return episode.verdict is not None and r_dis(Verdict(episode.verdict), episode.response_correct) == 1.0
 
 
 def _share(episodes: Sequence[Episode], holds: Callable[[Episode], bool]) -> float | None:

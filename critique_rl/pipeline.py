@@ -16,8 +16,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from critique_rl.config import RunConfig, TaskConfig, TeacherConfig, as_dict, differences
-from critique_rl.display import Display, DisplayCallback
+from critique_rl import preflight
+from critique_rl.config import RunConfig, TaskConfig, TeacherConfig, as_dict, check_options, differences
+from critique_rl.display import Display
 from critique_rl.evaluation import Protocol, evaluate
 from critique_rl.prompts import prompt_set
 from critique_rl.tasks import load_task
@@ -192,33 +193,20 @@ class Run:
         """
         steps = self.steps()
         pending = [step for step in steps if not step.finished()]
-        if pending:
-            self.check()
-        for step in pending:
-            if step.kind not in kinds:
-                continue
-            missing = [s.name for s in pending if s.name in step.inputs and not s.finished()]
+        selected = [step for step in pending if step.kind in kinds]
+        left_out = {step.name for step in pending} - {step.name for step in selected}
+        for step in selected:
+            missing = left_out.intersection(step.inputs)
             if missing:
                 raise UserError(
-                    f"step '{step.name}' needs {', '.join(missing)}: run that first, or `critique-rl run`."
+                    f"step '{step.name}' needs {', '.join(sorted(missing))}: run that first, or "
+                    "`critique-rl run`."
                 )
+        if selected:
+            preflight.check(self)
+        for step in selected:
             with self.display.step(step.name, steps.index(step) + 1, len(steps)):
                 step.execute()
-
-    def check(self) -> None:
-        """Find what can be found wrong before hours are spent: data, splits, options, the actor's server."""
-        train = {p.id for task in self.config.train for p in self.problems(task)}
-        for task in self.config.evaluation.tasks:
-            shared = [p for p in self.problems(task) if p.id in train]
-            if shared:
-                raise UserError(
-                    f"evaluation task {task.name} ({task.split}) shares {len(shared)} problem(s) with train, "
-                    f"for instance: {shared[0].question[:80]!r}."
-                )
-        for name in self.config.stages:
-            self.stage_args(self.config.seeds[0], name)
-        if self.config.actor.get("backend") == "openai":
-            self.actor()
 
     # -- inputs -------------------------------------------------------------------------------------------
 
@@ -267,15 +255,25 @@ class Run:
             self._actor = make_actor(spec)
         return self._actor
 
-    def stage_args(self, seed: int, name: str) -> CritiqueConfig:
+    def stage_args(self, seed: int, name: str, **overrides: Any) -> CritiqueConfig:
         """The trainer's configuration for one stage.
+
+        Args:
+            seed: Seed of the run.
+            name: The stage.
+            overrides: Options that win over the stage's own.
 
         Raises:
             UserError: An option is unknown or invalid.
         """
+        from peft import LoraConfig
+
+        from critique_rl.cold_start import precision_defaults
         from critique_rl.trainer import CritiqueConfig
 
         stage, lengths = self.config.stages[name], self.config.lengths
+        check_options(CritiqueConfig, stage.trainer, f"stages.{name}.trainer")
+        check_options(LoraConfig, stage.lora or {}, f"stages.{name}.lora")
         options: dict[str, Any] = {
             "output_dir": self.model_path(name, seed),
             "seed": child_seed(seed, name),
@@ -286,14 +284,16 @@ class Run:
             "disable_tqdm": True,
             "report_to": "tensorboard",
             "save_total_limit": 1,
+            **precision_defaults(),
             **stage.trainer,
+            **overrides,
         }
         try:
             args = CritiqueConfig(**options)
             if "save_strategy" not in options:
                 every = stage.checkpoint_rl_steps * args.optimizer_steps_per_rl_step
                 args = CritiqueConfig(**options, save_strategy="steps", save_steps=every)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, UserError) as error:
             raise UserError(f"stages.{name}.trainer: {error}") from error
         return args
 
@@ -389,8 +389,9 @@ class Run:
     def _train(self, seed: int, name: str) -> None:
         from datasets import load_from_disk
         from peft import LoraConfig
-        from transformers.trainer_utils import get_last_checkpoint
+        from transformers import PrinterCallback
 
+        from critique_rl.callbacks import DisplayCallback
         from critique_rl.trainer import CritiqueTrainer, load_critic
 
         stage, args = self.config.stages[name], self.stage_args(seed, name)
@@ -399,13 +400,18 @@ class Run:
             model=start,
             actor=self.actor() if args.refinement_reward or args.response_source == "online" else None,
             args=args,
-            train_dataset=load_from_disk(str(self.config.directory / f"seed{seed}" / "pool" / "table")),
+            # in memory, or `map` would leave its cache files in the pool's folder
+            train_dataset=load_from_disk(
+                str(self.config.directory / f"seed{seed}" / "pool" / "table"), keep_in_memory=True
+            ),
             callbacks=[DisplayCallback(self.display, args.optimizer_steps_per_rl_step)],
             peft_config=LoraConfig(**stage.lora) if stage.lora and isinstance(start, str) else None,
         )
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir))
-        trainer.save_model(args.output_dir)
-        trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
+        trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
+        output = self.model_path(name, seed)
+        trainer.train(resume_from_checkpoint=last_checkpoint(output))
+        trainer.save_model(output)
+        trainer.state.save_to_json(str(Path(output) / "trainer_state.json"))
 
     def _evaluate(self, seed: int, row: str) -> None:
         from critique_rl.actors import TransformersActor
@@ -507,6 +513,12 @@ def shipped_directory(name: str) -> Path:
     return directory
 
 
+def last_checkpoint(directory: str | Path) -> str | None:
+    """The newest checkpoint that is whole: `trainer_state.json` is the file that transformers writes last."""
+    found = [p.parent for p in Path(directory).glob("checkpoint-*/trainer_state.json")]
+    return str(max(found, key=lambda p: int(p.name.rpartition("-")[2]))) if found else None
+
+
 def _digest(directory: Path) -> dict[str, str]:
     """Content of a model directory as a setting."""
     digest = hashlib.sha256()
@@ -529,7 +541,12 @@ def _convert_gguf(source: str, gguf_file: str, directory: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
     except (OSError, ValueError) as error:
         raise UserError(f"base: cannot load {gguf_file} from {source}: {error}") from error
-    model.save_pretrained(directory)
+    # transformers dequantises on loading but still calls the model quantised, and refuses to save it.
+    del model.config.quantization_config
+    plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    plain.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 

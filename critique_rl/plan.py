@@ -2,65 +2,67 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
 
-from critique_rl.config import RunConfig
+from critique_rl.config import RunConfig, TaskConfig, unknown
 from critique_rl.pipeline import Run
+from critique_rl.tasks import TASKS
 from critique_rl.types import UserError
 
 GIB = 2**30
+PUBLISHED = {
+    ("aqua", "train"): 97_467,
+    ("aqua", "validation"): 254,
+    ("aqua", "test"): 254,
+    ("gsm8k", "train"): 7_473,
+    ("gsm8k", "test"): 1_319,
+    ("math", "train"): 7_500,
+    ("math", "test"): 5_000,
+    ("math", "math500"): 500,
+    ("svamp", "train"): 700,
+    ("svamp", "test"): 300,
+    ("theoremqa", "test"): 800,
+}
+"""Sizes of the published splits, with duplicates; for plans made out of the hub's reach."""
 
 
 def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
     """Plan of a run as text.
 
-    The configuration is checked as `run` checks it. Data that cannot be read here (a hub out of reach) is
-    named as such instead of failing, since a plan is often made on another machine than the run.
+    The configuration is checked as `run` checks it. A hub or a GPU that is missing here is no error, since
+    a plan is often made on another machine than the run.
 
     Raises:
         UserError: A setting is invalid, or a local file is missing or malformed.
     """
     run = Run(config, from_scratch=from_scratch)
-    lines = [f"run {config.name} -> {config.directory}", f"prompts: {run.prompts.name}, version {run.prompts.version}"]
-    parameters, detail = parameter_count(config.base)
-    lines += [f"base: {config.base} ({detail})", f"actor: {_actor(config, run)}", "data:"]
+    steps = [("done" if step.finished() else "to do", step.name) for step in run.steps()]
+    parameters, detail = parameter_count(config.base, config.base_gguf)
+    lines = [
+        f"run {config.name} -> {config.directory}",
+        f"prompts: {run.prompts.name}, version {run.prompts.version}",
+        f"base: {config.base}, {detail}",
+        f"actor: {_actor(config, run)}",
+        "data:",
+    ]
     for role, tasks in (("train", config.train), ("evaluation", config.evaluation.tasks)):
-        for task in tasks:
-            try:
-                size = f"{len(run.problems(task))} problems"
-            except UserError as error:
-                if task.source is not None:
-                    raise
-                size = f"size unknown here ({str(error).splitlines()[0][:90]})"
-            lines.append(f"  {role}: {task.name}, {task.split}, {task.source or 'generated or from the hub'}: {size}")
-    lines.append("stages:")
-    for name, stage in config.stages.items():
-        args = run.stage_args(config.seeds[0], name)
-        prompts = args.generation_batch_size // args.num_generations
-        completion = args.generation_batch_size * args.max_completion_length
-        refine = args.generation_batch_size * args.refinement_max_tokens if args.refinement_reward else 0
-        reward = f"{args.refinement_reward} + {args.beta_1:g} r_dis, {args.combination}" if args.refinement_reward else "r_dis"
         lines += [
-            f"  {name} ({stage.label}): from {stage.start}, reward {reward}, {args.advantage}, "
-            f"KL {args.beta:g} {args.kl_estimator} in the {args.kl_placement}",
-            f"    {args.rl_steps} RL steps of {prompts} responses x {args.num_generations} critiques = "
-            f"{args.optimizer_steps_per_rl_step} optimizer steps each, learning rate {args.learning_rate:g}",
-            f"    at most {completion:,} critique tokens and {refine:,} refinement tokens an RL step",
+            f"  {role}: {t.name}, {t.split}, from {t.source or _hub(t)}: {_size(run, t)}" for t in tasks
         ]
-        if parameters:
-            lines.append(f"    about {memory(parameters, args, lora=stage.lora is not None) / GIB:.1f} GiB per GPU")
-    seeds = ", ".join(map(str, config.seeds))
-    lines += [f"seeds: {seeds}", f"steps: {len(run.steps())}"]
-    lines += [f"  {'done' if step.finished() else 'to do'}  {step.name}" for step in run.steps()]
-    return "\n".join(lines)
+    lines.append("stages:")
+    for name in config.stages:
+        lines += _stage(run, name, parameters)
+    lines += [f"seeds: {', '.join(map(str, config.seeds))}", f"steps: {len(steps)}"]
+    return "\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])
 
 
-def parameter_count(base: str) -> tuple[int | None, str]:
-    """Number of weights from the model's config alone, None where that is out of reach.
+def parameter_count(base: str, gguf: str | None = None) -> tuple[int | None, str]:
+    """Number of weights from the model's config alone, or else from its name; None where neither tells.
 
     Args:
         base: Directory, hub id or `tiny`.
+        gguf: GGUF file inside `base`.
 
     Returns:
         The number, and a remark for people.
@@ -74,28 +76,77 @@ def parameter_count(base: str) -> tuple[int | None, str]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(base)
+        config = AutoConfig.from_pretrained(base, **({"gguf_file": gguf} if gguf else {}))
     except (OSError, ValueError):
-        return None, "size unknown here: no config.json in reach"
+        named = re.search(r"(\d+(?:\.\d+)?)([bm])\b", base.lower())
+        if named is None:
+            return None, "size unknown: it cannot be read from here"
+        count = int(float(named[1]) * (1e9 if named[2] == "b" else 1e6))
+        return count, f"{_short(count)} parameters by its name, as it cannot be read from here"
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     count = sum(p.numel() for p in model.parameters())
-    return count, f"{count / 1e9:.2f} B parameters"
+    return count, f"{_short(count)} parameters"
 
 
-def memory(parameters: int, args: Any, *, lora: bool) -> int:
-    """Rough bytes per GPU of one rank's training state, without sharding, activations and the actor.
+def memory(parameters: int, *, lora: bool, reference: bool) -> int:
+    """Rough bytes of one rank's training state, without sharding, activations and the actor.
 
-    Full fine-tuning holds weights and gradients in the training type, AdamW's two moments in the same type as
-    the weights, and a frozen reference; an adapter holds the frozen weights once.
+    trl loads policy and reference in float32 whatever the autocast type, so that small updates are not
+    rounded away. Full fine-tuning holds weights, gradients, AdamW's two moments and the reference; an
+    adapter is small beside the weights, which it shares with its reference.
     """
-    size = 2 if args.bf16 or args.fp16 else 4
-    if lora:
-        return parameters * size
-    reference = 1 if args.beta else 0
-    # trl loads the policy in float32 whatever the autocast type, so that small updates are not rounded away.
-    return parameters * 4 * 4 + reference * parameters * 4
+    copies = 1 if lora else 4 + reference
+    return 4 * copies * parameters
+
+
+def _stage(run: Run, name: str, parameters: int | None) -> list[str]:
+    from critique_rl.cold_start import precision_defaults
+
+    # transformers refuses bf16 for a GPU that is not there; for a CPU it does not.
+    elsewhere = {"use_cpu": True} if precision_defaults() else {}
+    stage, args = run.config.stages[name], run.stage_args(run.config.seeds[0], name, **elsewhere)
+    batch, group = args.generation_batch_size or 0, args.num_generations or 1
+    reward = "r_dis"
+    if args.refinement_reward:
+        reward = f"{args.refinement_reward} + {args.beta_1:g} r_dis, {args.combination}"
+    refinement = batch * args.refinement_max_tokens if args.refinement_reward else 0
+    critique = batch * (args.max_completion_length or 0)
+    lines = [
+        f"  {name} ({stage.label}): from {stage.start}, reward {reward}, {args.advantage}, "
+        f"KL {args.beta:g} {args.kl_estimator} in the {args.kl_placement}",
+        f"    {args.rl_steps} RL steps of {batch // group} responses x {group} critiques; learning rate "
+        f"{args.learning_rate:g}; {args.optimizer_steps_per_rl_step} optimizer steps each"
+        + (" in this one process, an N-th of that in N" if args.world_size == 1 else ""),
+        f"    at most {critique:,} critique tokens and {refinement:,} refinement tokens an RL step",
+    ]
+    if parameters:
+        state = memory(parameters, lora=stage.lora is not None, reference=args.beta != 0) / GIB
+        lines.append(f"    about {state:,.2f} GiB per GPU, unsharded, before activations and actor")
+    return lines
+
+
+def _size(run: Run, task: TaskConfig) -> str:
+    try:
+        return f"{len(run.problems(task)):,} problems"
+    except UserError as error:
+        # A wrong option or split of published data is still an error; a hub out of reach is not.
+        if task.source is not None or (task.name, task.split) not in PUBLISHED:
+            raise
+        published = PUBLISHED[task.name, task.split]
+        known = published if task.limit is None else min(published, task.limit)
+        return f"{known:,} problems as published ({str(error).splitlines()[0][:60]}...)"
+
+
+def _hub(task: TaskConfig) -> str:
+    if task.name not in TASKS:
+        raise UserError(unknown("task", task.name, list(TASKS)))
+    return TASKS[task.name].hub or "a generator"
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
 
 
 def _actor(config: RunConfig, run: Run) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from datasets import Dataset
 
@@ -47,9 +48,9 @@ def collect_pool(
         graded are left out.
 
     Raises:
-        UserError: `balanced`, and all responses are right or all are wrong.
+        UserError: No response could be graded; or `balanced`, and all are right or all are wrong.
     """
-    rows: dict[tuple[str, str], dict[str, object]] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for sample in range(samples):
         draw = Sampling(
             sampling.max_tokens, sampling.temperature, sampling.top_p, child_seed(seed, "pool", sample)
@@ -77,27 +78,35 @@ def collect_pool(
                 )
         if on_progress is not None:
             on_progress(sample + 1, samples)
-    selected = select_balanced(list(rows.values()), seed=seed) if balanced else list(rows.values())
-    random.Random(child_seed(seed, "pool order")).shuffle(selected)
+    selected = list(rows.values())
     if not selected:
         raise UserError("the response pool is empty: no response could be graded.")
+    if balanced:
+        try:
+            selected = select_balanced(selected, seed=seed)
+        except UserError as error:
+            raise UserError(
+                f"pool: {error} Draw more samples, choose another actor, or set `pool.balanced: false`."
+            ) from error
+    random.Random(child_seed(seed, "pool order")).shuffle(selected)
     return Dataset.from_list(selected)
 
 
-def select_balanced(rows: Sequence[dict[str, object]], *, seed: int) -> list[dict[str, object]]:
+def select_balanced(rows: Sequence[dict[str, Any]], *, seed: int) -> list[dict[str, Any]]:
     """Drop rows of the larger class at random, within each data set, until both classes are equal.
 
     Raises:
-        UserError: A data set has responses of one class only.
+        UserError: There are no rows, or a data set has rows of one class only.
     """
-    selected: list[dict[str, object]] = []
+    if not rows:
+        raise UserError("nothing is left to balance.")
+    selected: list[dict[str, Any]] = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         right = [r for r in rows if r["dataset"] == dataset and r["response_correct"]]
         wrong = [r for r in rows if r["dataset"] == dataset and not r["response_correct"]]
         if not right or not wrong:
             raise UserError(
-                f"pool: {len(right)} right and {len(wrong)} wrong responses for {dataset}, so it cannot be "
-                "balanced: draw more samples, choose another actor, or set `balanced: false`."
+                f"{len(right)} right and {len(wrong)} wrong responses for {dataset} cannot be balanced."
             )
         rng = random.Random(child_seed(seed, "pool balance", str(dataset)))
         kept = min(len(right), len(wrong))

@@ -1,8 +1,9 @@
 """The result file of a run, its table and its training curves.
 
 One shape for every run and table script:
-`{"config", "commit", "dirty", "versions", "device", "seeds", "rows": [{"method", "dataset", "metrics"}]}` with
-`metrics[name] = {"mean", "low", "high", "values"}` in fractions of 1, one value per seed.
+`{"config", "commit", "versions", "seeds", "rows": [{"method", "dataset", "metrics"}]}` with
+`metrics[name] = {"mean", "low", "high", "values"}` in fractions of 1, one value per seed. The commit ends in
+`-dirty` where tracked files differ from it; the versions name the device too.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ def result(
     """A result file's content, with all that is needed to know where its numbers came from."""
     return {
         "config": dict(config),
-        **_commit(),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
-        "device": _device(),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), "device": _device()}
+        | {package: _version(package) for package in PACKAGES},
         "seeds": list(seeds),
         "rows": [dict(row) for row in rows],
     }
@@ -117,7 +118,8 @@ def write_report(
         Path of report.json.
     """
     directory = config.directory
-    content = result(as_dict(config), config.seeds, rows)
+    shown = ("method", "dataset", "metrics")
+    content = result(as_dict(config), config.seeds, [{key: row[key] for key in shown} for row in rows])
     path = directory / "report.json"
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     curves = "\n![training curves](curves.png)\n" if histories else ""
@@ -211,10 +213,13 @@ def _caption(content: Mapping[str, Any]) -> str:
         if len(seeds) == 1
         else f"mean ± half of the 95 % t-interval over {len(seeds)} seeds"
     )
-    return f"Percent; {interval}. Commit {content['commit']}{' (dirty)' if content['dirty'] else ''}, {content['device']}."
+    return (
+        f"Percent; {interval}. Commit {content['commit']}, {content['versions']['device']}. One record per "
+        "problem and row: seed*/evaluate/*/*.jsonl."
+    )
 
 
-def _commit() -> dict[str, Any]:
+def _commit() -> str | None:
     """Commit of the checkout this package runs from; None where it is none."""
     here = Path(__file__).parent
     try:
@@ -229,8 +234,8 @@ def _commit() -> dict[str, Any]:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+        return None
+    return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
 
 
 def _version(package: str) -> str | None:

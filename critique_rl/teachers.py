@@ -81,11 +81,11 @@ class ModelTeacher:
 
 
 class ReferenceTeacher:
-    """Critiques and refinements put together from the gold reasoning, without a model. Not the paper's recipe.
+    """Critiques and refinements put together from the gold reasoning; not the paper's recipe, and no model.
 
-    A line of a response counts as right if the last number in it occurs in the gold reasoning or question; the
-    first other line is called wrong, with the gold reasoning as explanation. Rough, but it teaches a model of
-    135 M parameters the format, which it cannot pick up from the prompt.
+    A line of a response counts as right if the last number in it occurs in the gold reasoning or question;
+    the first other line is called wrong, with the gold reasoning as explanation. Rough, but it teaches a
+    model of 135 M parameters the format, which it cannot pick up from the prompt.
     """
 
     def solve(self, problems: Sequence[Problem], *, seed: int) -> list[str]:

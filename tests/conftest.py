@@ -1,8 +1,7 @@
 """What the tests of the core share: no network, one thread, a tiny critic and a tiny actor made on the spot.
 
 A model with random weights rewards every critique alike, so that each gradient is zero and each test passes.
-These two are taught some texts first: the critic's critiques carry either verdict or none, whatever is right,
-and the actor's answers are sometimes right.
+These two are taught some texts first: the critic's verdicts are noisy, the actor's answers sometimes right.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ transformers_logging.disable_progress_bar()
 
 
 def write_response(problem: Problem, value: int) -> str:
-    """A one-step response that claims `value`."""
+    """A one-step response that claims `value`; a wrong one leaves its step open, which is easy to see."""
     step = problem.solution.split("=")[0]
-    return f"{step}={value}\nThe answer is {value}"
+    return f"{step}={value if str(value) == problem.answer else '?'}\nThe answer is {value}"
 
 
 def write_critique(response: str, value: int, verdict: str | None) -> str:
@@ -74,19 +73,20 @@ def teach(directory: Path, chats: Sequence[tuple[Conversation, str]], *, seed: i
 
 @pytest.fixture(scope="session")
 def problems() -> list[Problem]:
-    """Chains of one step whose answer is not 0: `pool` uses 0 as the wrong value that is easy to see."""
+    """Chains of one step whose answer is not 0, which is the wrong value in `pool`."""
     return [p for p in load_task("modular_chain", split="train", steps=1, size=105) if p.answer != "0"]
 
 
 @pytest.fixture(scope="session")
 def critic_dir(tmp_path_factory: pytest.TempPathFactory, problems: list[Problem]) -> Path:
-    """A critic that judges at random: about 45 % Correct, 45 % Wrong, 10 % without a verdict."""
+    """A critic whose verdict is right in 60 %, not in 30 %, and missing in 10 % of its critiques."""
     rng = random.Random(0)
     chats = []
     for problem in problems * 6:
         value = rng.choice([0, int(problem.answer)])
         response = write_response(problem, value)
-        verdict = rng.choices(["Correct", "Wrong", None], [9, 9, 2])[0]
+        right, other = ("Correct", "Wrong") if value else ("Wrong", "Correct")
+        verdict = rng.choices([right, other, None], [6, 3, 1])[0]
         critique = write_critique(response, int(problem.answer), verdict)
         chats.append((COMPACT.critique_prompt(problem.question, response), critique))
     directory = tmp_path_factory.mktemp("models") / "critic"

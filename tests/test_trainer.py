@@ -1,4 +1,4 @@
-"""Tests of `critique_rl.trainer` on a tiny critic: what a stage refuses, asks, keeps fixed, repeats and learns."""
+"""Tests of `critique_rl.trainer` on a tiny critic: what it learns, keeps fixed, asks, refuses and repeats."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from peft import LoraConfig, PeftModel, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig
 
 from critique_rl import objectives
 from critique_rl.actors import ActorError, TransformersActor
@@ -110,26 +111,13 @@ def acc_dis(model: Any, tokenizer: Any, pool: Dataset) -> float:
     return sum(value or 0.0 for value in right) / len(right)
 
 
-class TestLearning:
-    def test_stage_1_teaches_a_random_judge_to_discriminate(
-        self, critic_dir: Path, pool: Dataset, config: Make
-    ) -> None:
-        args = config(rl_steps=25, per_device_train_batch_size=32, learning_rate=2e-3)
-        trainer = Stage1Trainer(critic_dir, args=args, train_dataset=pool)
-        before = acc_dis(trainer.model, trainer.processing_class, pool)
-        trainer.train()
-        after = acc_dis(trainer.model, trainer.processing_class, pool)
-        assert before < 0.6, "the critic was taught to judge at random"
-        assert after > 0.85
-
-    def test_a_reward_of_the_opposite_sign_unteaches(
-        self, critic_dir: Path, pool: Dataset, config: Make
-    ) -> None:
-        flipped = pool.map(lambda row: {"response_correct": not row["response_correct"]})
-        args = config(rl_steps=25, per_device_train_batch_size=32, learning_rate=2e-3)
-        trainer = Stage1Trainer(critic_dir, args=args, train_dataset=flipped)
-        trainer.train()
-        assert acc_dis(trainer.model, trainer.processing_class, pool) < 0.15
+def test_stage_1_teaches_a_noisy_judge_to_discriminate(critic_dir: Path, pool: Dataset, config: Make) -> None:
+    args = config(rl_steps=15, per_device_train_batch_size=32, learning_rate=2e-3)
+    trainer = Stage1Trainer(critic_dir, args=args, train_dataset=pool)
+    before = acc_dis(trainer.model, trainer.processing_class, pool)
+    trainer.train()
+    assert before < 0.6
+    assert acc_dis(trainer.model, trainer.processing_class, pool) > 0.8
 
 
 class TestReference:
@@ -400,9 +388,7 @@ class TestRefusals:
                 "row 0, column 'response_correct': None is no bool",
             ),
             (
-                lambda p: p.map(lambda row: {"response_correct": int(row["response_correct"])}).cast_column(
-                    "response_correct", __import__("datasets").Value("int64")
-                ),
+                lambda p: p.cast_column("response_correct", Value("int64")),
                 "row 0, column 'response_correct': [01] is no bool",
             ),
             (lambda p: None, "train_dataset is missing"),
@@ -422,14 +408,14 @@ class TestRefusals:
 
     def test_a_prompt_beyond_the_context(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
         long = pool.map(
-            lambda row, i: {"question": row["question"] * (20 if i == 5 else 1)}, with_indices=True
+            lambda row, i: {"question": row["question"] * (50 if i == 5 else 1)}, with_indices=True
         )
         with pytest.raises(UserError, match=r"train_dataset, row 5: a prompt of \d+ tokens and .*400 exceed"):
             Stage1Trainer(critic_dir, args=config(max_completion_length=400), train_dataset=long)
 
-    def test_arguments_of_another_trainer(self, critic_dir: Path, pool: Dataset) -> None:
-        with pytest.raises(UserError, match="args must be a Stage1Config, got dict"):
-            Stage1Trainer(critic_dir, args={}, train_dataset=pool)  # type: ignore[arg-type]
+    def test_arguments_of_another_trainer(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
+        with pytest.raises(UserError, match="args must be a Stage1Config, got GRPOConfig"):
+            Stage1Trainer(critic_dir, args=GRPOConfig(use_cpu=True, bf16=False), train_dataset=pool)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -486,7 +472,7 @@ class TestInvariance:
                     gradient_accumulation_steps=parts,
                     rl_steps=3,
                     optim="sgd",
-                    learning_rate=0.5,
+                    learning_rate=0.1,
                     weight_decay=0.0,
                 ),
             )
@@ -547,7 +533,7 @@ class TestInvariance:
         pool.save_to_disk(str(tmp_path / "pool"))
         script = tmp_path / "two.py"
         script.write_text(TWO_PROCESSES)
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         root = str(Path(__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
@@ -556,7 +542,7 @@ class TestInvariance:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
@@ -589,8 +575,9 @@ pool = load_from_disk(directory + "/pool")
 
 def build(**settings):
     args = Stage1Config(
-        output_dir=directory + "/run", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-        disable_tqdm=True, prompts="compact", max_completion_length=20, learning_rate=1e-2, temperature=1.0,
+        output_dir=directory + "/run", use_cpu=True, bf16=False, gradient_checkpointing=False,
+        report_to="none", disable_tqdm=True, prompts="compact", max_completion_length=20,
+        learning_rate=1e-2, temperature=1.0,
         ddp_find_unused_parameters=False, rl_steps=2, num_iterations=1, **settings,
     )
     return Stage1Trainer(critic, args=args, train_dataset=pool)

@@ -146,7 +146,7 @@ def test_gradient_parity(critic_dir: Path, pool: Dataset, config: Make, changes:
     rewards = plain_rewards(trainer, output, rows)
     mask_NT = output["completion_mask"]
     distance = (old_NT - ref_NT)[mask_NT.bool()].abs().mean()
-    assert 0 < sum(rewards) < len(rewards) and distance > 0.05, "otherwise this would prove nothing"
+    assert 0 < sum(rewards) < len(rewards) and distance > 0.02, "otherwise this would prove nothing"
 
     push(trainer.model, 0.2, seed=2)  # as after some optimizer steps: ratios differ from 1, some are clipped
     policy.load_state_dict(trainer.model.state_dict())

@@ -1,0 +1,44 @@
+"""What the trainer calls back: the display of a stage as it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from critique_rl.display import Display, sparkline
+
+
+class DisplayCallback(TrainerCallback):
+    """Shows a stage as it trains: judgment, refinement, KL, and the curve of the stage's own measure.
+
+    Args:
+        display: Where to show it.
+        block: Optimizer steps of one RL step.
+    """
+
+    def __init__(self, display: Display, block: int) -> None:
+        self.display, self.block = display, block
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called by the trainer at every log."""
+        rows = [row for row in state.log_history if "critic/acc_dis" in row]
+        if not rows or not state.is_world_process_zero:
+            return
+        last = rows[-1]
+        measure = "actor/acc_refine" if "actor/acc_refine" in last else "critic/acc_dis"
+        curve = sparkline([row[measure] for row in rows if row.get(measure) is not None])
+
+        def share(key: str) -> str:
+            return "-" if last.get(key) is None else f"{100 * last[key]:.0f}"
+
+        note = (
+            f"Acc@Dis {share('critic/acc_dis')} (right {share('critic/acc_dis_on_correct')}, "
+            f"wrong {share('critic/acc_dis_on_wrong')})"
+        )
+        if "actor/acc_refine" in last:
+            note += f"  Acc@Refine {share('actor/acc_refine')}"
+        note += f"  KL {last.get('kl') or 0:.3f}  {curve}"
+        self.display.advance(state.global_step // self.block, state.max_steps // self.block, note)

@@ -1,0 +1,159 @@
+"""What can be found wrong with a run before hours are spent on it: data, models, servers, options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from critique_rl.config import TaskConfig, check_options, unknown
+from critique_rl.tasks import TASKS, gold_report
+from critique_rl.teachers import Annotator, Solver
+from critique_rl.types import Conversation, UserError
+
+if TYPE_CHECKING:
+    from critique_rl.pipeline import Run
+
+
+def check(run: Run) -> None:
+    """Look at all that the steps of a run will need; what is slow to import comes last.
+
+    Raises:
+        UserError: Data, a model, a server or an option is missing or not as it should be.
+    """
+    check_data(run)
+    check_models(run)
+    check_cold_start(run)
+    for name in run.config.stages:
+        run.stage_args(run.config.seeds[0], name)
+
+
+def check_data(run: Run) -> None:
+    """Load all problems, grade their golds, and see that none of train is evaluated.
+
+    Raises:
+        UserError: Data cannot be loaded, a gold answer cannot be earned, or a problem is in both.
+    """
+    train = {p.id for task in run.config.train for p in run.problems(task)}
+    for task in run.config.evaluation.tasks:
+        shared = [p for p in run.problems(task) if p.id in train]
+        if shared:
+            raise UserError(
+                f"evaluation task {task.name} ({task.split}) shares {len(shared)} problem(s) with train, "
+                f"for instance: {shared[0].question[:80]!r}."
+            )
+    for task in [*run.config.train, *run.config.evaluation.tasks]:
+        if task.source is not None or TASKS[task.name].hub is not None:  # others are right by construction
+            _check_golds(run, task)
+
+
+def _check_golds(run: Run, task: TaskConfig) -> None:
+    problems = run.problems(task)
+    failures = gold_report(problems).failures
+    if failures:
+        asked = {p.id: p.question for p in problems}
+        lines = [f"\n  {f.id} ({asked[f.id][:60]!r}), answer {f.gold!r}: {f.reason}" for f in failures[:5]]
+        raise UserError(
+            f"task {task.name}, split '{task.split}' of {task.source or 'the hub'}: {len(failures)} of "
+            f"{len(problems)} gold answers cannot be graded, so no reply to them could ever be right:"
+            + "".join(lines)
+        )
+
+
+def check_models(run: Run) -> None:
+    """See that the actor's server answers, that the base can be read and that prompts fit its context.
+
+    Raises:
+        UserError: It is not so.
+    """
+    config = run.config
+    check_actor(config.actor, "actor")
+    if config.actor.get("backend") == "openai":
+        run.actor()
+    if config.base_gguf:
+        return  # its tokenizer is inside; opening it takes as long as loading it
+    tokenizer, context = _reader(config.base if run.shipped is None else str(run.shipped / "sft"))
+    if context is None:
+        return
+    own_actor = not config.actor.get("model") and config.actor.get("backend") != "openai"
+    for task in [*config.train, *config.evaluation.tasks]:
+        longest = sorted(run.problems(task), key=lambda p: len(p.question))[-20:]  # hardly more in tokens
+        for p in longest:
+            asked: list[tuple[str, Conversation, int]] = [
+                ("critique", run.prompts.critique_prompt(p.question, ""), config.lengths.critique)
+            ]
+            if own_actor:
+                user = run.prompts.reasoning_prompt(p.question)[:1]
+                asked.append(("response", user, config.lengths.response))
+            for what, prompt, most in asked:
+                tokens = len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"])
+                if tokens + most > context:
+                    raise UserError(
+                        f"task {task.name}, problem {p.id} ({p.question[:60]!r}): the prompt for its {what} "
+                        f"has at least {tokens} tokens; with lengths.{what}={most} that exceeds the context "
+                        f"of {context} tokens of {config.base}."
+                    )
+
+
+def _reader(base: str) -> tuple[Any, int | None]:
+    """Tokenizer and context of a model, without its weights."""
+    if base == "tiny":
+        from critique_rl import tiny
+
+        return tiny.build_tokenizer(), tiny.CONTEXT
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        context = getattr(AutoConfig.from_pretrained(base).get_text_config(), "max_position_embeddings", None)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"base: {base} is no directory of a model, and as a hub id: {reason}") from error
+    if not tokenizer.chat_template:
+        raise UserError(f"base: the tokenizer of {base} has no chat template; take a model that has one.")
+    return tokenizer, context
+
+
+def check_actor(spec: Mapping[str, Any], where: str) -> None:
+    """Check the options of an actor by name, which `make_actor` would do hours later.
+
+    Raises:
+        UserError: An option is unknown.
+    """
+    if spec.get("backend", "transformers") == "transformers" and spec:
+        from critique_rl.actors import TransformersActor
+
+        known = [*inspect.signature(TransformersActor).parameters, "backend"]
+        for key in spec:
+            if key not in known:
+                raise UserError(unknown(f"{where}: setting", key, known))
+
+
+def check_cold_start(run: Run) -> None:
+    """Check who teaches, and all options of supervised training.
+
+    Raises:
+        UserError: A teacher is incomplete, or an option unknown or not valid.
+    """
+    cold = run.config.cold_start
+    if run.shipped is not None:
+        return
+    if cold.actor_sft or cold.critic_sft:
+        if cold.teacher.kind == "model" and not cold.teacher.actor:
+            raise UserError("cold_start.teacher.actor: say which model writes the texts.")
+        check_actor(cold.teacher.actor, "cold_start.teacher.actor")
+    check_options(Solver, cold.teacher.solver, "cold_start.teacher.solver")
+    check_options(Annotator, cold.teacher.annotator, "cold_start.teacher.annotator")
+    check_options(Annotator, cold.teacher.polished, "cold_start.teacher.polished")
+    given = {"cold_start.actor_sft": cold.actor_sft, "cold_start.critic_sft": cold.critic_sft}
+    if cold.base is not None:
+        check_options(Solver, cold.base.solver, "cold_start.base.solver")
+        check_options(Annotator, cold.base.annotator, "cold_start.base.annotator")
+        given |= {f"cold_start.base.passes[{i}].sft": part.sft for i, part in enumerate(cold.base.passes)}
+    from trl import SFTConfig
+
+    from critique_rl.cold_start import sft_args
+
+    for where, options in given.items():
+        check_options(SFTConfig, options, where)
+        sft_args(run.config.directory, seed=0, options=options, where=where)
