@@ -127,7 +127,7 @@ def critic_examples(
 
 def fine_tune(
     model: str, examples: Sequence[Example], output: Path, *, seed: int, options: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Fine-tune on completions alone and save model and tokenizer to `output`.
 
     Args:
@@ -138,7 +138,7 @@ def fine_tune(
         options: Fields of trl's `SFTConfig`.
 
     Returns:
-        What trl logged last: loss, token accuracy, run time.
+        Number of examples and of steps, mean loss, and the token accuracy that trl logged last.
 
     Raises:
         UserError: An option is no field of `SFTConfig`, or its value is not valid.
@@ -146,10 +146,15 @@ def fine_tune(
     args = sft_args(output, seed=seed, options=options)
     trainer = SFTTrainer(model=model, args=args, train_dataset=Dataset.from_list(list(examples)))
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
-    trainer.train()
+    trained = trainer.train()
     trainer.save_model(str(output))
-    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return {"examples": len(examples), **(losses[-1] if losses else {})}
+    figures: dict[str, float] = {
+        "examples": len(examples),
+        "steps": trained.global_step,
+        "loss": trained.training_loss,
+    }
+    accuracy = [entry["mean_token_accuracy"] for entry in trainer.state.log_history if "loss" in entry]
+    return figures | ({"token accuracy": accuracy[-1]} if accuracy else {})
 
 
 def sft_args(output: Path, *, seed: int, options: Mapping[str, Any], where: str = "SFT options") -> SFTConfig:
@@ -164,7 +169,7 @@ def sft_args(output: Path, *, seed: int, options: Mapping[str, Any], where: str 
     Raises:
         UserError: An option is no field of `SFTConfig`, or its value is not valid.
     """
-    defaults = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", **precision_defaults()}
+    defaults = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", **machine_defaults()}
     fixed = {"output_dir": str(output), "seed": seed, "completion_only_loss": True}
     try:
         return SFTConfig(**(defaults | dict(options) | fixed))
@@ -172,9 +177,9 @@ def sft_args(output: Path, *, seed: int, options: Mapping[str, Any], where: str 
         raise UserError(f"{where}: {error}") from error
 
 
-def precision_defaults() -> dict[str, Any]:
-    """What trl's own default, bfloat16, must give way to on this machine; an explicit setting wins."""
-    return {} if is_torch_bf16_gpu_available() else {"bf16": False}
+def machine_defaults() -> dict[str, Any]:
+    """What trl's defaults for a GPU with bfloat16 give way to on a machine without; a setting wins."""
+    return {} if is_torch_bf16_gpu_available() else {"bf16": False, "dataloader_pin_memory": False}
 
 
 def base_examples(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 MARKER = "step.json"
 KINDS = ("base", "actor", "sft", "pool", "train", "evaluate")
+# Options of an actor that say how fast it writes, not what: a run may go on with others.
+ACTOR_MEANS = (
+    "batch_size",
+    "cache_size",
+    "concurrency",
+    "device",
+    "max_retries",
+    "progress",
+    "timeout_s",
+)
 ROWS = {"no_critic": "No critic", "sft": "SFT critic"}
 
 
@@ -87,7 +97,7 @@ class Step:
 
     def _mark(self, *, finished: bool) -> None:
         text = json.dumps({"name": self.name, "settings": self.settings, "finished": finished}, indent=1)
-        temporary = self.directory / f"{MARKER}.new"
+        temporary = self.directory / f"{MARKER}.{os.getpid()}"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.directory / MARKER)
 
@@ -130,20 +140,20 @@ class Run:
 
         prompts = {"name": self.prompts.name, "version": self.prompts.version}
         lengths = as_dict(config.lengths)
+        given = {key: value for key, value in config.actor.items() if key not in ACTOR_MEANS}
         data = {"prompts": prompts, "train": [as_dict(t) for t in config.train], "lengths": lengths}
         if self.shipped is None:
             cold = as_dict(config.cold_start)
             origin = {"base": config.base, "base_gguf": config.base_gguf, "made": cold.pop("base")}
             base = add("base", "base", {**data, **origin, "seed": cold["seed"]}, self._make_base)
             actor = add(
-                "actor", "actor", {**data, "cold_start": cold, "actor": config.actor}, self._make_actor, base
+                "actor", "actor", {**data, "cold_start": cold, "actor": given}, self._make_actor, base
             )
             sft = add("sft", "sft", {**data, "cold_start": cold}, self._make_sft, base, actor)
         else:
             origin = {"shipped": config.cold_start.shipped}
-            actor = Step(
-                "actor", "actor", self.shipped, origin | _digest(self.shipped / "actor"), (), _nothing
-            )
+            made = {**origin, **_digest(self.shipped / "actor"), "actor": given}
+            actor = Step("actor", "actor", self.shipped, made, (), _nothing)
             sft = Step("sft", "sft", self.shipped, origin | _digest(self.shipped / "sft"), (), _nothing)
         for seed in config.seeds:
             pool = add(
@@ -202,6 +212,12 @@ class Run:
                     f"step '{step.name}' needs {', '.join(sorted(missing))}: run that first, or "
                     "`critique-rl run`."
                 )
+        alone = [step.name for step in selected if step.kind in ("pool", "evaluate")]
+        if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                f"step '{alone[0]}' is for one process: launch many for `critique-rl train` alone, after "
+                "`critique-rl sft` and `critique-rl pool` and before `critique-rl run`."
+            )
         if selected:
             preflight.check(self)
         for step in selected:
@@ -268,7 +284,7 @@ class Run:
         """
         from peft import LoraConfig
 
-        from critique_rl.cold_start import precision_defaults
+        from critique_rl.cold_start import machine_defaults
         from critique_rl.trainer import CritiqueConfig
 
         stage, lengths = self.config.stages[name], self.config.lengths
@@ -284,7 +300,7 @@ class Run:
             "disable_tqdm": True,
             "report_to": "tensorboard",
             "save_total_limit": 1,
-            **precision_defaults(),
+            **machine_defaults(),
             **stage.trainer,
             **overrides,
         }
@@ -323,7 +339,7 @@ class Run:
                 seed=seed,
             )
             figures = cold_start.fine_tune(str(directory), examples, directory, seed=seed, options=part.sft)
-            self.display.note(f"base, pass {number + 1}: {figures}")
+            self.display.note(f"base, pass {number + 1}: {_short(figures)}")
 
     def _make_actor(self) -> None:
         from critique_rl import cold_start
@@ -347,7 +363,7 @@ class Run:
         figures = cold_start.fine_tune(
             self._base(), examples, directory, seed=cold.seed, options=cold.actor_sft
         )
-        self.display.note(f"actor: {figures}")
+        self.display.note(_short(figures))
 
     def _make_sft(self) -> None:
         from critique_rl import cold_start
@@ -368,7 +384,7 @@ class Run:
         figures = cold_start.fine_tune(
             self._base(), examples, directory, seed=cold.seed, options=cold.critic_sft
         )
-        self.display.note(f"SFT critic: {figures}")
+        self.display.note(_short(figures))
 
     def _make_pool(self, seed: int) -> None:
         from critique_rl.pool import collect_pool
@@ -412,6 +428,7 @@ class Run:
         trainer.train(resume_from_checkpoint=last_checkpoint(output))
         trainer.save_model(output)
         trainer.state.save_to_json(str(Path(output) / "trainer_state.json"))
+        trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
 
     def _evaluate(self, seed: int, row: str) -> None:
         from critique_rl.actors import TransformersActor
@@ -511,6 +528,10 @@ def shipped_directory(name: str) -> Path:
     if not (directory / "actor" / "config.json").exists():
         raise UserError(f"cold_start.shipped: no models at {directory}; run with --from-scratch.")
     return directory
+
+
+def _short(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def last_checkpoint(directory: str | Path) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from critique_rl.config import RunConfig, TaskConfig, unknown
 from critique_rl.pipeline import Run
-from critique_rl.tasks import TASKS
+from critique_rl.tasks import TASKS, DataError
 from critique_rl.types import UserError
 
 GIB = 2**30
@@ -102,10 +102,10 @@ def memory(parameters: int, *, lora: bool, reference: bool) -> int:
 
 
 def _stage(run: Run, name: str, parameters: int | None) -> list[str]:
-    from critique_rl.cold_start import precision_defaults
+    from critique_rl.cold_start import machine_defaults
 
     # transformers refuses bf16 for a GPU that is not there; for a CPU it does not.
-    elsewhere = {"use_cpu": True} if precision_defaults() else {}
+    elsewhere = {"use_cpu": True} if machine_defaults() else {}
     stage, args = run.config.stages[name], run.stage_args(run.config.seeds[0], name, **elsewhere)
     batch, group = args.generation_batch_size or 0, args.num_generations or 1
     reward = "r_dis"
@@ -130,13 +130,16 @@ def _stage(run: Run, name: str, parameters: int | None) -> list[str]:
 def _size(run: Run, task: TaskConfig) -> str:
     try:
         return f"{len(run.problems(task)):,} problems"
-    except UserError as error:
-        # A wrong option or split of published data is still an error; a hub out of reach is not.
-        if task.source is not None or (task.name, task.split) not in PUBLISHED:
+    except DataError:
+        raise
+    except UserError as error:  # the hub is out of reach
+        if task.source is not None:
             raise
-        published = PUBLISHED[task.name, task.split]
-        known = published if task.limit is None else min(published, task.limit)
-        return f"{known:,} problems as published ({str(error).splitlines()[0][:60]}...)"
+        published = None if task.options else PUBLISHED.get((task.name, task.split))
+        why = str(error).splitlines()[0][:60]
+        if published is None:
+            return f"size unknown here ({why}...)"
+        return f"{min(published, task.limit or published):,} problems as published ({why}...)"
 
 
 def _hub(task: TaskConfig) -> str:

@@ -8,6 +8,7 @@ One shape for every run and table script:
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import statistics
@@ -121,14 +122,22 @@ def write_report(
     shown = ("method", "dataset", "metrics")
     content = result(as_dict(config), config.seeds, [{key: row[key] for key in shown} for row in rows])
     path = directory / "report.json"
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     curves = "\n![training curves](curves.png)\n" if histories else ""
-    (directory / "report.md").write_text(
-        f"# {config.name}\n\n{markdown_table(rows)}\n\n{_caption(content)}\n{curves}", encoding="utf-8"
+    _write(
+        directory / "report.md",
+        f"# {config.name}\n\n{markdown_table(rows)}\n\n{caption(content)}\n{curves}",
     )
     if histories:
         plot_curves(histories, directory / "curves.png")
     return path
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Write a file unless it holds that already: a report that says nothing new keeps its date."""
+    encoded = content.encode() if isinstance(content, str) else content
+    if not path.exists() or path.read_bytes() != encoded:
+        path.write_bytes(encoded)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -196,8 +205,10 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
         ncols=max(1, len(handles)),
         frameon=False,
     )
-    figure.savefig(path, dpi=110)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=110)
     plt.close(figure)
+    _write(path, image.getvalue())
 
 
 def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
@@ -206,7 +217,8 @@ def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
     return [statistics.fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
 
 
-def _caption(content: Mapping[str, Any]) -> str:
+def caption(content: Mapping[str, Any]) -> str:
+    """What must be said below the table: what ± means, commit and device, where the records are."""
     seeds = content["seeds"]
     interval = (
         "one seed; intervals over items are in report.json"

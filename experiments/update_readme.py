@@ -1,0 +1,55 @@
+"""Copy a run's result into the repository and its table into README.md.
+
+    critique-rl run experiments/configs/tiny.yaml --seeds 0 1 2 --set output=runs/tiny-seeds
+    python experiments/update_readme.py runs/tiny-seeds tiny
+    python experiments/update_readme.py runs/smollm2-135m smollm2-135m
+
+Writes `experiments/results/NAME/{report.json,curves.png}` and all such results between the markers of README.md,
+so that no number there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from critique_rl.report import caption, markdown_table
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "experiments" / "results"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def main() -> None:
+    """Copy and rewrite."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("name", help="folder under experiments/results")
+    arguments = parser.parse_args()
+    target = RESULTS / arguments.name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in ("report.json", "curves.png"):
+        shutil.copy(arguments.run / file, target / file)
+    sections = [section(path) for path in sorted(RESULTS.glob("*/report.json"), reverse=True)]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    text = before + BEGIN + "\n\n" + "\n\n".join(sections) + "\n\n" + END + after
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+
+
+def section(path: Path) -> str:
+    """One result as Markdown."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    folder = path.parent.relative_to(ROOT).as_posix()
+    return (
+        f"**`{path.parent.name}`**, measured on {content['rows'][0]['dataset']} problems that were held out:\n\n"
+        f"{markdown_table(content['rows'])}\n\n{caption(content)} [Result file]({folder}/report.json).\n\n"
+        f"![training curves of {path.parent.name}]({folder}/curves.png)"
+    )
+
+
+if __name__ == "__main__":
+    main()
