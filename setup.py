@@ -28,7 +28,14 @@ setup(
         "gguf>=0.10",
     ],
     extras_require={
-        "test": ["pytest>=8.0", "ruff>=0.14", "mypy>=1.15", "types-PyYAML", "transformers[serving]", "reasoning-gym>=0.1.23"],
+        "test": [
+            "pytest>=8.0",
+            "ruff>=0.14",
+            "mypy>=1.15",
+            "types-PyYAML",
+            "transformers[serving]",
+            "reasoning-gym>=0.1.23",
+        ],
         "procedural": ["reasoning-gym>=0.1.23"],
         "vllm": ["vllm>=0.19"],
         "eval": ["lm-eval>=0.4.9"],

@@ -224,6 +224,8 @@ class RunConfig:
         base_gguf: GGUF file inside `base`.
         actor: Frozen actor as `make_actor` takes it; empty is the SFT actor in this process. `batch_size` and
             `device` alone may be set for that.
+        actor_server: Base URL of an OpenAI-compatible server that serves this run's own actor, once that is
+            made; where it runs is no setting of any step.
         cold_start: Fine-tuning before RL.
         pool: The response pool.
         lengths: Token limits.
@@ -240,6 +242,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     base_gguf: str | None = None
     actor: dict[str, Any] = field(default_factory=dict)
+    actor_server: str | None = None
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     lengths: LengthConfig = field(default_factory=LengthConfig)

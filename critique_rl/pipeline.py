@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MARKER = "step.json"
 KINDS = ("base", "actor", "sft", "pool", "train", "evaluate")
+TRAINING_KINDS = ("actor", "sft", "train")  # these use every process of a distributed launch
 # Options of an actor that say how fast it writes, not what: a run may go on with others.
 ACTOR_MEANS = (
     "batch_size",
@@ -89,7 +90,12 @@ class Step:
         return bool(made["finished"])
 
     def execute(self) -> None:
-        """Make the artifact."""
+        """Make the artifact. Of several processes all train, the first does the rest and others wait for it."""
+        if not is_first_process():
+            if self.kind in TRAINING_KINDS:
+                self.run()
+            wait_for(self.finished)
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         self._mark(finished=False)
         self.run()
@@ -266,6 +272,8 @@ class Run:
 
         if self._actor is None:
             spec = dict(self.config.actor)
+            if self.config.actor_server:
+                spec = {"backend": "openai", "base_url": self.config.actor_server}
             if spec.setdefault("backend", "transformers") == "transformers":
                 spec.setdefault("model", self.model_path("actor"))
             self._actor = make_actor(spec)
@@ -348,20 +356,27 @@ class Run:
         if config.actor.get("model") or config.actor.get("backend") == "openai":
             return  # a given actor is not fine-tuned; the step's settings record which one it is
         if not cold.actor_sft:
-            shutil.copytree(self._base(), directory, dirs_exist_ok=True)
+            copy_model(self._base(), directory)
             return
-        problems, teacher = self.train_problems(cold.reasoning, "reasoning"), self._teacher(cold.teacher)
-        examples = cold_start.actor_examples(
-            problems,
-            self._drafts(problems[: cold.refinements], teacher),
-            teacher,
-            self.prompts,
-            refinements=cold.refinements,
-            keep_wrong=cold.teacher.kind == "scripted",
-            seed=cold.seed,
-        )
+
+        def examples() -> list[cold_start.Example]:
+            problems, teacher = self.train_problems(cold.reasoning, "reasoning"), self._teacher(cold.teacher)
+            return cold_start.actor_examples(
+                problems,
+                self._drafts(problems[: cold.refinements], teacher),
+                teacher,
+                self.prompts,
+                refinements=cold.refinements,
+                keep_wrong=cold.teacher.kind == "scripted",
+                seed=cold.seed,
+            )
+
         figures = cold_start.fine_tune(
-            self._base(), examples, directory, seed=cold.seed, options=cold.actor_sft
+            self._base(),
+            written_once(directory / "examples.jsonl", examples),
+            directory,
+            seed=cold.seed,
+            options=cold.actor_sft,
         )
         self.display.note(_short(figures))
 
@@ -370,19 +385,26 @@ class Run:
 
         config, cold, directory = self.config, self.config.cold_start, self.config.directory / "sft"
         if not cold.critic_sft:
-            shutil.copytree(self._base(), directory, dirs_exist_ok=True)
+            copy_model(self._base(), directory)
             return
-        examples = cold_start.critic_examples(
-            self.train_problems(cold.critiques, "critiques"),
-            self.actor(),
-            self._teacher(cold.teacher),
-            self.prompts,
-            response=Sampling(config.lengths.response, config.pool.temperature),
-            refinement=Sampling(config.lengths.refinement),
-            seed=cold.seed,
-        )
+
+        def examples() -> list[cold_start.Example]:
+            return cold_start.critic_examples(
+                self.train_problems(cold.critiques, "critiques"),
+                self.actor(),
+                self._teacher(cold.teacher),
+                self.prompts,
+                response=Sampling(config.lengths.response, config.pool.temperature),
+                refinement=Sampling(config.lengths.refinement),
+                seed=cold.seed,
+            )
+
         figures = cold_start.fine_tune(
-            self._base(), examples, directory, seed=cold.seed, options=cold.critic_sft
+            self._base(),
+            written_once(directory / "examples.jsonl", examples),
+            directory,
+            seed=cold.seed,
+            options=cold.critic_sft,
         )
         self.display.note(_short(figures))
 
@@ -427,7 +449,8 @@ class Run:
         output = self.model_path(name, seed)
         trainer.train(resume_from_checkpoint=last_checkpoint(output))
         trainer.save_model(output)
-        trainer.state.save_to_json(str(Path(output) / "trainer_state.json"))
+        if is_first_process():
+            trainer.state.save_to_json(str(Path(output) / "trainer_state.json"))
         trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
 
     def _evaluate(self, seed: int, row: str) -> None:
@@ -532,6 +555,37 @@ def shipped_directory(name: str) -> Path:
 
 def _short(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of the run, or the first of a distributed launch."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for(ready: Callable[[], bool]) -> None:
+    """Sleep until another process is done; a launcher ends this one if that fails."""
+    while not ready():
+        time.sleep(1.0)
+
+
+def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file that the first process makes if it is not there, and others wait for."""
+    if is_first_process() and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in make()), "utf-8")
+        os.replace(temporary, path)
+    wait_for(path.exists)
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def copy_model(source: str, directory: Path) -> None:
+    """Copy a model and its tokenizer from a directory or the hub; only the first process writes."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if is_first_process():
+        AutoModelForCausalLM.from_pretrained(source).save_pretrained(directory)
+        AutoTokenizer.from_pretrained(source).save_pretrained(directory)
 
 
 def last_checkpoint(directory: str | Path) -> str | None:

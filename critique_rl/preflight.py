@@ -68,7 +68,7 @@ def check_models(run: Run) -> None:
     """
     config = run.config
     check_actor(config.actor, "actor")
-    if config.actor.get("backend") == "openai":
+    if config.actor.get("backend") == "openai" or config.actor_server:
         run.actor()
     if config.base_gguf:
         return  # its tokenizer is inside; opening it takes as long as loading it

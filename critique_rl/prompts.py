@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from critique_rl.types import Conversation, UserError
+from critique_rl.types import Conversation, Message, UserError
 
 STEP_LABEL = "Step sentence:"
 VERDICT_LABEL = "Correctness of the final answer:"
@@ -144,7 +144,7 @@ def prompt_set(name: str) -> PromptSet:
     raise UserError(f"prompts: no prompt set '{name}'.{hint} There are: {', '.join(PROMPT_SETS)}.")
 
 
-def _user(template: str, **fields: str) -> dict:  # type: ignore[type-arg]
+def _user(template: str, **fields: str) -> Message:
     # str.format would trip over braces in LaTeX; one pass, so a field's own "{question}" stays as it is.
     text = re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], m[0]), template)
     return {"role": "user", "content": text}

@@ -127,6 +127,7 @@ class CritiqueConfig(GRPOConfig):
     @property
     def optimizer_steps_per_rl_step(self) -> int:
         """Optimizer steps for which the critiques of one rollout are used."""
+        assert self.steps_per_generation is not None  # worked out by GRPOConfig
         steps = self.steps_per_generation * self.num_iterations
         if steps % self.gradient_accumulation_steps:
             raise UserError(
@@ -202,15 +203,18 @@ class CritiqueReward:
 
         # A gated critique with a wrong verdict is rewarded -1 whatever the actor makes of it: do not ask.
         asked = [i for i, d in enumerate(dis) if args.combination == "additive" or d]
-        conversations = [self.prompts.refinement_prompt(question[i], response[i], critiques[i]) for i in asked]
-        refined, graded = [""] * len(critiques), [None] * len(critiques)
+        conversations = [
+            self.prompts.refinement_prompt(question[i], response[i], critiques[i]) for i in asked
+        ]
+        refined = [""] * len(critiques)
+        graded: list[bool | None] = [None] * len(critiques)
         started = time.perf_counter()
         generations = self._actor().generate(
             conversations,
             Sampling(
                 max_tokens=args.refinement_max_tokens,
                 temperature=args.refinement_temperature,
-                seed=child_seed(args.seed, "refinement", trainer_state.global_step),
+                seed=child_seed(args.seed, "refinement", trainer_state.global_step, args.process_index),
             ),
         )
         log_metric("time/refine", time.perf_counter() - started)
@@ -219,7 +223,7 @@ class CritiqueReward:
         started = time.perf_counter()
         items = [{"gold": answer[i], "reply": refined[i], "kind": kind[i]} for i in asked]
         for i, grade in zip(asked, self.grader(items), strict=True):
-            graded[i] = grade  # type: ignore[call-overload]
+            graded[i] = grade
         log_metric("time/grade", time.perf_counter() - started)
         log_metric("tokens/actor", float(sum(g.prompt_tokens + g.completion_tokens for g in generations)))
         log_extra("refinement", refined)
@@ -263,7 +267,10 @@ def _log_refinement(
         if before is not None and after is not None:
             log_metric("actor/delta_ci", float(before and not after))
             log_metric("actor/delta_ic", float(after and not before))
-            log_metric("actor/delta_ci_given_correct" if before else "actor/delta_ic_given_wrong", float(before != after))
+            log_metric(
+                "actor/delta_ci_given_correct" if before else "actor/delta_ic_given_wrong",
+                float(before != after),
+            )
 
 
 class CritiqueTrainer(GRPOTrainer):
@@ -295,6 +302,14 @@ class CritiqueTrainer(GRPOTrainer):
     _tag_names = ["critique-rl", "trl"]  # noqa: RUF012 - trl reads this class attribute for the model card
     _name = "Critique-RL"
     config_class: type[CritiqueConfig] = CritiqueConfig
+    # What trl's wider annotations leave open, narrowed to what is true once `__init__` is done.
+    args: CritiqueConfig
+    model: Any
+    train_dataset: Any
+    processing_class: Any
+    num_generations: int
+    num_generations_eval: int
+    max_completion_length: int
 
     def __init__(
         self,
@@ -343,23 +358,29 @@ class CritiqueTrainer(GRPOTrainer):
                 "PeftModel.from_pretrained(base, adapter, is_trainable=True)."
             )
         self._check_context()
-        if len(self.train_dataset) < args.generation_batch_size // self.num_generations:
+        assert args.generation_batch_size is not None  # worked out by GRPOConfig
+        wanted = args.generation_batch_size // self.num_generations
+        if len(self.train_dataset) < wanted:
             raise UserError(
-                f"train_dataset has {len(self.train_dataset)} rows, fewer than the "
-                f"{args.generation_batch_size // self.num_generations} of one RL step: not one would be made."
+                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {wanted} of one RL step: "
+                "not one would be made."
             )
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Check the columns and add the critic's prompt, which never holds the gold answer."""
         missing = sorted(set(COLUMNS) - set(dataset.column_names))
         if missing:
-            raise UserError(f"{name} lacks the column(s) {', '.join(missing)}; it has {dataset.column_names}.")
+            raise UserError(
+                f"{name} lacks the column(s) {', '.join(missing)}; it has {dataset.column_names}."
+            )
         if len(dataset) == 0:
             raise UserError(f"{name} is empty.")
         for row, record in enumerate(dataset.select_columns(list(COLUMNS))):
             for column, kind in COLUMNS.items():
                 if not isinstance(record[column], kind) or record[column] == "":
-                    raise UserError(f"{name}, row {row}, column '{column}': {record[column]!r} is no {kind.__name__}.")
+                    raise UserError(
+                        f"{name}, row {row}, column '{column}': {record[column]!r} is no {kind.__name__}."
+                    )
         prompts = self._prompts  # `map` pickles what the function holds: not the trainer with its actor
         return dataset.map(
             lambda row: {"prompt": prompts.critique_prompt(row["question"], row["response"])},
@@ -371,7 +392,9 @@ class CritiqueTrainer(GRPOTrainer):
         if context is None:
             return
         for row, prompt in enumerate(self.train_dataset["prompt"]):
-            length = len(self.processing_class.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"])
+            length = len(
+                self.processing_class.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
+            )
             if length + self.max_completion_length > context:
                 raise UserError(
                     f"train_dataset, row {row}: a prompt of {length} tokens and max_completion_length="
@@ -463,7 +486,11 @@ class CritiqueTrainer(GRPOTrainer):
             attention = torch.cat([output["prompt_mask"], mask_NT], dim=1)
             with torch.no_grad():
                 output["old_per_token_logps"], _, _ = self._get_per_token_logps_and_entropies(
-                    self.model, ids, attention, mask_NT.size(1), batch_size=self.args.per_device_train_batch_size
+                    self.model,
+                    ids,
+                    attention,
+                    mask_NT.size(1),
+                    batch_size=self.args.per_device_train_batch_size,
                 )
         return output["old_per_token_logps"]
 
@@ -489,7 +516,10 @@ class CritiqueTrainer(GRPOTrainer):
         )
         responses = [self._prompts.reasoning_prefill + g.text for g in generations]
         grades = self.grader(
-            [{"gold": row["answer"], "reply": y, "kind": row["kind"]} for row, y in zip(heads, responses, strict=True)]
+            [
+                {"gold": row["answer"], "reply": y, "kind": row["kind"]}
+                for row, y in zip(heads, responses, strict=True)
+            ]
         )
         fresh = [
             {

@@ -22,12 +22,20 @@ from critique_rl.report import markdown_table, result
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "critique_rl" / "assets" / "tiny"
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 def main() -> None:
     """Train, measure, copy."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", help="folder for the run; a temporary one if left out")
     arguments = parser.parse_args()
     started = time.time()
@@ -50,11 +58,17 @@ def main() -> None:
             template = config.directory / name / "chat_template.jinja"
             if template.exists():
                 shutil.copy(template, ASSETS / name)
-        figures = result({"cold_start": as_dict(config.cold_start), "tasks": [as_dict(t) for t in tasks]}, config.seeds, rows)
+        figures = result(
+            {"cold_start": as_dict(config.cold_start), "tasks": [as_dict(t) for t in tasks]},
+            config.seeds,
+            rows,
+        )
         figures["seconds"] = round(time.time() - started)
         for row in figures["rows"]:
             del row["records"]  # a temporary folder's
-        (ASSETS / "figures.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (ASSETS / "figures.json").write_text(
+            json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     print(markdown_table(rows))
 
 

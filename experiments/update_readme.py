@@ -24,7 +24,9 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 def main() -> None:
     """Copy and rewrite."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("name", help="folder under experiments/results")
     arguments = parser.parse_args()

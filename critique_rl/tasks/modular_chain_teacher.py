@@ -2,8 +2,8 @@
 
 What the cold-start models cannot do well is put in here, openly, so that RL has something to bring out:
 
-* The actor's teacher believes some facts wrongly (`Solver.wrong_facts`), so the actor needs a critique that supplies
-  them, and refines by taking over the explanations of a critique whatever its judgments say.
+* The actor's teacher believes some facts wrongly (`Solver.wrong_facts`), so the actor needs a critique that
+  supplies them, and refines by taking over the explanations of a critique whatever its judgments say.
 * The critic's teacher works out each step rightly but is lazy and judges badly: it often stops before it has
   seen all steps, misses errors and raises false alarms. Filtering its critiques by whether the refinement
   succeeds cannot remove the bad judgments, since the refinement does not depend on them.
