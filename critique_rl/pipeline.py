@@ -218,12 +218,6 @@ class Run:
                     f"step '{step.name}' needs {', '.join(sorted(missing))}: run that first, or "
                     "`critique-rl run`."
                 )
-        alone = [step.name for step in selected if step.kind in ("pool", "evaluate")]
-        if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(
-                f"step '{alone[0]}' is for one process: launch many for `critique-rl train` alone, after "
-                "`critique-rl sft` and `critique-rl pool` and before `critique-rl run`."
-            )
         if selected:
             preflight.check(self)
         for step in selected:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the texts that are trained on, the filter, and that only completions are learned."""
+"""Supervised fine-tuning: the texts, the filter, and that completions alone are learned."""
 
 from __future__ import annotations
 

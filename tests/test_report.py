@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -20,7 +21,7 @@ from critique_rl.report import COLUMNS, PACKAGES, format_metric, markdown_table,
 
 
 def episodes(right: int, of: int, *, dis: int) -> list[Episode]:
-    """`right` of `of` refinements are right; half of the responses are; the first `dis` verdicts are right."""
+    """The first `right` refinements, every other response and the first `dis` verdicts are right."""
     return [
         Episode(
             id=f"i{i}",
@@ -83,7 +84,7 @@ def test_a_metric_that_one_seed_lacks_is_left_out_and_not_averaged_over_the_othe
 def test_the_result_file_has_its_documented_shape_and_the_metrics_of_the_records(config: RunConfig) -> None:
     seeds = [episodes(4, 8, dis=6), episodes(6, 8, dis=4)]
     rows = [{"method": "Stage I", "dataset": "gsm8k", "metrics": summarise(seeds), "records": ["a", "b"]}]
-    path = write_report(config, rows, {})
+    path = write_report(dataclasses.replace(config, seeds=[0, 1]), rows, {})
     content = json.loads(path.read_text(encoding="utf-8"))
     assert set(content) == {"config", "commit", "versions", "seeds", "rows"}
     assert content["config"]["evaluation"]["tasks"][0]["split"] == "test"

@@ -1,0 +1,451 @@
+"""The command line: a whole run from nothing, going on after each kind of end, and bad input of each kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from critique_rl import cli
+from critique_rl.pipeline import last_checkpoint
+
+CONFIG = """
+name: mini
+base: tiny
+prompts: compact
+seeds: [0]
+threads: 1
+train:
+  - {name: modular_chain, options: {steps: 1, size: 105}}
+cold_start:
+  base:
+    solver: {wrong_facts: 0.5, conviction: 0.5}
+    annotator: {}
+    passes:
+      - reasoning: 80
+        critiques: 100
+        refinements: 240
+        sft: {<<: &cpu {gradient_checkpointing: false}, learning_rate: 5.0e-3, lr_scheduler_type: constant,
+              per_device_train_batch_size: 16, num_train_epochs: 4, max_length: 128}
+  teacher:
+    kind: scripted
+    solver: {wrong_facts: 0.5, conviction: 0.6}
+    annotator: {miss: 0.4, false_alarm: 0.2}
+  reasoning: 60
+  refinements: 40
+  critiques: 80
+  actor_sft: &sft {<<: *cpu, learning_rate: 2.0e-3, per_device_train_batch_size: 20}
+  critic_sft: *sft
+pool: {problems: 40, samples: 2}
+lengths: {response: 20, critique: 32, refinement: 20}
+stages:
+  stage1:
+    label: Stage I
+    checkpoint_rl_steps: 1
+    trainer: &rl {<<: *cpu, rl_steps: 2, generation_batch_size: 16, per_device_train_batch_size: 16,
+                  learning_rate: 1.0e-3, temperature: 1.0}
+  stage2:
+    label: Stage I+II
+    start: stage1
+    trainer: {<<: *rl, refinement_reward: r_refine}
+evaluation:
+  response_temperature: 0.7
+  critique_temperature: 1.0
+  tasks:
+    - {name: modular_chain, split: test, limit: 16, options: {steps: 1, size: 105}}
+"""
+STEPS = [
+    "base",
+    "actor",
+    "sft",
+    "seed0/pool",
+    "seed0/stage1",
+    "seed0/stage2",
+    *(f"seed0/evaluate/{row}" for row in ("no_critic", "sft", "stage1", "stage2")),
+]
+RECORDS = "modular_chain-test.jsonl"
+Fresh = Callable[[], Path]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("configs") / "mini.yaml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
+
+
+def run(config: Path, output: Path, *more: str, command: str = "run") -> int:
+    return cli.main([command, str(config), "--quiet", "--set", f"output={output}", *more])
+
+
+@pytest.fixture(scope="module")
+def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run, from scratch. Only to be looked at: `fresh` gives copies."""
+    output = tmp_path_factory.mktemp("runs") / "mini"
+    assert run(config, output) == 0
+    return output
+
+
+@pytest.fixture
+def fresh(finished: Path, tmp_path: Path) -> Fresh:
+    """Copies of the finished run."""
+
+    def copy() -> Path:
+        return Path(shutil.copytree(finished, tmp_path / f"copy{len(list(tmp_path.iterdir()))}"))
+
+    return copy
+
+
+def dates(output: Path) -> dict[str, int]:
+    return {str(p.relative_to(output)): p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+
+
+def unfinish(step: Path) -> None:
+    """Leave a step as a kill would: begun and not finished."""
+    marker = step / "step.json"
+    marker.write_text(marker.read_text(encoding="utf-8").replace('"finished": true', '"finished": false'))
+
+
+# -- a whole run ------------------------------------------------------------------------------------------
+
+
+def test_a_run_makes_every_artifact(finished: Path) -> None:
+    for step in STEPS:
+        assert json.loads((finished / step / "step.json").read_text(encoding="utf-8"))["finished"], step
+    for model in ("base", "actor", "sft", "seed0/stage1", "seed0/stage2"):
+        loaded = AutoModelForCausalLM.from_pretrained(finished / model)
+        assert AutoTokenizer.from_pretrained(finished / model).chat_template
+        assert loaded.config.vocab_size == len(AutoTokenizer.from_pretrained(finished / model))
+    weights = [
+        load_file(finished / m / "model.safetensors") for m in ("base", "sft", "seed0/stage1", "seed0/stage2")
+    ]
+    for before, after in pairwise(weights):
+        assert any((before[name] != after[name]).any() for name in before)  # each step has trained
+    assert not list((finished / "seed0" / "pool").rglob("cache-*"))
+
+
+def test_the_report_has_one_row_per_critic_and_agrees_with_the_records(finished: Path) -> None:
+    content = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    assert set(content) == {"config", "commit", "versions", "seeds", "rows"}
+    assert content["seeds"] == [0]
+    rows = {row["method"]: row for row in content["rows"]}
+    assert list(rows) == ["No critic", "SFT critic", "Stage I", "Stage I+II"]
+    assert all(set(row) == {"method", "dataset", "metrics"} for row in rows.values())
+    says = {"correct": True, "wrong": False, "unparsed": None}
+    for method, name in (("SFT critic", "sft"), ("Stage I", "stage1"), ("Stage I+II", "stage2")):
+        lines = (finished / "seed0" / "evaluate" / name / RECORDS).read_text(encoding="utf-8").splitlines()
+        found = [json.loads(line) for line in lines]
+        assert len(found) == 16
+        o, o2 = [r["response_correct"] for r in found], [r["refinement_correct"] for r in found]
+        f = [says[r["verdict"]] for r in found]
+        parsed = [i for i in range(16) if f[i] is not None]
+        by_hand = {
+            "acc": sum(o) / 16,
+            "acc_refine": sum(o2) / 16,
+            "delta": (sum(o2) - sum(o)) / 16,
+            "delta_ci": sum(a > b for a, b in zip(o, o2, strict=True)) / 16,
+            "delta_ic": sum(a < b for a, b in zip(o, o2, strict=True)) / 16,
+            "acc_dis": sum(o[i] == f[i] for i in parsed) / 16,
+            "acc_dis_parsed": sum(o[i] == f[i] for i in parsed) / len(parsed),
+            "parse_rate": len(parsed) / 16,
+        }
+        for metric, value in by_hand.items():
+            measured = rows[method]["metrics"][metric]
+            assert measured["values"] == pytest.approx([value], abs=1e-12), (method, metric)
+            assert set(measured) == {"mean", "low", "high", "values"}
+    assert "| Stage I+II |" in (finished / "report.md").read_text(encoding="utf-8")
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_row_answers_alike_and_sees_the_same_problems(finished: Path) -> None:
+    answers = set()
+    for row in ("no_critic", "sft", "stage1", "stage2"):
+        lines = (finished / "seed0" / "evaluate" / row / RECORDS).read_text(encoding="utf-8").splitlines()
+        answers.add(tuple((json.loads(line)["id"], json.loads(line)["response"]) for line in lines))
+    assert len(answers) == 1
+
+
+# -- going on ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing_again(config: Path, fresh: Fresh) -> None:
+    output = fresh()
+    assert run(config, output) == 0
+    before = dates(output)
+    assert run(config, output) == 0
+    assert dates(output) == before
+
+
+def test_a_deleted_row_is_measured_again_alone_and_comes_out_the_same(
+    config: Path, finished: Path, fresh: Fresh
+) -> None:
+    output = fresh()
+    before = dates(output)
+    shutil.rmtree(output / "seed0" / "evaluate" / "stage1")
+    assert run(config, output, command="evaluate") == 0
+    changed = {name for name, date in dates(output).items() if date != before.get(name)}
+    assert changed == {f"seed0/evaluate/stage1/{name}" for name in (RECORDS, "step.json")}
+    records = Path("seed0") / "evaluate" / "stage1" / RECORDS
+    assert (output / records).read_bytes() == (finished / records).read_bytes()
+
+
+def test_a_killed_evaluation_goes_on(config: Path, finished: Path, fresh: Fresh) -> None:
+    output = fresh()
+    step = output / "seed0" / "evaluate" / "stage2"
+    content = (step / RECORDS).read_bytes()
+    (step / RECORDS).write_bytes(content[: len(content) // 2])
+    unfinish(step)
+    assert run(config, output, command="report") == 2
+    assert run(config, output, command="evaluate") == 0
+    assert (step / RECORDS).read_bytes() == content
+    assert run(config, output, command="report") == 0
+
+
+def test_a_changed_setting_is_refused_with_the_difference(
+    config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = fresh()
+    before = dates(output)
+    assert run(config, output, "--set", "pool.samples=3") == 2
+    error = capsys.readouterr().err
+    assert "step 'seed0/pool'" in error and "pool.samples: 2 -> 3" in error
+    assert run(config, output, "--set", "stages.stage2.trainer.beta=0.5") == 2
+    assert "stage.trainer.beta: None -> 0.5" in capsys.readouterr().err
+    assert dates(output) == before
+    # How fast the actor writes is no setting of the result.
+    assert run(config, output, "--set", "actor.batch_size=8") == 0
+
+
+def test_a_step_whose_input_is_missing_is_refused(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(config, tmp_path / "none", command="train") == 2
+    assert "step 'seed0/stage1' needs actor, seed0/pool, sft: run that first" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_second_seed_gives_a_second_value(config: Path, finished: Path, fresh: Fresh) -> None:
+    output = fresh()
+    before = dates(output)
+    assert run(config, output, "--seeds", "0", "1") == 0
+    changed = {name for name, date in dates(output).items() if before.get(name, date) != date}
+    assert changed <= {"report.json", "report.md", "curves.png"}
+    content = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    first = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    assert content["seeds"] == [0, 1]
+    for row, alone in zip(content["rows"], first["rows"], strict=True):
+        for name, metric in row["metrics"].items():
+            assert len(metric["values"]) == 2 and metric["values"][0] == alone["metrics"][name]["values"][0]
+    pools = [(output / f"seed{s}/pool/table/data-00000-of-00001.arrow").read_bytes() for s in (0, 1)]
+    assert pools[0] != pools[1]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COVERAGE_PROCESS_START": ""}
+
+
+def test_ctrl_c_ends_with_130_and_the_stage_goes_on_from_its_checkpoint(
+    config: Path, finished: Path, fresh: Fresh
+) -> None:
+    output = fresh()
+    shutil.rmtree(output / "seed0" / "stage1")
+    command = [sys.executable, "-m", "critique_rl.cli", "run", str(config), "--set", f"output={output}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        first = output / "seed0" / "stage1" / "checkpoint-2" / "trainer_state.json"
+        deadline = time.monotonic() + 120
+        while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert "Traceback" not in error and error.splitlines()[-1].startswith("interrupted")
+    checkpoint = last_checkpoint(output / "seed0" / "stage1")
+    assert checkpoint is not None
+    begun = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+
+    assert run(config, output, "--seeds", "0") == 0
+    for stage in ("stage1", "stage2"):
+        resumed = load_file(output / "seed0" / stage / "model.safetensors")
+        unbroken = load_file(finished / "seed0" / stage / "model.safetensors")
+        assert all((resumed[name] == unbroken[name]).all() for name in unbroken), stage
+    state = json.loads((output / "seed0" / "stage1" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["log_history"][: len(begun)] == begun  # times included: the first RL step was not made again
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for step, files in ((2, ["model.safetensors", "trainer_state.json"]), (10, ["model.safetensors"])):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for file in files:
+            (tmp_path / f"checkpoint-{step}" / file).touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-10" / "trainer_state.json").touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+# -- bad input --------------------------------------------------------------------------------------------
+
+GSM8K = '{"question": "Tom has %d apples and gets one more.", "answer": "%d + 1 = %d\\n#### %d"}\n'
+SVAMP = '{"Body": "Mia had 9 shells.", "Question": "How many?", "Equation": "( 9.0 )", "Answer": 9.0}\n'
+MATH = '{"problem": "What is $%d+1$?", "solution": "It is that.", "answer": "%s"}\n'
+FILES = {
+    "good_train.jsonl": "".join(GSM8K % (i, i, i + 1, i + 1) for i in range(4)),
+    "test.jsonl": "".join(GSM8K % (i, i, i + 1, i + 1) for i in range(4, 8)),
+    "long_train.jsonl": GSM8K.replace("Tom", "Tom and many others " * 30) % (1, 1, 2, 2),
+    "svamp_train.jsonl": SVAMP,
+    "empty_train.jsonl": "",
+    "bad_train.jsonl": GSM8K.replace("#### %d", "#### many%d") % (1, 1, 2, 2),
+    "math_train.jsonl": "".join(MATH % (i, i + 1) for i in range(3)) + MATH % (3, "$$"),
+}
+FILES["same_test.jsonl"] = FILES["good_train.jsonl"]
+FILES["math_test.jsonl"] = FILES["math_train.jsonl"]
+REAL = """
+name: real
+base: {base}
+prompts: compact
+train: [{{name: gsm8k, source: {data}/good_train.jsonl, options: {{held_out: 0}}}}]
+cold_start: {{teacher: {{kind: reference}}, actor_sft: {{max_steps: 1}}}}
+pool: {{samples: 1}}
+lengths: {{response: 64, critique: 64, refinement: 64}}
+stages:
+  stage1: {{label: Stage I, trainer: {{rl_steps: 1}}}}
+evaluation: {{tasks: [{{name: gsm8k, split: test, source: {data}/test.jsonl}}]}}
+output: {data}/run
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    directory = tmp_path_factory.mktemp("data")
+    for name, content in FILES.items():
+        (directory / name).write_text(content, encoding="utf-8")
+    (directory / "real.yaml").write_text(
+        REAL.format(base=finished / "base", data=directory), encoding="utf-8"
+    )
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.0.source={data}/goood_train.jsonl"], ["goood_train.jsonl: no such file"]),
+        (
+            ["train.0.source={data}/svamp_train.jsonl"],
+            ["svamp_train.jsonl, line 1: ", "expected: question, answer"],
+        ),
+        (["train.0.source={data}/empty_train.jsonl"], ["empty_train.jsonl: no rows"]),
+        (
+            ["train.0.source={data}/bad_train.jsonl"],
+            ["bad_train.jsonl, line 1, field 'answer'", "#### <number>"],
+        ),
+        (
+            ["train.0={name: math, source: {data}/math_train.jsonl, options: {held_out: 0}}"],
+            ["task math", "1 of 4 gold answers", "What is $3+1$?", "answer '$$': gold does not parse"],
+        ),
+        (["train.0.name=gsm8"], ["no task 'gsm8'", "did you mean 'gsm8k'"]),
+        (["train.0.splt=train"], ["setting 'splt' is unknown. Did you mean 'split'?"]),
+        (["train.0.options={rows: 3}"], ["task gsm8k: no option 'rows'"]),
+        (["evaluation.tasks.0.source={data}/same_test.jsonl"], ["shares 4 problem(s) with train"]),
+        (["train.0.source={data}/long_train.jsonl"], ["problem ", "has at least", "context of 512 tokens"]),
+        (["base=./no/such/model"], ["base: ./no/such/model is no directory of a model"]),
+        (["base=nobody/no-such-model"], ["base: nobody/no-such-model is no directory of a model"]),
+        (["actor={backend: openai, base_url: 'http://127.0.0.1:9/v1'}"], ["127.0.0.1:9"]),
+        (
+            ["actor={model: x, batchsize: 3}"],
+            ["actor: setting 'batchsize' is unknown. Did you mean 'batch_size'?"],
+        ),
+        (
+            ["stages.stage1.trainer.rl_stps=3"],
+            ["stages.stage1.trainer: setting 'rl_stps' is unknown. Did you mean"],
+        ),
+        (["stages.stage1.trainer.beta=1e-2"], ["beta must be float, got '1e-2' (YAML reads"]),
+        (["stages.stage1.trainer.advantage=ppo"], ["stages.stage1.trainer: advantage='ppo' is none of"]),
+        (["stages.stage1.trainer.bf16=true"], ["stages.stage1.trainer: ", "bf16"]),
+        (["stages.stage1.lora={rank: 8}"], ["stages.stage1.lora: setting 'rank' is unknown"]),
+        (["cold_start.critic_sft={epochs: 3}"], ["cold_start.critic_sft: setting 'epochs' is unknown"]),
+        (["cold_start.teacher.kind=model"], ["cold_start.teacher.actor: say which model"]),
+        (
+            ["cold_start.teacher.annotator={mis: 0.5}"],
+            ["cold_start.teacher.annotator: setting 'mis' is unknown"],
+        ),
+        (["cold_start.shipped=assets/none"], ["cold_start.shipped: no models at"]),
+    ],
+    ids=lambda value: value[0] if value[0] and "=" in value[0] else "",
+)
+def test_bad_input_is_one_clear_error_before_any_work(
+    data: Path, overrides: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [part for item in overrides for part in ("--set", item.replace("{data}", str(data)))]
+    started = time.monotonic()
+    code = cli.main(["run", str(data / "real.yaml"), *arguments])
+    took = time.monotonic() - started
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert captured.err.startswith("error: ") and captured.err.count("error: ") == 1 and captured.out == ""
+    assert "Traceback" not in captured.err and len(captured.err.splitlines()) <= 6
+    for part in expected:
+        assert part in captured.err
+    assert took < 20
+    assert not (data / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian", "x.yaml"], "there is no command 'trian'. Did you mean 'train'?"),
+        (["run"], "the following arguments are required: config"),
+        (["run", "x.yaml", "--dry-rum"], "unrecognized arguments: --dry-rum"),
+        (["run", "x.yaml", "--seeds", "one"], "invalid int value: 'one'"),
+        (["run", "no/such.yaml"], "no config at no/such.yaml."),
+        ([], "the following arguments are required: COMMAND"),
+        (["check-data", "gsm8k", "no/such.jsonl"], "no/such.jsonl: no such file"),
+    ],
+)
+def test_a_mistyped_command_line_is_refused(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and expected in captured.err and captured.out == ""
+
+
+def test_help_lists_the_commands_at_once() -> None:
+    started = time.monotonic()
+    command = [sys.executable, "-X", "importtime", "-m", "critique_rl.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert all(f"    {name} " in done.stdout or f"    {name}\n" in done.stdout for name in cli.COMMANDS)
+    assert "| torch" not in done.stderr and "| transformers" not in done.stderr
+    assert time.monotonic() - started < 10
+
+
+def test_a_mistake_of_the_user_sets_the_exit_code_of_the_process(data: Path) -> None:
+    command = [sys.executable, "-m", "critique_rl.cli", "run", str(data / "real.yaml"), "--set", "pol=1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"error: {data}/real.yaml: setting 'pol' is unknown. Did you mean 'pool'?"
+        + (done.stderr[done.stderr.index(" There are") :])
+    )
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_check_data_reports_and_fails_where_a_gold_cannot_be_graded(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check-data", "gsm8k", str(data / "test.jsonl")]) == 0
+    assert capsys.readouterr().out == "4 gold answers: 4 correct, 0 wrong, 0 ungradable\n"
+    assert cli.main(["check-data", "math", str(data / "math_test.jsonl")]) == 2
+    shown = capsys.readouterr().out
+    assert shown.startswith("4 gold answers: 3 correct, 0 wrong, 1 ungradable") and "does not parse" in shown
