@@ -114,17 +114,20 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(describe(config, from_scratch=arguments.from_scratch) + "\n")
         return 0
     _steps(arguments)
-    return _report(arguments)
+    from critique_rl.pipeline import is_first_process
+
+    return _report(arguments) if is_first_process() else 0
 
 
 def _steps(arguments: argparse.Namespace) -> int:
     config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Display
-    from critique_rl.pipeline import KINDS, Run
+    from critique_rl.pipeline import KINDS, Run, is_first_process
 
     _set_threads(config)
     _quiet_libraries()
-    run = Run(config, display=Display(quiet=arguments.quiet), from_scratch=arguments.from_scratch)
+    display = Display(quiet=arguments.quiet or not is_first_process())
+    run = Run(config, display=display, from_scratch=arguments.from_scratch)
     run.execute(getattr(arguments, "kinds", KINDS))
     return 0
 

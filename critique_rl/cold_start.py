@@ -148,6 +148,7 @@ def fine_tune(
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
     trained = trainer.train()
     trainer.save_model(str(output))
+    trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
     figures: dict[str, float] = {
         "examples": len(examples),
         "steps": trained.global_step,

@@ -86,12 +86,16 @@ class BaseConfig:
     Attributes:
         solver: Fields of `Solver`: the faults of the responses that it learns to criticise.
         annotator: Fields of `Annotator`: how far its critiques go.
-        passes: Passes over fresh texts.
+        passes: Passes over fresh texts, at least one.
     """
 
     solver: dict[str, float]
     annotator: dict[str, float]
     passes: list[BasePassConfig]
+
+    def __post_init__(self) -> None:
+        if not self.passes:
+            raise UserError("cold_start.base.passes is empty: an untrained base cannot learn from RL.")
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,18 @@ def kl_k3(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:
     return log_ratio_NT.exp() - 1.0 - log_ratio_NT
 
 
+def kl_forward(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:
+    """Per-token estimate of KL(pi_ref || pi), the direction the paper writes, on tokens drawn from pi.
+
+    Importance-weighted: (pi_ref / pi) * log(pi_ref / pi). Unbiased, of higher variance than k1.
+    """
+    log_ratio_NT = ref_logps_NT - logps_NT
+    return log_ratio_NT.exp() * log_ratio_NT
+
+
+KL_ESTIMATES = {"k1": kl_k1, "k3": kl_k3, "forward": kl_forward}
+
+
 def reward_to_go(per_token_NT: Tensor) -> Tensor:
     """Undiscounted return from each token on: G_t = sum_{s >= t} r_s."""
     _require(per_token_NT.dim() == 2, f"per_token_NT must be (N, T), got {tuple(per_token_NT.shape)}")

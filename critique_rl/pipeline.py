@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 MARKER = "step.json"
 KINDS = ("base", "actor", "sft", "pool", "train", "evaluate")
-TRAINING_KINDS = ("actor", "sft", "train")  # these use every process of a distributed launch
+TRAINING_KINDS = ("base", "actor", "sft", "train")  # these use every process of a distributed launch
 # Options of an actor that say how fast it writes, not what: a run may go on with others.
 ACTOR_MEANS = (
     "batch_size",
@@ -321,26 +322,30 @@ class Run:
         from critique_rl import cold_start, tiny
 
         config, made, directory = self.config, self.config.cold_start.base, self.config.directory / "base"
-        if config.base_gguf:
+        if config.base_gguf and is_first_process():
             _convert_gguf(config.base, config.base_gguf, directory)
         if config.base != "tiny" or made is None:
             return
-        tiny.save_untrained(directory, seed=child_seed(config.cold_start.seed, "base"))
-        faulty = Solver(**made.solver)
         teacher = ScriptedTeacher(Solver(), Annotator(**made.annotator), Annotator(**made.annotator))
+        faulty = ScriptedTeacher(Solver(**made.solver), Annotator(), Annotator())
         for number, part in enumerate(made.passes):
             seed = child_seed(config.cold_start.seed, "base pass", number)
             examples = cold_start.base_examples(
                 self.train_problems(None, "base"),
                 teacher,
-                ScriptedTeacher(faulty, Annotator(), Annotator()),
+                faulty,
                 self.prompts,
                 reasoning=part.reasoning,
                 critiques=part.critiques,
                 refinements=part.refinements,
                 seed=seed,
             )
-            figures = cold_start.fine_tune(str(directory), examples, directory, seed=seed, options=part.sft)
+            with tempfile.TemporaryDirectory() as start:  # each process its own: none reads half a file
+                if number == 0:
+                    tiny.save_untrained(start, seed=child_seed(config.cold_start.seed, "base"))
+                figures = cold_start.fine_tune(
+                    start if number == 0 else str(directory), examples, directory, seed=seed, options=part.sft
+                )
             self.display.note(f"base, pass {number + 1}: {_short(figures)}")
 
     def _make_actor(self) -> None:

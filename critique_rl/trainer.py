@@ -49,7 +49,7 @@ class CritiqueConfig(GRPOConfig):
         advantage: `rloo` (paper) or `grpo`.
         whiten: Whether token advantages are whitened over the whole rollout batch.
         kl_placement: `reward` (paper: per-token KL, outside the baseline) or `loss` (trl's k3 term).
-        kl_estimator: `k1` (released code) or `k3`, for the KL in the reward.
+        kl_estimator: `k1` (released code), `k3` or `forward` (the direction the paper writes), in the reward.
         response_source: `pool` (released code: the dataset's responses) or `online` (Algorithm 1: the actor
             answers each question afresh).
         response_max_tokens: Most tokens of an online response.
@@ -90,7 +90,7 @@ class CritiqueConfig(GRPOConfig):
     advantage: str = field(default="rloo", metadata={"help": "rloo or grpo."})
     whiten: bool = field(default=True, metadata={"help": "Whiten token advantages over the rollout."})
     kl_placement: str = field(default="reward", metadata={"help": "reward or loss."})
-    kl_estimator: str = field(default="k1", metadata={"help": "k1 or k3, in the reward."})
+    kl_estimator: str = field(default="k1", metadata={"help": "k1, k3 or forward, in the reward."})
     response_source: str = field(default="pool", metadata={"help": "pool or online."})
     response_max_tokens: int = field(default=1024, metadata={"help": "Tokens of an online response."})
     response_temperature: float = field(default=0.7, metadata={"help": "Of an online response."})
@@ -106,9 +106,9 @@ class CritiqueConfig(GRPOConfig):
         _one_of("combination", self.combination, rewards.STAGE_2_REWARDS)
         _one_of("advantage", self.advantage, ("rloo", "grpo"))
         _one_of("kl_placement", self.kl_placement, ("reward", "loss"))
-        _one_of("kl_estimator", self.kl_estimator, ("k1", "k3"))
+        _one_of("kl_estimator", self.kl_estimator, objectives.KL_ESTIMATES)
         _one_of("response_source", self.response_source, ("pool", "online"))
-        if self.kl_placement == "loss" and self.kl_estimator == "k1":
+        if self.kl_placement == "loss" and self.kl_estimator != "k3":
             raise UserError("kl_placement='loss' is trl's k3 term: set kl_estimator='k3'.")
         if self.combination == "gated" and self.refinement_reward is None:
             raise UserError("combination='gated' needs a refinement_reward; Stage I has none.")
@@ -461,7 +461,7 @@ class CritiqueTrainer(GRPOTrainer):
 
     def _reward_kl(self, output: dict[str, Any]) -> torch.Tensor:
         """(N, T) per-token KL to the stage's start."""
-        estimate = objectives.kl_k1 if self.args.kl_estimator == "k1" else objectives.kl_k3
+        estimate = objectives.KL_ESTIMATES[self.args.kl_estimator]
         kl_NT = estimate(self._old_logps(output), output["ref_per_token_logps"]) * output["completion_mask"]
         self._record("kl", self._token_mean(kl_NT, output["completion_mask"]))
         return kl_NT

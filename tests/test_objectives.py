@@ -8,6 +8,7 @@ from torch import Tensor
 
 from critique_rl.objectives import (
     grpo_advantages,
+    kl_forward,
     kl_k1,
     kl_k3,
     masked_moments,
@@ -180,3 +181,15 @@ def test_the_gradient_of_the_kl_pulls_to_the_reference() -> None:
     p = exact.softmax(0)
     (0.5 * (p * (p.log() - torch.tensor(0.5).log())).sum()).backward()  # beta KL(pi || ref)
     close(logits.grad, exact.grad)
+
+
+def test_kl_estimates_have_the_expectation_they_claim() -> None:
+    # pi = (0.5, 0.3, 0.2), ref = (0.2, 0.5, 0.3); expectations over pi, enumerated instead of sampled
+    pi, ref = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.5, 0.3]).double()
+    logps, ref_logps = pi.log(), ref.log()
+    reverse = (pi * (logps - ref_logps)).sum()  # KL(pi || ref)
+    forward = (ref * (ref_logps - logps)).sum()  # KL(ref || pi)
+    assert abs(reverse - forward) > 0.01  # else the test could not tell them apart
+    torch.testing.assert_close((pi * kl_k1(logps, ref_logps)).sum(), reverse)
+    torch.testing.assert_close((pi * kl_k3(logps, ref_logps)).sum(), reverse)
+    torch.testing.assert_close((pi * kl_forward(logps, ref_logps)).sum(), forward)
