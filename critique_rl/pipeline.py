@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -328,6 +327,12 @@ class Run:
             return
         teacher = ScriptedTeacher(Solver(), Annotator(**made.annotator), Annotator(**made.annotator))
         faulty = ScriptedTeacher(Solver(**made.solver), Annotator(), Annotator())
+        start = directory / "untrained"
+        if is_first_process() and not start.exists():
+            temporary = directory / "untrained.new"
+            tiny.save_untrained(temporary, seed=child_seed(config.cold_start.seed, "base"))
+            os.replace(temporary, start)  # no process may read what another still writes
+        wait_for(start.exists)
         for number, part in enumerate(made.passes):
             seed = child_seed(config.cold_start.seed, "base pass", number)
             examples = cold_start.base_examples(
@@ -340,12 +345,8 @@ class Run:
                 refinements=part.refinements,
                 seed=seed,
             )
-            with tempfile.TemporaryDirectory() as start:  # each process its own: none reads half a file
-                if number == 0:
-                    tiny.save_untrained(start, seed=child_seed(config.cold_start.seed, "base"))
-                figures = cold_start.fine_tune(
-                    start if number == 0 else str(directory), examples, directory, seed=seed, options=part.sft
-                )
+            figures = cold_start.fine_tune(str(start), examples, directory, seed=seed, options=part.sft)
+            start = directory
             self.display.note(f"base, pass {number + 1}: {_short(figures)}")
 
     def _make_actor(self) -> None:

@@ -64,8 +64,6 @@ def main() -> None:
             rows,
         )
         figures["seconds"] = round(time.time() - started)
-        for row in figures["rows"]:
-            del row["records"]  # a temporary folder's
         (ASSETS / "figures.json").write_text(
             json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
