@@ -352,12 +352,9 @@ class Run:
     def _make_actor(self) -> None:
         from critique_rl import cold_start
 
-        config, cold, directory = self.config, self.config.cold_start, self.config.directory / "actor"
+        config, cold = self.config, self.config.cold_start
         if config.actor.get("model") or config.actor.get("backend") == "openai":
             return  # a given actor is not fine-tuned; the step's settings record which one it is
-        if not cold.actor_sft:
-            copy_model(self._base(), directory)
-            return
 
         def examples() -> list[cold_start.Example]:
             problems, teacher = self.train_problems(cold.reasoning, "reasoning"), self._teacher(cold.teacher)
@@ -371,22 +368,12 @@ class Run:
                 seed=cold.seed,
             )
 
-        figures = cold_start.fine_tune(
-            self._base(),
-            written_once(directory / "examples.jsonl", examples),
-            directory,
-            seed=cold.seed,
-            options=cold.actor_sft,
-        )
-        self.display.note(_short(figures))
+        self._fine_tune("actor", examples, cold.actor_sft)
 
     def _make_sft(self) -> None:
         from critique_rl import cold_start
 
-        config, cold, directory = self.config, self.config.cold_start, self.config.directory / "sft"
-        if not cold.critic_sft:
-            copy_model(self._base(), directory)
-            return
+        config, cold = self.config, self.config.cold_start
 
         def examples() -> list[cold_start.Example]:
             return cold_start.critic_examples(
@@ -399,13 +386,21 @@ class Run:
                 seed=cold.seed,
             )
 
-        figures = cold_start.fine_tune(
-            self._base(),
-            written_once(directory / "examples.jsonl", examples),
-            directory,
-            seed=cold.seed,
-            options=cold.critic_sft,
-        )
+        self._fine_tune("sft", examples, cold.critic_sft)
+
+    def _fine_tune(
+        self, name: str, examples: Callable[[], list[dict[str, Any]]], options: dict[str, Any]
+    ) -> None:
+        """Make the actor or the SFT critic from the base; without options it is the base itself."""
+        from critique_rl import cold_start
+
+        directory = self.config.directory / name
+        if not options:
+            copy_model(self._base(), directory)
+            return
+        rows = written_once(directory / "examples.jsonl", examples)
+        seed = self.config.cold_start.seed
+        figures = cold_start.fine_tune(self._base(), rows, directory, seed=seed, options=options)
         self.display.note(_short(figures))
 
     def _make_pool(self, seed: int) -> None:
