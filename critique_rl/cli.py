@@ -7,7 +7,6 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from critique_rl.types import UserError
+from critique_rl.types import UserError, nearest
 
 if TYPE_CHECKING:
     from critique_rl.config import RunConfig
@@ -63,9 +62,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _check_command(name: str) -> None:
     if not name.startswith("-") and name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise UserError(f"there is no command '{name}'.{hint} There are: {', '.join(COMMANDS)}.")
+        raise UserError(f"there is no command '{name}'. {nearest(name, COMMANDS)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,15 +111,16 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(describe(config, from_scratch=arguments.from_scratch) + "\n")
         return 0
     _steps(arguments)
-    from critique_rl.pipeline import is_first_process
+    from critique_rl.artifacts import is_first_process
 
     return _report(arguments) if is_first_process() else 0
 
 
 def _steps(arguments: argparse.Namespace) -> int:
     config = _load(arguments)  # before what is slow to import
+    from critique_rl.artifacts import is_first_process
     from critique_rl.display import Display
-    from critique_rl.pipeline import KINDS, Run, is_first_process
+    from critique_rl.pipeline import KINDS, Run
 
     _set_threads(config)
     _quiet_libraries()

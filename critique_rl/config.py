@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from critique_rl.prompts import prompt_set
-from critique_rl.types import UserError
+from critique_rl.types import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class TaskConfig:
         limit: Most problems, a subsample by `seed`; None takes all.
         seed: Seed of the subsample, or of a generated task.
         options: Options of the task's loader.
+        exclude: Tasks whose problems are left out here, for instance those that are evaluated.
+        ungradable: What becomes of problems whose gold answer cannot be graded: `refuse` or `drop`.
     """
 
     name: str
@@ -39,6 +41,11 @@ class TaskConfig:
     limit: int | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    exclude: list[TaskConfig] = field(default_factory=list)
+    ungradable: str = "refuse"
+
+    def __post_init__(self) -> None:
+        _one_of("ungradable", self.ungradable, ("refuse", "drop"))
 
 
 @dataclass(frozen=True)
@@ -440,11 +447,7 @@ def _value(hint: Any, value: Any, source: str, path: str) -> Any:
 
 def unknown(what: str, name: str, known: typing.Sequence[str]) -> str:
     """Message that `name` is none of the known names, with the nearest of them."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    # trl's configurations have some 150 fields: no help in a message
-    there = f" There are: {', '.join(known)}." if len(known) <= 30 else ""
-    return f"{what} '{name}' is unknown.{hint}{there}"
+    return f"{what} '{name}' is unknown. {nearest(name, known)}".rstrip()
 
 
 def _one_of(what: str, name: str, known: typing.Sequence[str]) -> None:

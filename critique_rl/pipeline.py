@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from critique_rl import preflight
+from critique_rl.artifacts import is_first_process, wait_for, written_once
 from critique_rl.config import RunConfig, TaskConfig, TeacherConfig, as_dict, check_options, differences
 from critique_rl.display import Display
 from critique_rl.evaluation import Protocol, evaluate
 from critique_rl.prompts import prompt_set
-from critique_rl.tasks import load_task
+from critique_rl.tasks import drop_overlap, gold_report, load_task, subsample
 from critique_rl.teachers import Annotator, ModelTeacher, ReferenceTeacher, ScriptedTeacher, Solver, Teacher
 from critique_rl.types import Problem, Sampling, UserError, child_seed
 
@@ -234,20 +234,24 @@ class Run:
         """
         key = json.dumps(as_dict(task), sort_keys=True)
         if key not in self._problems:
-            found = load_task(
-                task.name,
-                source=task.source,
-                split=task.split,
-                limit=task.limit,
-                seed=task.seed,
-                **task.options,
-            )
+            held_out = [p for other in task.exclude for p in self.problems(other)]
+            found = drop_overlap(self._load(task), held_out)
+            if task.ungradable == "drop":
+                failures = {f.id for f in gold_report(found).failures}
+                found = [p for p in found if p.id not in failures]
+                if failures:
+                    self.display.note(f"{task.name}, {task.split}: dropped {len(failures)} ungradable golds")
             if not found:
                 raise UserError(
-                    f"task {task.name}: split '{task.split}' of {task.source or 'the hub'} is empty."
+                    f"task {task.name}: split '{task.split}' of {task.source or 'the hub'} is empty"
+                    + (" without what it excludes." if task.exclude else ".")
                 )
-            self._problems[key] = found
+            self._problems[key] = subsample(found, task.limit, task.seed)
         return self._problems[key]
+
+    @staticmethod
+    def _load(task: TaskConfig) -> list[Problem]:
+        return load_task(task.name, source=task.source, split=task.split, seed=task.seed, **task.options)
 
     def train_problems(self, most: int | None, purpose: str) -> list[Problem]:
         """Train problems of all tasks in an order of `purpose`'s own, at most `most` of them."""
@@ -407,6 +411,7 @@ class Run:
         from critique_rl.pool import collect_pool
 
         config = self.config
+        directory = config.directory / f"seed{seed}" / "pool"
         pool = collect_pool(
             self.train_problems(config.pool.problems, "pool"),
             self.actor(),
@@ -415,9 +420,10 @@ class Run:
             sampling=Sampling(config.lengths.response, config.pool.temperature),
             balanced=config.pool.balanced,
             seed=seed,
+            rounds=directory / "rounds",
             on_progress=self.display.advance,
         )
-        pool.save_to_disk(str(config.directory / f"seed{seed}" / "pool" / "table"))
+        pool.save_to_disk(str(directory / "table"))
 
     def _train(self, seed: int, name: str) -> None:
         from datasets import load_from_disk
@@ -550,28 +556,6 @@ def shipped_directory(name: str) -> Path:
 
 def _short(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process of the run, or the first of a distributed launch."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def wait_for(ready: Callable[[], bool]) -> None:
-    """Sleep until another process is done; a launcher ends this one if that fails."""
-    while not ready():
-        time.sleep(1.0)
-
-
-def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file that the first process makes if it is not there, and others wait for."""
-    if is_first_process() and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
-        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in make()), "utf-8")
-        os.replace(temporary, path)
-    wait_for(path.exists)
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def copy_model(source: str, directory: Path) -> None:

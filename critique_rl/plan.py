@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from critique_rl.config import RunConfig, TaskConfig, unknown
@@ -154,6 +155,8 @@ def _short(count: int) -> str:
 
 def _actor(config: RunConfig, run: Run) -> str:
     spec = config.actor
+    if config.actor_server:
+        return f"{_actor(replace(config, actor_server=None), run)}; served at {config.actor_server}"
     if spec.get("backend") == "openai":
         return f"server at {spec.get('base_url')}, model {spec.get('model') or 'the first it serves'}"
     if spec.get("model"):

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from critique_rl.actors.base import Actor
+from critique_rl.artifacts import written_once
 from critique_rl.evaluation import grade_replies
 from critique_rl.prompts import PromptSet
 from critique_rl.types import Problem, Sampling, UserError, child_seed
@@ -27,6 +31,7 @@ def collect_pool(
     sampling: Sampling,
     balanced: bool = True,
     seed: int = 0,
+    rounds: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Sample, grade and select responses.
@@ -40,6 +45,8 @@ def collect_pool(
         balanced: Keep as many wrong as right responses within each data set. With an unbalanced pool the
             cheapest way to raise r_dis is to always give the majority's verdict.
         seed: Seed of the draw and of the selection.
+        rounds: Directory to which each round of sampling is written and from which it is read back, so that an
+            interrupted collection goes on; None keeps all in memory.
         on_progress: Called with the number of finished and of all rounds of sampling.
 
     Returns:
@@ -50,32 +57,40 @@ def collect_pool(
     Raises:
         UserError: No response could be graded; or `balanced`, and all are right or all are wrong.
     """
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for sample in range(samples):
-        draw = Sampling(
-            sampling.max_tokens, sampling.temperature, sampling.top_p, child_seed(seed, "pool", sample)
-        )
-        generations = actor.generate([prompts.reasoning_prompt(p.question) for p in problems], draw)
+
+    def draw(sample: int) -> list[dict[str, Any]]:
+        """One response to each question."""
+        seeded = replace(sampling, seed=child_seed(seed, "pool", sample))
+        generations = actor.generate([prompts.reasoning_prompt(p.question) for p in problems], seeded)
         # A response cut at the token limit is kept: it is wrong, and the critic will meet such ones.
         responses = [prompts.reasoning_prefill + g.text for g in generations]
-        for p, y, o in zip(problems, responses, grade_replies(problems, responses), strict=True):
-            if o is not None and y.strip():
-                rows.setdefault(
-                    (p.id, y),
-                    {
-                        "id": p.id,
-                        "dataset": p.dataset,
-                        "question": p.question,
-                        "answer": p.answer,
-                        "kind": p.kind,
-                        "response": y,
-                        "response_correct": o,
-                        "actor": actor.name,
-                        "temperature": sampling.temperature,
-                        "sample": sample,
-                        "pool_seed": seed,
-                    },
-                )
+        return [
+            {
+                "id": p.id,
+                "dataset": p.dataset,
+                "question": p.question,
+                "answer": p.answer,
+                "kind": p.kind,
+                "response": y,
+                "response_correct": o,
+                "actor": actor.name,
+                "temperature": sampling.temperature,
+                "sample": sample,
+                "pool_seed": seed,
+            }
+            for p, y, o in zip(problems, responses, grade_replies(problems, responses), strict=True)
+            if o is not None and y.strip()
+        ]
+
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for sample in range(samples):
+        drawn = (
+            draw(sample)
+            if rounds is None
+            else written_once(rounds / f"{sample}.jsonl", partial(draw, sample))
+        )
+        for row in drawn:
+            rows.setdefault((row["id"], row["response"]), row)
         if on_progress is not None:
             on_progress(sample + 1, samples)
     selected = list(rows.values())

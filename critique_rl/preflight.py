@@ -40,7 +40,8 @@ def check_data(run: Run) -> None:
         if shared:
             raise UserError(
                 f"evaluation task {task.name} ({task.split}) shares {len(shared)} problem(s) with train, "
-                f"for instance: {shared[0].question[:80]!r}."
+                f"for instance: {shared[0].question[:80]!r}. Leave them out of the train task with "
+                f"`exclude: [{{name: {task.name}, split: {task.split}}}]`."
             )
     for task in [*run.config.train, *run.config.evaluation.tasks]:
         if task.source is not None or TASKS[task.name].hub is not None:  # others are right by construction
@@ -55,8 +56,8 @@ def _check_golds(run: Run, task: TaskConfig) -> None:
         lines = [f"\n  {f.id} ({asked[f.id][:60]!r}), answer {f.gold!r}: {f.reason}" for f in failures[:5]]
         raise UserError(
             f"task {task.name}, split '{task.split}' of {task.source or 'the hub'}: {len(failures)} of "
-            f"{len(problems)} gold answers cannot be graded, so no reply to them could ever be right:"
-            + "".join(lines)
+            f"{len(problems)} gold answers cannot be graded, so no reply to them could ever be right; "
+            "`ungradable: drop` leaves them out:" + "".join(lines)
         )
 
 

@@ -6,12 +6,11 @@ critiques, the actor refines (arXiv 2510.24320, section 3.1 and Figure 2).
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from critique_rl.types import Conversation, Message, UserError
+from critique_rl.types import Conversation, Message, UserError, nearest
 
 STEP_LABEL = "Step sentence:"
 VERDICT_LABEL = "Correctness of the final answer:"
@@ -139,9 +138,7 @@ def prompt_set(name: str) -> PromptSet:
     """
     if name in PROMPT_SETS:
         return PROMPT_SETS[name]
-    near = difflib.get_close_matches(name, PROMPT_SETS, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UserError(f"prompts: no prompt set '{name}'.{hint} There are: {', '.join(PROMPT_SETS)}.")
+    raise UserError(f"prompts: no prompt set '{name}'. {nearest(name, PROMPT_SETS)}")
 
 
 def _user(template: str, **fields: str) -> Message:

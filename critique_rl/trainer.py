@@ -112,6 +112,10 @@ class CritiqueConfig(GRPOConfig):
             raise UserError("kl_placement='loss' is trl's k3 term: set kl_estimator='k3'.")
         if self.combination == "gated" and self.refinement_reward is None:
             raise UserError("combination='gated' needs a refinement_reward; Stage I has none.")
+        if self.scale_rewards != "none" or self.reward_weights is not None:
+            raise UserError(
+                "scale_rewards and reward_weights have no effect: set `advantage`, `beta_1` and `combination`."
+            )
         prompt_set(self.prompts)
         block = self.optimizer_steps_per_rl_step
         if self.rl_steps is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict
 
@@ -78,6 +80,19 @@ class Generation:
     prompt_tokens: int
     completion_tokens: int
     truncated: bool
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """End of a message that `name` is none of the known names: the most similar one, and a short list.
+
+    >>> nearest("gms8k", ["math", "gsm8k"])
+    "Did you mean 'gsm8k'? There are: math, gsm8k."
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    # trl's configurations have some 150 fields: no help in a message
+    there = f"There are: {', '.join(names)}." if len(names) <= 30 else ""
+    return " ".join(filter(None, (f"Did you mean {close[0]!r}?" if close else "", there)))
 
 
 def problem_id(question: str) -> str:

@@ -748,12 +748,12 @@ def test_make_actor_builds_either_backend(server: Server, model_dir: Path) -> No
         ({"model": "x"}, "'backend' is missing; it is one of openai, transformers"),
         (
             {"backend": "transformer", "model": "x"},
-            "unknown backend 'transformer'; did you mean 'transformers'?",
+            "unknown backend 'transformer'. Did you mean 'transformers'?",
         ),
-        ({"backend": "openai", "url": "x"}, "unknown key 'url'; "),
+        ({"backend": "openai", "url": "x"}, "unknown key 'url'. There are: base_url"),
         (
             {"backend": "transformers", "model": "x", "batchsize": 1},
-            "'batchsize'; did you mean 'batch_size'?",
+            "'batchsize'. Did you mean 'batch_size'?",
         ),
         ({"backend": "transformers"}, "backend 'transformers' needs 'model'"),
         ({"backend": "openai", "model": "x"}, "backend 'openai' needs 'base_url'"),

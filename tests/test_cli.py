@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from critique_rl import cli
-from critique_rl.pipeline import last_checkpoint
+from critique_rl.config import load_config
+from critique_rl.pipeline import Run, last_checkpoint
+from critique_rl.types import UserError
 
 CONFIG = """
 name: mini
@@ -353,7 +355,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
             ["train.0={name: math, source: {data}/math_train.jsonl, options: {held_out: 0}}"],
             ["task math", "1 of 4 gold answers", "What is $3+1$?", "answer '$$': gold does not parse"],
         ),
-        (["train.0.name=gsm8"], ["no task 'gsm8'", "did you mean 'gsm8k'"]),
+        (["train.0.name=gsm8"], ["no task 'gsm8'", "Did you mean 'gsm8k'"]),
         (["train.0.splt=train"], ["setting 'splt' is unknown. Did you mean 'split'?"]),
         (["train.0.options={rows: 3}"], ["task gsm8k: no option 'rows'"]),
         (["evaluation.tasks.0.source={data}/same_test.jsonl"], ["shares 4 problem(s) with train"]),
@@ -398,6 +400,25 @@ def test_bad_input_is_one_clear_error_before_any_work(
         assert part in captured.err
     assert took < 20
     assert not (data / "run").exists()
+
+
+def test_a_task_can_leave_out_what_is_evaluated_and_what_no_reply_can_earn(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = f"{{name: gsm8k, split: test, source: {data}/same_test.jsonl}}"
+    spoilt = f"{{name: math, source: {data}/math_train.jsonl, options: {{held_out: 0}}, ungradable: drop}}"
+    settings = load_config(
+        data / "real.yaml",
+        [
+            f"train=[{{name: gsm8k, source: {data}/good_train.jsonl, exclude: [{same}], "
+            f"options: {{held_out: 0}}}}, {spoilt}]"
+        ],
+    )
+    run = Run(settings)
+    with pytest.raises(UserError, match=r"task gsm8k: split 'train' .* is empty without what it excludes"):
+        run.problems(settings.train[0])
+    assert [p.answer for p in run.problems(settings.train[1])] == ["1", "2", "3"]
+    assert "math, train: dropped 1 ungradable golds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

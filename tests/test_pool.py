@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +126,21 @@ def test_each_data_set_is_balanced_by_itself() -> None:
         for s in range(9)
     }
     assert len(drawn) > 1  # at random, not the first ones
+
+
+def test_an_interrupted_collection_asks_for_what_is_missing_alone(
+    asked: list[Problem], tmp_path: Path
+) -> None:
+    class Failing(ToyActor):
+        def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
+            if len(self.samplings) == 2:
+                raise KeyboardInterrupt
+            return super().generate(prompts, sampling)
+
+    failing, actor = Failing(asked, right=8), ToyActor(asked, right=8)
+    with pytest.raises(KeyboardInterrupt):
+        collect_pool(asked, failing, COMPACT, samples=3, sampling=SAMPLING, rounds=tmp_path)
+    resumed = collect_pool(asked, actor, COMPACT, samples=3, sampling=SAMPLING, rounds=tmp_path)
+    assert len(actor.samplings) == 1
+    unbroken = collect_pool(asked, ToyActor(asked, right=8), COMPACT, samples=3, sampling=SAMPLING)
+    assert resumed.to_list() == unbroken.to_list()

@@ -338,7 +338,7 @@ def test_missing_paths_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file name says its split, .* found rows.jsonl"):
         load_task("gsm8k", source=str(tmp_path))
     write_jsonl(tmp_path / "a_test.jsonl", [GSM8K])
-    with pytest.raises(UserError, match=r"no split 'train'; Known: test; name a file of that split"):
+    with pytest.raises(UserError, match=r"no split 'train'\. There are: test\. Name a file of that split"):
         load_task("gsm8k", source=str(tmp_path))
     write_jsonl(tmp_path / "b_test.jsonl", [GSM8K])
     with pytest.raises(UserError, match=r"more than one file for split 'test': a_test.jsonl, b_test.jsonl"):
@@ -346,12 +346,12 @@ def test_missing_paths_and_files_are_named(tmp_path: Path) -> None:
 
 
 def test_unknown_names_suggest_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no task 'gms8k'; did you mean 'gsm8k'\? Known: aqua, gsm8k"):
+    with pytest.raises(UserError, match=r"no task 'gms8k'\. Did you mean 'gsm8k'\? There are: aqua, gsm8k"):
         load_task("gms8k")
-    with pytest.raises(UserError, match=r"task gsm8k: no option 'heldout'; did you mean 'held_out'\?"):
+    with pytest.raises(UserError, match=r"task gsm8k: no option 'heldout'\. Did you mean 'held_out'\?"):
         load_task("gsm8k", heldout=0.2)
     source = write_jsonl(tmp_path / "rows.jsonl", [GSM8K])
-    with pytest.raises(UserError, match=r"no split 'tset'; did you mean 'test'\?"):
+    with pytest.raises(UserError, match=r"no split 'tset'\. Did you mean 'test'\?"):
         load_task("gsm8k", source=source, split="tset")
 
 
@@ -411,7 +411,7 @@ def test_an_unreachable_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_split_that_is_not_published_is_refused() -> None:
-    with pytest.raises(UserError, match=r"TIGER-Lab/TheoremQA: no split 'train'; Known: test"):
+    with pytest.raises(UserError, match=r"TIGER-Lab/TheoremQA: no split 'train'\. There are: test"):
         load_task("theoremqa", split="train")
 
 
@@ -483,7 +483,7 @@ def test_one_file_can_serve_every_split(tmp_path: Path) -> None:
     loaded = {split: load_task("gsm8k", source=source, split=split, splits=splits) for split in splits}
     assert sum(map(len, loaded.values())) == len(set.union(*map(ids, loaded.values()))) == 500
     assert all(loaded.values())
-    with pytest.raises(UserError, match=r"no split 'dev' in `splits`; Known: test, train, validation"):
+    with pytest.raises(UserError, match=r"no split 'dev' in `splits`\. There are: test, train, validation"):
         load_task("gsm8k", source=source, split="dev", splits=splits)
     with pytest.raises(UserError, match="splits: only for a single local file"):
         load_task("gsm8k", source=str(tmp_path), split="train", splits=splits)
@@ -498,9 +498,11 @@ def test_one_file_can_serve_every_split(tmp_path: Path) -> None:
 def test_a_file_serves_no_split_that_its_name_denies(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path / "gsm8k_train.jsonl", gsm8k_rows(10))
     unnamed = write_jsonl(tmp_path / "gsm8k.jsonl", gsm8k_rows(10))
-    with pytest.raises(UserError, match=r"gsm8k_train.jsonl: no split 'test'; Known: train"):
+    with pytest.raises(UserError, match=r"gsm8k_train.jsonl: no split 'test'\. There are: train"):
         load_task("gsm8k", source=train, split="test")
-    with pytest.raises(UserError, match=r"gsm8k.jsonl: no split 'train'; Known: test; .*option `splits`"):
+    with pytest.raises(
+        UserError, match=r"gsm8k.jsonl: no split 'train'\. There are: test\. .*option `splits`"
+    ):
         load_task("gsm8k", source=unnamed, split="train")
     assert len(load_task("gsm8k", source=unnamed, split="test")) == 10
 
@@ -608,13 +610,13 @@ def test_reasoning_gym_kind_can_be_chosen() -> None:
     ("options", "message"),
     [
         ({}, "give the option `dataset`"),
-        ({"dataset": "chainsum"}, "no data set 'chainsum'; did you mean 'chain_sum'"),
+        ({"dataset": "chainsum"}, "no data set 'chainsum'. Did you mean 'chain_sum'"),
         ({"dataset": "chain_sum", "size": 0}, "size: found 0"),
-        ({"dataset": "chain_sum", "split": "dev"}, "no split 'dev'; Known: test, train, validation"),
+        ({"dataset": "chain_sum", "split": "dev"}, "no split 'dev'. There are: train, validation, test"),
         ({"dataset": "chain_sum", "config": {"terms": 2}}, "config of chain_sum: no field 'terms'"),
         ({"dataset": "chain_sum", "config": {"seed": 2}}, "config of chain_sum: no field 'seed'"),
         ({"dataset": "chain_sum", "config": {"min_terms": 9}}, "config of chain_sum: AssertionError"),
-        ({"dataset": "chain_sum", "kind": "numbers"}, "kind: found 'numbers'; did you mean 'number'"),
+        ({"dataset": "chain_sum", "kind": "numbers"}, "kind: found 'numbers'. Did you mean 'number'"),
         ({"dataset": "chain_sum", "source": "a.jsonl"}, "generated: remove `source`"),
         (
             {"dataset": "spell_backward", "size": 20},

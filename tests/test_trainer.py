@@ -430,6 +430,8 @@ class TestRefusals:
         ("settings", "message"),
         [
             ({"prompts": "papr"}, "Did you mean 'paper'"),
+            ({"scale_rewards": "group"}, "scale_rewards and reward_weights have no effect"),
+            ({"reward_weights": [0.5]}, "scale_rewards and reward_weights have no effect"),
             ({"refinement_reward": "r_correct"}, "refinement_reward='r_correct' is none of None, 'r_refine'"),
             ({"combination": "gate"}, "combination='gate' is none of 'additive', 'gated'"),
             ({"combination": "gated"}, "needs a refinement_reward"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from critique_rl.actors.base import Actor, ActorError
-from critique_rl.types import UserError
+from critique_rl.types import UserError, nearest
 
 if TYPE_CHECKING:
     from critique_rl.actors.openai_actor import OpenAIActor
@@ -54,20 +53,15 @@ def make_actor(spec: Mapping[str, Any] | str) -> Actor:
         raise UserError(f"actor: 'backend' is missing; it is one of {', '.join(_BACKENDS)}")
     backend = options.pop("backend")
     if backend not in _BACKENDS:
-        raise UserError(f"actor: unknown backend {backend!r}{_suggestion(str(backend), list(_BACKENDS))}")
+        raise UserError(f"actor: unknown backend {backend!r}. {nearest(str(backend), _BACKENDS)}")
     module, class_name = _BACKENDS[backend]
     actor_class = getattr(import_module(module), class_name)
     parameters = inspect.signature(actor_class).parameters
     for key in options:
         if key not in parameters:
-            raise UserError(f"actor: unknown key {key!r}{_suggestion(key, list(parameters))}")
+            raise UserError(f"actor: unknown key {key!r}. {nearest(key, parameters)}")
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:
             raise UserError(f"actor: backend {backend!r} needs {key!r}")
     actor: Actor = actor_class(**options)
     return actor
-
-
-def _suggestion(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -11,9 +11,9 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from critique_rl.tasks.base import DataError, Task, drop_overlap, nearest, split_problems, subsample
+from critique_rl.tasks.base import DataError, Task, drop_overlap, split_problems, subsample
 from critique_rl.tasks.check import GoldReport, gold_report
-from critique_rl.types import Problem
+from critique_rl.types import Problem, nearest
 
 __all__ = [
     "TASKS",
@@ -80,12 +80,12 @@ def load_task(
         UserError: Name, split or option is unknown, the data cannot be read or a row is not as it should be.
     """
     if name not in MODULES:
-        raise DataError(f"no task {name!r}; {nearest(name, TASKS)}")
+        raise DataError(f"no task {name!r}. {nearest(name, TASKS)}")
     task = TASKS[name]
     parameters = inspect.signature(task.load).parameters.values()
     keywords = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     known = keywords - {"source", "split", "seed"}
     for option in options:
         if option not in known:
-            raise DataError(f"task {name}: no option {option!r}; {nearest(option, known)}")
+            raise DataError(f"task {name}: no option {option!r}. {nearest(option, sorted(known))}")
     return subsample(task.load(source=source, split=split, seed=seed, **options), limit, seed)

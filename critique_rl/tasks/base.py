@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from critique_rl.types import AnswerKind, Problem, UserError, child_seed
@@ -39,17 +38,6 @@ class Task:
     hub: str | None
     licence: str
     first_error: Callable[[Problem, str], int | None] | None = None
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Name the known names for an error message, the most similar one first if there is one.
-
-    >>> nearest("gms8k", ["gsm8k", "math"])
-    "did you mean 'gsm8k'? Known: gsm8k, math"
-    """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"Known: {', '.join(names)}"
 
 
 def unique(problems: Sequence[Problem], origin: str) -> list[Problem]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from critique_rl.tasks.base import DataError, nearest, split_problems, unique
+from critique_rl.tasks.base import DataError, split_problems, unique
 from critique_rl.tasks.rows import SUFFIXES, HubSplit, Row, read_rows
-from critique_rl.types import AnswerKind, Problem, problem_id
+from critique_rl.types import AnswerKind, Problem, nearest, problem_id
 
 FILE_WORDS = {
     "train": "train",
@@ -78,8 +78,8 @@ def load_published(
         parts = split_problems(_read(parse, available["train"]), fractions=fractions, salt="held_out")
         return _take(parts, split, str(available["train"]))
     origin = path or next(iter(hub.values())).repo
-    hint = "name a file of that split, or cut one by the option `splits`, e.g. {'train': 0.9, 'test': 0.1}"
-    raise DataError(f"{origin}: no split {split!r}; {nearest(split, available)}; {hint}")
+    hint = "Name a file of that split, or cut one by the option `splits`, e.g. {'train': 0.9, 'test': 0.1}"
+    raise DataError(f"{origin}: no split {split!r}. {nearest(split, available)} {hint}")
 
 
 def _read(parse: Callable[[Row], Problem | None], origin: Path | HubSplit) -> list[Problem]:
@@ -89,7 +89,7 @@ def _read(parse: Callable[[Row], Problem | None], origin: Path | HubSplit) -> li
 
 def _take(parts: Mapping[str, list[Problem]], split: str, origin: str) -> list[Problem]:
     if split not in parts:
-        raise DataError(f"{origin}: no split {split!r} in `splits`; {nearest(split, parts)}")
+        raise DataError(f"{origin}: no split {split!r} in `splits`. {nearest(split, parts)}")
     if not parts[split]:
         raise DataError(f"{origin}: split {split!r} is empty, the file has too few problems for its share")
     return parts[split]

@@ -17,9 +17,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
-from critique_rl.tasks.base import DataError, Task, check_fractions, nearest, split_problems
+from critique_rl.tasks.base import DataError, Task, check_fractions, split_problems
 from critique_rl.tasks.published import make_problem
-from critique_rl.types import AnswerKind, Problem, UserError, child_seed, problem_id
+from critique_rl.types import AnswerKind, Problem, UserError, child_seed, nearest, problem_id
 
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 DRAWS_PER_PROBLEM = 10
@@ -60,13 +60,13 @@ def load(
     if source is not None:
         raise DataError("task reasoning_gym is generated: remove `source`")
     if kind is not None and kind not in get_args(AnswerKind):
-        raise DataError(f"kind: found {kind!r}; {nearest(str(kind), get_args(AnswerKind))}")
+        raise DataError(f"kind: found {kind!r}. {nearest(str(kind), get_args(AnswerKind))}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise DataError(f"size: found {size!r}, expected a whole number above 0")
     fractions = SPLITS if splits is None else splits
     check_fractions(fractions)
     if split not in fractions:
-        raise DataError(f"task reasoning_gym: no split {split!r}; {nearest(split, fractions)}")
+        raise DataError(f"task reasoning_gym: no split {split!r}. {nearest(split, fractions)}")
     if dataset is None:
         raise DataError("task reasoning_gym: give the option `dataset`, e.g. 'chain_sum'")
     generate = _generator(dataset, dict(config or {}), size * DRAWS_PER_PROBLEM, seed)
@@ -87,11 +87,11 @@ def _generator(dataset: str, config: dict[str, Any], size: int, seed: int) -> Ca
     except ImportError as error:
         raise UserError("task reasoning_gym needs an extra: pip install 'critique_rl[procedural]'") from error
     if dataset not in DATASETS:
-        raise DataError(f"task reasoning_gym: no data set {dataset!r}; {nearest(dataset, DATASETS)}")
+        raise DataError(f"task reasoning_gym: no data set {dataset!r}. {nearest(dataset, DATASETS)}")
     known = {field.name for field in dataclasses.fields(DATASETS[dataset][1])} - {"seed", "size"}
     for name in config:
         if name not in known:
-            raise DataError(f"config of {dataset}: no field {name!r}; {nearest(name, known)}")
+            raise DataError(f"config of {dataset}: no field {name!r}. {nearest(name, known)}")
     own_seed = child_seed(seed, "reasoning_gym", dataset)
     try:
         return create_dataset(dataset, seed=own_seed, size=size, **config).__getitem__
