@@ -64,7 +64,8 @@ def actor_examples(
         example(prompts.reasoning_prompt(p.question), y) for p, y in zip(problems, solutions, strict=True)
     ]
     some, first = problems[:refinements], [prompts.reasoning_prefill + y for y in drafts[:refinements]]
-    critiques = teacher.critique(some, first, seed=seed, polished=True)
+    shown = [prompts.without_prefill(y) for y in first]
+    critiques = teacher.critique(some, shown, seed=seed, polished=True)
     refined = teacher.refine(some, first, critiques, seed=seed)
     grades = grade_replies(some, refined)
     kept = [
@@ -95,7 +96,8 @@ def critic_examples(
     generated = actor.generate([prompts.reasoning_prompt(p.question) for p in problems], draw)
     responses = [prompts.reasoning_prefill + g.text for g in generated]
     before = grade_replies(problems, responses)
-    critiques = teacher.critique(problems, responses, seed=seed, polished=False)
+    shown = [prompts.without_prefill(y) for y in responses]
+    critiques = teacher.critique(problems, shown, seed=seed, polished=False)
     refined = actor.generate(
         [
             prompts.refinement_prompt(p.question, y, c)

@@ -111,8 +111,11 @@ class PromptSet:
 
     def critique_prompt(self, question: str, response: str) -> Conversation:
         """Chat in which the critic criticises: question, response -> critique. Holds no gold answer."""
-        stripped = response.removeprefix(self.reasoning_prefill).removeprefix(self.refinement_prefill)
-        return [_user(self.critique, question=question, response=stripped.strip())]
+        return [_user(self.critique, question=question, response=self.without_prefill(response))]
+
+    def without_prefill(self, response: str) -> str:
+        """A response or refinement as the critic sees it."""
+        return response.removeprefix(self.reasoning_prefill).removeprefix(self.refinement_prefill).strip()
 
     def refinement_prompt(self, question: str, response: str, critique: str) -> Conversation:
         """Chat in which the actor refines: question, response, critique -> refinement."""
