@@ -1,26 +1,34 @@
-"""The protocol over a set of problems, and every metric of the paper on its records.
+"""The protocol over a set of problems: respond -> critique -> refine, once or in rounds, one or several samples.
 
-respond -> critique -> refine; one record (`Episode`) per problem goes to disk as it is finished, so a killed
-evaluation goes on where it stopped.
+One record (`Episode`) per problem, sample and round goes to disk as it is finished, so a killed evaluation goes
+on where it stopped. What is measured on the records is in `metrics.py`, `scaling.py` and `localisation.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from critique_rl.actors.base import Actor
 from critique_rl.grading import grade_batch
-from critique_rl.prompts import PromptSet, Verdict, parse_verdict
-from critique_rl.rewards import r_dis
-from critique_rl.types import Problem, Sampling, UserError, child_seed
+from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, PromptSet, Verdict, parse_verdict
+from critique_rl.types import Generation, Problem, Sampling, UserError, child_seed, nearest
+
+HISTORIES = ("markov", "full")
+CRITIQUES = ("critic", "empty", "verdict", "shuffled", "oracle")
+ADVICE = (
+    f"{STEP_LABEL} all of them\nExplanation: Work through the problem again from the start, one step at a time, "
+    "and check each result before you use it."
+)
+"""What a critique by an oracle says beside its verdict: advice that fits every problem."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One problem through the protocol.
+    """One problem through the protocol, or one round of it.
 
     Attributes:
         id: Identity of the problem.
@@ -28,13 +36,15 @@ class Episode:
         question: What was asked.
         answer: The gold answer.
         kind: How it is graded.
-        response: y, with its prefill.
+        response: y, with its prefill; in later rounds the refinement of the round before.
         response_correct: o = r_oracle(x, y); None if it could not be graded.
-        critique: c; None without a critic, as are the fields below.
-        verdict: f(x, y, c).
-        refinement: y', with its prefill.
-        refinement_correct: o' = r_oracle(x, y'); None if it could not be graded.
-        tokens: Prompt and completion tokens of all its generations.
+        critique: c, as the actor is shown it; None without one.
+        verdict: f(x, y, c); None without a critique.
+        refinement: y', with its prefill; None without a critic.
+        refinement_correct: o' = r_oracle(x, y'); None if it could not be graded, or without a critic.
+        tokens: Prompt and completion tokens of the generations of this round.
+        sample: Which of several independent chains of the problem.
+        round: Which critique and refinement of the chain.
     """
 
     id: str
@@ -49,11 +59,13 @@ class Episode:
     refinement: str | None
     refinement_correct: bool | None
     tokens: int
+    sample: int = 0
+    round: int = 0
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the three texts of an episode are generated.
+    """How the texts of an episode are generated.
 
     Attributes:
         prompts: Prompt set.
@@ -61,6 +73,14 @@ class Protocol:
         critique: Sampling of the critique.
         refinement: Sampling of the refinement.
         seed: Seed of the evaluation; unused where everything is greedy.
+        samples: Independent chains for each problem.
+        rounds: Critiques and refinements, one after the other, in a chain.
+        history: What later rounds see: `markov` the latest response alone (released code), `full` all earlier
+            responses and critiques (paper, section 5.3).
+        critiques: What the actor is shown. `critic`: the critic's critique. The others are controls: `empty`
+            no text at all, `verdict` its verdict line alone, `shuffled` its critique of another problem,
+            `oracle` the true verdict with `ADVICE`; `empty` and `oracle` ask no critic.
+        spare_correct: Keep right responses as they are, as an oracle verifier would (paper, Figure 5).
     """
 
     prompts: PromptSet
@@ -68,11 +88,39 @@ class Protocol:
     critique: Sampling
     refinement: Sampling
     seed: int = 0
+    samples: int = 1
+    rounds: int = 1
+    history: str = "markov"
+    critiques: str = "critic"
+    spare_correct: bool = False
 
-    def sampling(self, turn: str, chunk: int) -> Sampling:
-        """Sampling of one turn for one chunk of problems."""
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.rounds < 1:
+            raise UserError(
+                f"samples and rounds must be at least 1, got samples={self.samples}, rounds={self.rounds}."
+            )
+        for name, known in (("history", HISTORIES), ("critiques", CRITIQUES)):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} is unknown. {nearest(getattr(self, name), known)}"
+                )
+
+    @property
+    def asks_critic(self) -> bool:
+        """Whether a critic is needed at all."""
+        return self.critiques in ("critic", "verdict", "shuffled")
+
+    def sampling(self, turn: str, chunk: int, round: int = 0) -> Sampling:
+        """Sampling of one turn for one chunk of chains."""
         base: Sampling = getattr(self, turn)
-        return replace(base, seed=child_seed(self.seed, turn, chunk))
+        return replace(base, seed=child_seed(self.seed, turn, chunk, round))
+
+
+class Chain(NamedTuple):
+    """One sample of one problem."""
+
+    sample: int
+    problem: Problem
 
 
 def evaluate(
@@ -90,82 +138,151 @@ def evaluate(
     Args:
         problems: What to ask, each once.
         actor: Answers and refines.
-        critic: Criticises; None evaluates the actor alone.
+        critic: Criticises; None evaluates the actor alone, unless `protocol.critiques` needs no critic.
         protocol: How to generate.
         records: JSON-lines file to which finished episodes are appended and from which they are read back.
-        chunk_size: Problems that go through the protocol together and are written together.
-        on_progress: Called with the number of finished problems and of all problems.
+        chunk_size: Chains that go through the protocol together and are written together.
+        on_progress: Called with the number of finished chains and of all chains.
 
     Returns:
-        One episode per problem, in the order of `problems`.
+        Episodes by sample, then in the order of `problems`, then by round.
 
     Raises:
-        UserError: `records` holds a line that is no episode, or episodes of other problems.
+        UserError: `records` holds a line that is no episode, or episodes of other problems; or critiques are
+            to be shuffled and there is one problem alone.
     """
-    done = {episode.id: episode for episode in read_episodes(records)} if records.exists() else {}
-    if not done.keys() <= {p.id for p in problems}:
+    if protocol.critiques == "shuffled" and len(problems) < 2:
+        raise UserError("critiques can be shuffled among two problems or more.")
+    done = {(e.id, e.sample, e.round): e for e in read_episodes(records)} if records.exists() else {}
+    if not {identity for identity, _, _ in done} <= {p.id for p in problems}:
         raise UserError(
             f"{records} holds records of other problems: delete it, or evaluate into another folder."
         )
     records.parent.mkdir(parents=True, exist_ok=True)
+    rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
+    chains = [Chain(sample, problem) for sample in range(protocol.samples) for problem in problems]
     # Chunks are cut before finished ones are skipped: a resumed run draws with the seeds of an unbroken one.
-    for number, start in enumerate(range(0, len(problems), chunk_size)):
-        chunk = problems[start : start + chunk_size]
-        if any(p.id not in done for p in chunk):
-            fresh = [e for e in _episodes(chunk, actor, critic, protocol, number) if e.id not in done]
+    for number, start in enumerate(range(0, len(chains), chunk_size)):
+        chunk = chains[start : start + chunk_size]
+        if any((c.problem.id, c.sample, r) not in done for c in chunk for r in range(rounds)):
+            made = _episodes(chunk, actor, critic, protocol, number)
+            fresh = [e for e in made if (e.id, e.sample, e.round) not in done]
             with records.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in fresh)
-            done |= {e.id: e for e in fresh}
+            done |= {(e.id, e.sample, e.round): e for e in fresh}
         if on_progress is not None:
-            on_progress(min(start + chunk_size, len(problems)), len(problems))
-    return [done[p.id] for p in problems]
+            on_progress(min(start + chunk_size, len(chains)), len(chains))
+    return [done[c.problem.id, c.sample, r] for c in chains for r in range(rounds)]
 
 
 def _episodes(
-    problems: Sequence[Problem], actor: Actor, critic: Actor | None, protocol: Protocol, chunk: int
+    chunk: Sequence[Chain], actor: Actor, critic: Actor | None, protocol: Protocol, number: int
 ) -> list[Episode]:
-    prompts = protocol.prompts
+    prompts, problems = protocol.prompts, [c.problem for c in chunk]
     answers = actor.generate(
-        [prompts.reasoning_prompt(p.question) for p in problems], protocol.sampling("response", chunk)
+        [prompts.reasoning_prompt(p.question) for p in problems], protocol.sampling("response", number)
     )
     responses = [prompts.reasoning_prefill + g.text for g in answers]
-    tokens = [g.prompt_tokens + g.completion_tokens for g in answers]
-    before = grade_replies(problems, responses)
-    if critic is None:
-        return [
-            Episode(p.id, p.dataset, p.question, p.answer, p.kind, y, o, None, None, None, None, t)
-            for p, y, o, t in zip(problems, responses, before, tokens, strict=True)
-        ]
-    written = critic.generate(
-        [prompts.critique_prompt(p.question, y) for p, y in zip(problems, responses, strict=True)],
-        protocol.sampling("critique", chunk),
-    )
-    refined = actor.generate(
-        [
-            prompts.refinement_prompt(p.question, y, c.text)
-            for p, y, c in zip(problems, responses, written, strict=True)
-        ],
-        protocol.sampling("refinement", chunk),
-    )
-    refinements = [prompts.refinement_prefill + g.text for g in refined]
-    after = grade_replies(problems, refinements)
-    return [
+    tokens = [_tokens(g) for g in answers]
+    correct = grade_replies(problems, responses)
+    start = [
         Episode(
-            id=p.id,
-            dataset=p.dataset,
-            question=p.question,
-            answer=p.answer,
-            kind=p.kind,
-            response=responses[i],
-            response_correct=before[i],
-            critique=written[i].text,
-            verdict=parse_verdict(written[i].text).value,
-            refinement=refinements[i],
-            refinement_correct=after[i],
-            tokens=tokens[i] + sum(g.prompt_tokens + g.completion_tokens for g in (written[i], refined[i])),
+            p.id, p.dataset, p.question, p.answer, p.kind, y, o, None, None, None, None, t, sample=c.sample
         )
-        for i, p in enumerate(problems)
+        for c, p, y, o, t in zip(chunk, problems, responses, correct, tokens, strict=True)
     ]
+    if critic is None and protocol.asks_critic:
+        return start
+    rounds = [_round(start, [()] * len(start), actor, critic, protocol, number)]
+    past: list[History] = [()] * len(start)
+    for _ in range(1, protocol.rounds):
+        last = rounds[-1]
+        if protocol.history == "full":
+            past = [(*h, (e.response, e.critique or "")) for h, e in zip(past, last, strict=True)]
+        start = [
+            replace(
+                e,
+                response=e.refinement or "",
+                response_correct=e.refinement_correct,
+                tokens=0,
+                round=e.round + 1,
+            )
+            for e in last
+        ]
+        rounds.append(_round(start, past, actor, critic, protocol, number))
+    return [e for chain in zip(*rounds, strict=True) for e in chain]
+
+
+History = tuple[tuple[str, str], ...]
+"""Earlier rounds of a chain: each response with its critique."""
+
+
+def _round(
+    start: Sequence[Episode],
+    past: Sequence[History],
+    actor: Actor,
+    critic: Actor | None,
+    protocol: Protocol,
+    number: int,
+) -> list[Episode]:
+    """Criticise and refine; `start` holds responses."""
+    prompts, at = protocol.prompts, start[0].round
+    spared = [protocol.spare_correct and e.response_correct is True for e in start]
+    asked = [i for i, spare in enumerate(spared) if not spare]
+    written: dict[int, Generation] = {}
+    if protocol.asks_critic and critic is not None:
+        generations = critic.generate(
+            [prompts.critique_prompt(start[i].question, start[i].response, past[i]) for i in asked],
+            protocol.sampling("critique", number, at),
+        )
+        written = dict(zip(asked, generations, strict=True))
+    shown = {i: _shown(protocol.critiques, start, written, asked, place) for place, i in enumerate(asked)}
+    generations = actor.generate(
+        [prompts.refinement_prompt(start[i].question, start[i].response, shown[i], past[i]) for i in asked],
+        protocol.sampling("refinement", number, at),
+    )
+    refined = {i: prompts.refinement_prefill + g.text for i, g in zip(asked, generations, strict=True)}
+    spent = {
+        i: _tokens(g) + (_tokens(written[i]) if i in written else 0)
+        for i, g in zip(asked, generations, strict=True)
+    }
+    grades = grade_batch(
+        [{"gold": start[i].answer, "reply": refined[i], "kind": start[i].kind} for i in asked]
+    )
+    graded = dict(zip(asked, grades, strict=True))
+    return [
+        replace(
+            e,
+            critique=shown.get(i),
+            verdict=parse_verdict(shown[i]).value if i in shown else None,
+            refinement=refined.get(i, e.response),
+            refinement_correct=graded.get(i, e.response_correct),
+            tokens=e.tokens + spent.get(i, 0),
+        )
+        for i, e in enumerate(start)
+    ]
+
+
+def _shown(
+    kind: str, start: Sequence[Episode], written: dict[int, Generation], asked: Sequence[int], place: int
+) -> str:
+    """What the actor reads as the critique of the chain at one place of `asked`."""
+    i = asked[place]
+    if kind == "critic":
+        return written[i].text
+    if kind == "shuffled":
+        return written[asked[(place + 1) % len(asked)]].text
+    if kind == "verdict":
+        verdict = parse_verdict(written[i].text)
+        return "" if verdict is Verdict.UNPARSED else f"{VERDICT_LABEL} {verdict.value.capitalize()}"
+    correct = start[i].response_correct
+    if kind == "empty" or correct is None:
+        return ""
+    return f"{ADVICE}\n{VERDICT_LABEL} {'Correct' if correct else 'Wrong'}"
+
+
+def _tokens(generation: Generation) -> int:
+    return generation.prompt_tokens + generation.completion_tokens
 
 
 def grade_replies(problems: Sequence[Problem], replies: Sequence[str]) -> list[bool | None]:
@@ -194,53 +311,3 @@ def read_episodes(records: Path) -> list[Episode]:
             except (ValueError, TypeError) as error:  # no JSON or no UTF-8; other fields
                 raise UserError(f"{records}, line {number} is no episode record: {error}") from error
     return episodes
-
-
-def metrics(episodes: Iterable[Episode]) -> dict[str, float | None]:
-    """All metrics of the paper's section 5.1 as fractions of 1; None where there is nothing to divide by.
-
-    Episodes with an answer that could not be graded count in `graded_rate` and nowhere else, so that
-    delta = delta_ic - delta_ci holds exactly. See docs in the README for each metric's meaning.
-    """
-    every = list(episodes)
-    with_critic = any(e.critique is not None for e in every)
-    graded = [
-        e
-        for e in every
-        if e.response_correct is not None and (not with_critic or e.refinement_correct is not None)
-    ]
-    correct = [e for e in graded if e.response_correct]
-    wrong = [e for e in graded if not e.response_correct]
-    result: dict[str, float | None] = {
-        "acc": _share(graded, lambda e: bool(e.response_correct)),
-        "graded_rate": len(graded) / len(every) if every else None,
-        "tokens": sum(e.tokens for e in every) / len(every) if every else None,
-    }
-    if not with_critic:
-        return result
-    parsed = [e for e in graded if e.verdict != Verdict.UNPARSED]
-    on_correct, on_wrong = _share(correct, _judged_right), _share(wrong, _judged_right)
-    result |= {
-        "acc_refine": _share(graded, lambda e: bool(e.refinement_correct)),
-        "delta_ci": _share(graded, lambda e: bool(e.response_correct and not e.refinement_correct)),
-        "delta_ic": _share(graded, lambda e: bool(e.refinement_correct and not e.response_correct)),
-        "delta_ci_given_correct": _share(correct, lambda e: not e.refinement_correct),
-        "delta_ic_given_wrong": _share(wrong, lambda e: bool(e.refinement_correct)),
-        "acc_dis": _share(graded, _judged_right),
-        "acc_dis_parsed": _share(parsed, _judged_right),
-        "acc_dis_on_correct": on_correct,
-        "acc_dis_on_wrong": on_wrong,
-        "acc_dis_balanced": None if on_correct is None or on_wrong is None else (on_correct + on_wrong) / 2,
-        "parse_rate": _share(graded, lambda e: e.verdict != Verdict.UNPARSED),
-    }
-    refine, acc = result["acc_refine"], result["acc"]
-    result["delta"] = None if refine is None or acc is None else refine - acc
-    return result
-
-
-def _judged_right(episode: Episode) -> bool:
-    return episode.verdict is not None and r_dis(Verdict(episode.verdict), episode.response_correct) == 1.0
-
-
-def _share(episodes: Sequence[Episode], holds: Callable[[Episode], bool]) -> float | None:
-    return sum(map(holds, episodes)) / len(episodes) if episodes else None

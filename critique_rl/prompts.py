@@ -7,6 +7,7 @@ critiques, the actor refines (arXiv 2510.24320, section 3.1 and Figure 2).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -93,6 +94,7 @@ class PromptSet:
         reasoning: User turn for a response, with `{question}`.
         reasoning_prefill: Start of the actor's turn; part of the stored response.
         critique: User turn for a critique, with `{question}` and `{response}`.
+        next_critique: User turn for the critique of a refinement, after earlier ones, with `{response}`.
         refinement: Second user turn for a refinement, with `{critique}`.
         refinement_prefill: Start of the actor's second turn; part of the stored refinement.
     """
@@ -102,6 +104,7 @@ class PromptSet:
     reasoning: str
     reasoning_prefill: str
     critique: str
+    next_critique: str
     refinement: str
     refinement_prefill: str
 
@@ -109,21 +112,35 @@ class PromptSet:
         """Chat in which the actor answers: question -> response."""
         return _with_prefill([_user(self.reasoning, question=question)], self.reasoning_prefill)
 
-    def critique_prompt(self, question: str, response: str) -> Conversation:
-        """Chat in which the critic criticises: question, response -> critique. Holds no gold answer."""
-        return [_user(self.critique, question=question, response=self.without_prefill(response))]
+    def critique_prompt(
+        self, question: str, response: str, past: Sequence[tuple[str, str]] = ()
+    ) -> Conversation:
+        """Chat in which the critic criticises: question, response -> critique. Holds no gold answer.
+
+        Args:
+            question: x.
+            response: y, with or without its prefill.
+            past: Responses and critiques of earlier rounds, which precede these.
+        """
+        turns: Conversation = []
+        for y, c in [*past, (response, "")]:
+            template = self.next_critique if turns else self.critique
+            turns.append(_user(template, question=question, response=self.without_prefill(y)))
+            turns.append({"role": "assistant", "content": c})
+        return turns[:-1]
 
     def without_prefill(self, response: str) -> str:
         """A response or refinement as the critic sees it."""
         return response.removeprefix(self.reasoning_prefill).removeprefix(self.refinement_prefill).strip()
 
-    def refinement_prompt(self, question: str, response: str, critique: str) -> Conversation:
-        """Chat in which the actor refines: question, response, critique -> refinement."""
-        turns: Conversation = [
-            _user(self.reasoning, question=question),
-            {"role": "assistant", "content": response},
-            _user(self.refinement, critique=cut_critique(critique)),
-        ]
+    def refinement_prompt(
+        self, question: str, response: str, critique: str, past: Sequence[tuple[str, str]] = ()
+    ) -> Conversation:
+        """Chat in which the actor refines: question, response, critique -> refinement; `past` as above."""
+        turns: Conversation = [_user(self.reasoning, question=question)]
+        for y, c in [*past, (response, critique)]:
+            turns.append({"role": "assistant", "content": y})
+            turns.append(_user(self.refinement, critique=cut_critique(c)))
         return _with_prefill(turns, self.refinement_prefill)
 
 
@@ -172,6 +189,10 @@ PAPER = PromptSet(
         "Correctness of the final answer: [Correct/Wrong]\nExplanation: [...]\n\n"
         "Question:\n{question}\n\nSolution:\n{response}"
     ),
+    next_critique=(
+        "The solution was rewritten after your critique. Check the new one in the same way and in the same answer "
+        "format.\n\nSolution:\n{response}"
+    ),
     refinement=(
         "Here is a step-by-step critique of your solution. Read it closely, above all what it says about each "
         "step and why. Then follow its guidance and write a new, complete step-by-step solution that agrees "
@@ -187,6 +208,7 @@ COMPACT = PromptSet(
     reasoning="{question}",
     reasoning_prefill="",
     critique="Question: {question}\nSolution: {response}",
+    next_critique="Solution: {response}",
     refinement="{critique}",
     refinement_prefill="",
 )

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from critique_rl.config import RunConfig, as_dict
-from critique_rl.evaluation import Episode, metrics
-from critique_rl.types import child_seed
+from critique_rl.evaluation import Episode
+from critique_rl.metrics import metrics, resampled
 
 PACKAGES = (
     "critique_rl",
@@ -62,7 +62,7 @@ def summarise(per_seed: Sequence[Sequence[Episode]]) -> dict[str, dict[str, Any]
     """
     values = [metrics(episodes) for episodes in per_seed]
     if len(per_seed) == 1:
-        draws = _bootstrap(per_seed[0])
+        draws = resampled(per_seed[0])
     summary: dict[str, dict[str, Any]] = {}
     for name in values[0]:
         column = [v[name] for v in values]
@@ -71,22 +71,13 @@ def summarise(per_seed: Sequence[Sequence[Episode]]) -> dict[str, dict[str, Any]
             continue
         mean = statistics.fmean(known)
         if len(known) == 1:
-            sample = [d[name] for d in draws if d[name] is not None]
-            low, high = (float(q) for q in np.quantile(np.array(sample, dtype=float), (0.025, 0.975)))
+            low, high = (float(q) for q in np.nanquantile(draws[name], (0.025, 0.975)))
         else:
             t = _T975[len(known) - 2] if len(known) - 2 < len(_T975) else 1.96
             half = t * statistics.stdev(known) / len(known) ** 0.5
             low, high = mean - half, mean + half
         summary[name] = {"mean": mean, "low": low, "high": high, "values": known}
     return summary
-
-
-def _bootstrap(episodes: Sequence[Episode], resamples: int = 200) -> list[dict[str, float | None]]:
-    generator = np.random.default_rng(child_seed(0, "bootstrap"))
-    return [
-        metrics([episodes[i] for i in generator.integers(len(episodes), size=len(episodes))])
-        for _ in range(resamples)
-    ]
 
 
 def result(

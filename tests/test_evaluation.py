@@ -7,10 +7,12 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from critique_rl.evaluation import Episode, Protocol, evaluate, metrics, read_episodes
+from critique_rl.evaluation import ADVICE, Episode, Protocol, evaluate, read_episodes
+from critique_rl.metrics import metrics, resampled
 from critique_rl.prompts import COMPACT, PAPER, VERDICT_LABEL, PromptSet
 from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError
 
@@ -51,8 +53,8 @@ def critic_rule(conversation: Conversation) -> str:
     return "Hm." if i == 9 else f"{VERDICT_LABEL} {'Correct' if i < 5 else 'Wrong'}"
 
 
-def protocol(prompts: PromptSet = COMPACT, temperature: float = 0.0) -> Protocol:
-    return Protocol(prompts, *(Sampling(n, temperature) for n in (8, 16, 8)), seed=7)
+def protocol(prompts: PromptSet = COMPACT, temperature: float = 0.0, **settings: Any) -> Protocol:
+    return Protocol(prompts, *(Sampling(n, temperature) for n in (8, 16, 8)), seed=7, **settings)
 
 
 def episode(o: bool | None, verdict: str, o2: bool | None) -> Episode:
@@ -125,6 +127,19 @@ def test_without_a_critic_there_is_accuracy_alone() -> None:
         episode(True, "", True), critique=None, verdict=None, refinement=None, refinement_correct=None
     )
     assert metrics([alone]) == {"acc": 1.0, "graded_rate": 1.0, "tokens": 5.0}
+
+
+def test_a_resample_draws_all_samples_of_a_problem_together() -> None:
+    # Two problems: every sample of one is right, none of the other. By samples the spread would be small.
+    rows = [
+        dataclasses.replace(episode(right, "correct", right), id=str(right), sample=i)
+        for right in (True, False)
+        for i in range(50)
+    ]
+    drawn = resampled(rows, resamples=400)["acc"]
+    assert set(drawn) == {0.0, 0.5, 1.0}
+    assert drawn.mean() == pytest.approx(0.5, abs=0.1)
+    assert metrics(rows)["acc"] == 0.5
 
 
 def test_the_protocol_asks_in_order_and_records_what_came_back(tmp_path: Path) -> None:
@@ -232,3 +247,103 @@ def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
         records.write_text("".join([*lines[:2], broken, *lines[2:]]), encoding="utf-8")
         with pytest.raises(UserError, match=r"records.jsonl, line 3 is no episode record"):
             read_episodes(records)
+
+
+# -- rounds, samples and what the actor is shown ----------------------------------------------------------
+
+
+def counting_rule(conversation: Conversation) -> str:
+    """Answers the number of messages it was shown, so that a refinement tells what it has seen."""
+    return f"The answer is {len(conversation)}"
+
+
+@pytest.mark.parametrize(("history", "messages"), [("markov", [3, 3, 3]), ("full", [3, 5, 7])])
+def test_rounds_go_on_from_the_last_refinement_with_or_without_what_came_before(
+    tmp_path: Path, history: str, messages: list[int]
+) -> None:
+    actor, critic = ToyActor(counting_rule), ToyActor(lambda c: f"critique {len(c)}")
+    settings = protocol(rounds=3, history=history)
+    episodes = evaluate(PROBLEMS[:2], actor, critic, settings, records=tmp_path / "records.jsonl")
+    first = episodes[:3]
+    assert [(e.id, e.round) for e in episodes] == [(i, r) for i in ("id0", "id1") for r in range(3)]
+    assert first[0].response == "The answer is 1"
+    assert [e.refinement for e in first] == [f"The answer is {n}" for n in messages]
+    assert [e.response for e in first[1:]] == [e.refinement for e in first[:-1]]
+    # Whatever the history, the last thing that the critic reads is the latest response.
+    asked = [c for c in critic.asked if "What is 0" in c[0]["content"]]
+    assert [c[-1]["content"].split("Solution: ")[1] for c in asked] == [e.response for e in first]
+    assert [len(c) for c in asked] == ([1, 1, 1] if history == "markov" else [1, 3, 5])
+    if history == "full":
+        assert [m["content"] for m in asked[2][1::2]] == [e.critique for e in first[:2]]
+        assert [m["content"] for m in actor.asked[-2]][1::2] == [e.response for e in first]
+        assert [m["content"] for m in actor.asked[-2]][2::2] == [e.critique for e in first]
+
+
+def test_samples_are_independent_chains_and_more_of_them_may_be_asked_for_later(tmp_path: Path) -> None:
+    few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
+    critic = ToyActor(critic_rule)
+    settings = protocol(temperature=0.7, samples=2)
+    evaluate(PROBLEMS, ToyActor(actor_rule), critic, settings, records=few, chunk_size=4)
+    more = dataclasses.replace(settings, samples=3)
+    actor = ToyActor(actor_rule)
+    expected = evaluate(PROBLEMS, ToyActor(actor_rule), critic, more, records=many, chunk_size=4)
+    assert evaluate(PROBLEMS, actor, critic, more, records=few, chunk_size=4) == expected
+    assert [(e.sample, e.id) for e in expected] == [(s, p.id) for s in range(3) for p in PROBLEMS]
+    assert len(actor.asked) == 2 * 10  # of 30 chains in chunks of 4, the first five chunks were whole
+
+
+def test_controls_change_what_the_actor_is_shown(tmp_path: Path) -> None:
+    def shown(kind: str, critic: ToyActor | None) -> list[str | None]:
+        settings = protocol(critiques=kind)
+        records = tmp_path / f"{kind}.jsonl"
+        return [
+            e.critique
+            for e in evaluate(PROBLEMS[3:6], ToyActor(actor_rule), critic, settings, records=records)
+        ]
+
+    critic = ToyActor(lambda c: f"Long advice for {number(c)}.\n" + critic_rule(c))
+    correct, wrong = f"{VERDICT_LABEL} Correct", f"{VERDICT_LABEL} Wrong"
+    written = [
+        f"Long advice for 3.\n{correct}",
+        f"Long advice for 4.\n{correct}",
+        f"Long advice for 5.\n{wrong}",
+    ]
+    assert shown("critic", critic) == written
+    assert shown("verdict", critic) == [correct, correct, wrong]
+    assert shown("shuffled", critic) == [*written[1:], written[0]]
+    assert shown("empty", None) == ["", "", ""]
+    # 3 and 5 are answered wrongly, 4 rightly, whatever the critic thinks of them.
+    assert shown("oracle", None) == [f"{ADVICE}\n{wrong}", f"{ADVICE}\n{correct}", f"{ADVICE}\n{wrong}"]
+    with pytest.raises(UserError, match="two problems or more"):
+        evaluate(PROBLEMS[:1], critic, critic, protocol(critiques="shuffled"), records=tmp_path / "one.jsonl")
+
+
+def test_an_oracle_verifier_spares_right_responses(tmp_path: Path) -> None:
+    actor, critic = ToyActor(actor_rule), ToyActor(critic_rule)
+    settings = protocol(spare_correct=True, rounds=2)
+    episodes = evaluate(PROBLEMS, actor, critic, settings, records=tmp_path / "records.jsonl")
+    first, second = episodes[::2], episodes[1::2]
+    assert [e.critique is None for e in first] == [i % 2 == 0 for i in range(10)]
+    assert all(e.refinement == e.response and e.refinement_correct for e in first[::2])
+    # Without the verifier 4 is spoiled; 5 and 7 are called wrong and corrected, 9 is not judged.
+    assert [i for i, e in enumerate(first) if e.refinement_correct] == [0, 2, 4, 5, 6, 7, 8]
+    measured = metrics(first)
+    assert (measured["acc_refine"], measured["delta_ci"], measured["delta_ic"]) == (0.7, 0.0, 0.2)
+    assert measured["acc_dis"] == measured["acc_dis_on_wrong"] == 2 / 5  # of the five that were criticised
+    assert measured["acc_dis_on_correct"] is None and measured["acc_dis_balanced"] is None
+    assert [e.critique is None for e in second] == [e.refinement_correct for e in first]
+    assert len(critic.asked) == 5 + 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"samples": 0}, "samples and rounds must be at least 1"),
+        ({"history": "markow"}, "Did you mean 'markov'"),
+        ({"critiques": "shufled"}, "Did you mean 'shuffled'"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        protocol(**settings)

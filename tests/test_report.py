@@ -16,7 +16,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from critique_rl.callbacks import DisplayCallback
 from critique_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from critique_rl.display import Display, sparkline
-from critique_rl.evaluation import Episode, metrics
+from critique_rl.evaluation import Episode
+from critique_rl.metrics import metrics
 from critique_rl.report import COLUMNS, PACKAGES, format_metric, markdown_table, summarise, write_report
 
 
