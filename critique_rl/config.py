@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from critique_rl.evaluation import CRITIQUES, HISTORIES
 from critique_rl.prompts import prompt_set
 from critique_rl.types import UserError, nearest
 
@@ -33,6 +34,7 @@ class TaskConfig:
         options: Options of the task's loader.
         exclude: Tasks whose problems are left out here, for instance those that are evaluated.
         ungradable: What becomes of problems whose gold answer cannot be graded: `refuse` or `drop`.
+        label: How results call it; None takes the name.
     """
 
     name: str
@@ -43,9 +45,17 @@ class TaskConfig:
     options: dict[str, Any] = field(default_factory=dict)
     exclude: list[TaskConfig] = field(default_factory=list)
     ungradable: str = "refuse"
+    label: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("ungradable", self.ungradable, ("refuse", "drop"))
+        if not self.title.replace("_", "").replace("-", "").isalnum():
+            raise UserError(f"label: '{self.title}' names a folder; use letters, digits, '_' and '-'.")
+
+    @property
+    def title(self) -> str:
+        """How results call it."""
+        return self.label or self.name
 
 
 @dataclass(frozen=True)
@@ -197,23 +207,49 @@ class LengthConfig:
 
 
 @dataclass(frozen=True)
+class ProtocolConfig:
+    """How problems go through the protocol; the defaults are the paper's main protocol.
+
+    Attributes:
+        response_temperature: 0 is greedy.
+        critique_temperature: The same for critiques.
+        refinement_temperature: The same for refinements.
+        samples: Independent chains for each problem.
+        rounds: Critiques and refinements in a chain.
+        history: `markov` or `full`, see `critique_rl.evaluation.Protocol`.
+        critiques: `critic`, or a control: `empty`, `verdict`, `shuffled`, `oracle`.
+        spare_correct: Keep right responses as they are, as an oracle verifier would.
+    """
+
+    response_temperature: float = 0.0
+    critique_temperature: float = 0.0
+    refinement_temperature: float = 0.0
+    samples: int = 1
+    rounds: int = 1
+    history: str = "markov"
+    critiques: str = "critic"
+    spare_correct: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least(1, "evaluation.protocol.", samples=self.samples, rounds=self.rounds)
+        _one_of("evaluation.protocol.history", self.history, HISTORIES)
+        _one_of("evaluation.protocol.critiques", self.critiques, CRITIQUES)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How the rows of the table are measured.
 
     Attributes:
         tasks: What is asked; never used before.
-        response_temperature: 0 is greedy, the paper's protocol.
-        critique_temperature: The same for critiques.
-        refinement_temperature: The same for refinements.
+        protocol: How.
     """
 
     tasks: list[TaskConfig]
-    response_temperature: float = 0.0
-    critique_temperature: float = 0.0
-    refinement_temperature: float = 0.0
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
 
     def __post_init__(self) -> None:
-        names = [f"{task.name}, {task.split}" for task in self.tasks]
+        names = [f"{task.title}, {task.split}" for task in self.tasks]
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if not names or twice:  # name and split call the row of the table and the file of records
             raise UserError(

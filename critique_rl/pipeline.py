@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from critique_rl import preflight
 from critique_rl.artifacts import is_first_process, wait_for, written_once
-from critique_rl.config import RunConfig, TaskConfig, TeacherConfig, as_dict, check_options, differences
+from critique_rl.config import (
+    ProtocolConfig,
+    RunConfig,
+    TaskConfig,
+    TeacherConfig,
+    as_dict,
+    check_options,
+    differences,
+)
 from critique_rl.display import Display
 from critique_rl.evaluation import Protocol, evaluate
 from critique_rl.prompts import prompt_set
@@ -108,6 +116,23 @@ class Step:
         os.replace(temporary, self.directory / MARKER)
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What one row of a table is measured on.
+
+    Attributes:
+        row: `no_critic`, `sft` or the name of a stage.
+        task: What is asked.
+        protocol: How.
+        name: Tells it from another protocol with the same row and task; part of the folder's name.
+    """
+
+    row: str
+    task: TaskConfig
+    protocol: ProtocolConfig
+    name: str = ""
+
+
 class Run:
     """A configured run: its steps, and what each of them does.
 
@@ -115,10 +140,16 @@ class Run:
         config: The configuration.
         display: Where progress is shown.
         from_scratch: Make the cold-start models even if the package ships them.
+        measurements: What is measured in the end; None takes all rows on all tasks of the configuration.
     """
 
     def __init__(
-        self, config: RunConfig, *, display: Display | None = None, from_scratch: bool = False
+        self,
+        config: RunConfig,
+        *,
+        display: Display | None = None,
+        from_scratch: bool = False,
+        measurements: Sequence[Measurement] | None = None,
     ) -> None:
         self.config = config
         self.display = display or Display()
@@ -126,6 +157,12 @@ class Run:
         self.shipped: Path | None = None
         if config.cold_start.shipped and not from_scratch:
             self.shipped = shipped_directory(config.cold_start.shipped)
+        measured = config.evaluation
+        self.measurements = (
+            [Measurement(row, task, measured.protocol) for task in measured.tasks for row in self.rows()]
+            if measurements is None
+            else list(measurements)
+        )
         self._problems: dict[str, list[Problem]] = {}
         self._actor: Actor | None = None
 
@@ -180,19 +217,20 @@ class Run:
                     pool,
                     critics[stage.start],
                 )
-            for row in self.rows():
+            for m in self.measurements:
                 add(
-                    f"seed{seed}/evaluate/{row}",
+                    self._measured(seed, m),
                     "evaluate",
                     {
-                        "evaluation": as_dict(config.evaluation),
+                        "task": as_dict(m.task),
+                        "protocol": as_dict(m.protocol),
                         "prompts": prompts,
                         "lengths": lengths,
                         "seed": seed,
                     },
-                    lambda seed=seed, row=row: self._evaluate(seed, row),  # type: ignore[misc]
+                    lambda seed=seed, m=m: self._evaluate(seed, m),  # type: ignore[misc]
                     actor,
-                    *([critics[row]] if row in critics else []),
+                    *([critics[m.row]] if m.row in critics else []),
                 )
         return steps
 
@@ -202,6 +240,9 @@ class Run:
 
     def execute(self, kinds: Sequence[str] = KINDS) -> None:
         """Run the steps, all or those of some kinds.
+
+        Args:
+            kinds: Of `KINDS`.
 
         Raises:
             UserError: Settings differ from those an artifact was made with, data or a server is missing
@@ -454,28 +495,30 @@ class Run:
             trainer.state.save_to_json(str(Path(output) / "trainer_state.json"))
         trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
 
-    def _evaluate(self, seed: int, row: str) -> None:
+    def _evaluate(self, seed: int, m: Measurement) -> None:
         from critique_rl.actors import TransformersActor
 
-        config, measured = self.config, self.config.evaluation
-        lengths = config.lengths
+        lengths, p = self.config.lengths, m.protocol
         protocol = Protocol(
             self.prompts,
-            response=Sampling(lengths.response, measured.response_temperature),
-            critique=Sampling(lengths.critique, measured.critique_temperature),
-            refinement=Sampling(lengths.refinement, measured.refinement_temperature),
+            response=Sampling(lengths.response, p.response_temperature),
+            critique=Sampling(lengths.critique, p.critique_temperature),
+            refinement=Sampling(lengths.refinement, p.refinement_temperature),
             seed=child_seed(seed, "evaluation"),
+            samples=p.samples,
+            rounds=p.rounds,
+            history=p.history,
+            critiques=p.critiques,
+            spare_correct=p.spare_correct,
         )
-        critic = None if row == "no_critic" else TransformersActor(self.model_path(row, seed))
-        for task in measured.tasks:
-            evaluate(
-                self.problems(task),
-                self.actor(),
-                critic,
-                protocol,
-                records=self.records(seed, row, task),
-                on_progress=self.display.advance,
-            )
+        evaluate(
+            self.problems(m.task),
+            self.actor(),
+            None if m.row == "no_critic" else TransformersActor(self.model_path(m.row, seed)),
+            protocol,
+            records=self.records(seed, m),
+            on_progress=self.display.advance,
+        )
 
     def results(self) -> tuple[list[dict[str, Any]], dict[str, list[list[dict[str, Any]]]]]:
         """Rows of the result table, and the training log of each stage by label, one list per seed.
@@ -490,14 +533,12 @@ class Run:
         if unfinished:
             raise UserError(f"not finished: {', '.join(unfinished)}; run `critique-rl run` first.")
         rows = []
-        for task in self.config.evaluation.tasks:
-            for name, label in self.rows().items():
-                paths = [self.records(seed, name, task) for seed in self.config.seeds]
-                measured = summarise([read_episodes(path) for path in paths])
-                if name == "no_critic":  # the paper's convention: one accuracy column
-                    measured["acc_refine"] = measured["acc"]
-                records = [str(path.relative_to(self.config.directory)) for path in paths]
-                rows.append({"method": label, "dataset": task.name, "metrics": measured, "records": records})
+        for m in self.measurements:
+            paths = [self.records(seed, m) for seed in self.config.seeds]
+            measured = summarise([read_episodes(path) for path in paths])
+            if "acc_refine" not in measured:  # the paper's convention: one accuracy column
+                measured["acc_refine"] = measured["acc"]
+            rows.append({"method": self.rows()[m.row], "dataset": m.task.title, "metrics": measured})
         histories = {
             stage.label: [self._history(seed, name) for seed in self.config.seeds]
             for name, stage in self.config.stages.items()
@@ -508,9 +549,20 @@ class Run:
         state = json.loads((Path(self.model_path(name, seed)) / "trainer_state.json").read_text("utf-8"))
         return [row for row in state["log_history"] if "critic/acc_dis" in row]
 
-    def records(self, seed: int, row: str, task: TaskConfig) -> Path:
-        """File of the per-item records of one row, seed and task."""
-        return self.config.directory / f"seed{seed}" / "evaluate" / row / f"{task.name}-{task.split}.jsonl"
+    def records(self, seed: int, measurement: Measurement) -> Path:
+        """File of the per-item records of one measurement."""
+        return self.config.directory / self._measured(seed, measurement) / "records.jsonl"
+
+    @staticmethod
+    def _measured(seed: int, m: Measurement) -> str:
+        return "/".join(
+            (
+                "seed" + str(seed),
+                "evaluate",
+                m.row,
+                "-".join(filter(None, (m.task.title, m.task.split, m.name))),
+            )
+        )
 
     # -- parts of the cold start --------------------------------------------------------------------------
 

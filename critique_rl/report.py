@@ -218,7 +218,7 @@ def caption(content: Mapping[str, Any]) -> str:
     )
     return (
         f"Percent; {interval}. Commit {content['commit']}, {content['versions']['device']}. One record per "
-        "problem and row: seed*/evaluate/*/*.jsonl."
+        "problem and row: seed*/evaluate/*/*/records.jsonl."
     )
 
 

@@ -62,8 +62,7 @@ stages:
     start: stage1
     trainer: {<<: *rl, refinement_reward: r_refine}
 evaluation:
-  response_temperature: 0.7
-  critique_temperature: 1.0
+  protocol: {response_temperature: 0.7, critique_temperature: 1.0}
   tasks:
     - {name: modular_chain, split: test, limit: 16, options: {steps: 1, size: 105}}
 """
@@ -74,9 +73,10 @@ STEPS = [
     "seed0/pool",
     "seed0/stage1",
     "seed0/stage2",
-    *(f"seed0/evaluate/{row}" for row in ("no_critic", "sft", "stage1", "stage2")),
+    *(f"seed0/evaluate/{row}/modular_chain-test" for row in ("no_critic", "sft", "stage1", "stage2")),
 ]
-RECORDS = "modular_chain-test.jsonl"
+RECORDS = "records.jsonl"
+TASK = "modular_chain-test"
 Fresh = Callable[[], Path]
 
 
@@ -146,7 +146,9 @@ def test_the_report_has_one_row_per_critic_and_agrees_with_the_records(finished:
     assert all(set(row) == {"method", "dataset", "metrics"} for row in rows.values())
     says = {"correct": True, "wrong": False, "unparsed": None}
     for method, name in (("SFT critic", "sft"), ("Stage I", "stage1"), ("Stage I+II", "stage2")):
-        lines = (finished / "seed0" / "evaluate" / name / RECORDS).read_text(encoding="utf-8").splitlines()
+        lines = (
+            (finished / "seed0" / "evaluate" / name / TASK / RECORDS).read_text(encoding="utf-8").splitlines()
+        )
         found = [json.loads(line) for line in lines]
         assert len(found) == 16
         o, o2 = [r["response_correct"] for r in found], [r["refinement_correct"] for r in found]
@@ -173,7 +175,9 @@ def test_the_report_has_one_row_per_critic_and_agrees_with_the_records(finished:
 def test_every_row_answers_alike_and_sees_the_same_problems(finished: Path) -> None:
     answers = set()
     for row in ("no_critic", "sft", "stage1", "stage2"):
-        lines = (finished / "seed0" / "evaluate" / row / RECORDS).read_text(encoding="utf-8").splitlines()
+        lines = (
+            (finished / "seed0" / "evaluate" / row / TASK / RECORDS).read_text(encoding="utf-8").splitlines()
+        )
         answers.add(tuple((json.loads(line)["id"], json.loads(line)["response"]) for line in lines))
     assert len(answers) == 1
 
@@ -197,14 +201,14 @@ def test_a_deleted_row_is_measured_again_alone_and_comes_out_the_same(
     shutil.rmtree(output / "seed0" / "evaluate" / "stage1")
     assert run(config, output, command="evaluate") == 0
     changed = {name for name, date in dates(output).items() if date != before.get(name)}
-    assert changed == {f"seed0/evaluate/stage1/{name}" for name in (RECORDS, "step.json")}
-    records = Path("seed0") / "evaluate" / "stage1" / RECORDS
+    assert changed == {f"seed0/evaluate/stage1/{TASK}/{name}" for name in (RECORDS, "step.json")}
+    records = Path("seed0") / "evaluate" / "stage1" / TASK / RECORDS
     assert (output / records).read_bytes() == (finished / records).read_bytes()
 
 
 def test_a_killed_evaluation_goes_on(config: Path, finished: Path, fresh: Fresh) -> None:
     output = fresh()
-    step = output / "seed0" / "evaluate" / "stage2"
+    step = output / "seed0" / "evaluate" / "stage2" / TASK
     content = (step / RECORDS).read_bytes()
     (step / RECORDS).write_bytes(content[: len(content) // 2])
     unfinish(step)
