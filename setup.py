@@ -12,7 +12,7 @@ setup(
     package_data={"critique_rl": ["assets/**/*", "py.typed"]},
     install_requires=[
         "torch>=2.6",
-        # The trainer overrides four private methods of trl's GRPOTrainer (tests/test_trl_contract.py pins them).
+        # The trainer overrides private methods of trl's GRPOTrainer (tests/test_trl_contract.py pins them).
         "trl>=1.16,<1.17",
         "transformers>=5.23,<5.24",
         "accelerate>=1.10",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -42,3 +43,24 @@ class DisplayCallback(TrainerCallback):
             note += f"  Acc@Refine {share('actor/acc_refine')}"
         note += f"  KL {last.get('kl') or 0:.3f}  {curve}"
         self.display.advance(state.global_step // self.block, state.max_steps // self.block, note)
+
+
+class KeepCallback(TrainerCallback):
+    """Keeps the critic as it is after some RL steps, beside the checkpoints, which come and go.
+
+    Args:
+        rl_steps: After which.
+        block: Optimizer steps of one RL step.
+        save: Writes the model; called with the RL step.
+    """
+
+    def __init__(self, rl_steps: Collection[int], block: int, save: Callable[[int], None]) -> None:
+        self.rl_steps, self.block, self.save = frozenset(rl_steps), block, save
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called by the trainer after every optimizer step."""
+        done, rest = divmod(state.global_step, self.block)
+        if rest == 0 and done in self.rl_steps:
+            self.save(done)

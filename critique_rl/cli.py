@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from critique_rl.types import UserError, nearest
@@ -39,12 +39,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forking graders would warn on every batch
-    try:
-        given = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else argv
+
+    def command() -> int:
         for name in given[:1]:
             _check_command(name)
         arguments = _parser().parse_args(given)
         return int(arguments.run(arguments))
+
+    return guarded(command)
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """Run something and turn what a user can mend, and an interruption, into a message and an exit code."""
+    try:
+        code = command()
+        return code if isinstance(code, int) else 0
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -107,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
         config = _load(arguments)  # before what is slow to import
         from critique_rl.plan import describe
 
-        _quiet_libraries()
+        quiet_libraries()
         sys.stdout.write(describe(config, from_scratch=arguments.from_scratch) + "\n")
         return 0
     _steps(arguments)
@@ -122,8 +132,8 @@ def _steps(arguments: argparse.Namespace) -> int:
     from critique_rl.display import Display
     from critique_rl.pipeline import KINDS, Run
 
-    _set_threads(config)
-    _quiet_libraries()
+    set_threads(config)
+    quiet_libraries()
     display = Display(quiet=arguments.quiet or not is_first_process())
     run = Run(config, display=display, from_scratch=arguments.from_scratch)
     run.execute(getattr(arguments, "kinds", KINDS))
@@ -154,7 +164,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
     return 2 if report.failures else 0
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Leave stderr to the run's own display: the libraries draw a bar for every small step of their own."""
     import warnings
 
@@ -167,7 +177,8 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def _set_threads(config: RunConfig) -> None:
+def set_threads(config: RunConfig) -> None:
+    """Give torch the threads of the configuration."""
     if config.threads is not None:
         import torch
 

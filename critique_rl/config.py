@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from critique_rl.baselines import PLACES
 from critique_rl.evaluation import CRITIQUES, HISTORIES
 from critique_rl.prompts import prompt_set
 from critique_rl.types import UserError, nearest
@@ -171,21 +172,26 @@ class PoolConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One run of the critic trainer.
+    """One training: of the critic by RL, or a baseline.
 
     Attributes:
         label: Row of the result table.
-        start: What it starts from and is held close to: `sft` (the SFT critic) or the name of a stage above.
-        trainer: Fields of `CritiqueConfig`.
-        lora: Fields of `peft.LoraConfig`; None trains all weights.
-        checkpoint_rl_steps: A resumable checkpoint every so many RL steps.
+        start: What it starts from, and is held close to by RL: `sft` (the SFT critic), `actor` or the name of a
+            stage above.
+        method: `critique_rl`, or a name in `critique_rl.baselines.BASELINES`.
+        trainer: Fields of `CritiqueConfig`, or the options of the baseline.
+        lora: Fields of `peft.LoraConfig`; None trains all weights. Of `critique_rl` alone.
+        checkpoint_rl_steps: A resumable checkpoint every so many RL steps; the last one is kept.
+        keep_rl_steps: RL steps after which the critic is kept as a model of its own, `STAGE@STEP`.
     """
 
     label: str
     start: str = "sft"
+    method: str = "critique_rl"
     trainer: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] | None = None
     checkpoint_rl_steps: int = 50
+    keep_rl_steps: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -243,13 +249,20 @@ class EvaluationConfig:
     Attributes:
         tasks: What is asked; never used before.
         protocol: How.
+        out_of_domain: Tasks unlike those of training, for the tables alone.
+        most_samples: Largest K of the scaling curves of the tables.
+        sampled_problems: Problems of a task that these curves use; None takes all.
     """
 
     tasks: list[TaskConfig]
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    out_of_domain: list[TaskConfig] = field(default_factory=list)
+    most_samples: int = 128
+    sampled_problems: int | None = None
 
     def __post_init__(self) -> None:
-        names = [f"{task.title}, {task.split}" for task in self.tasks]
+        _at_least(1, "evaluation.", most_samples=self.most_samples, sampled_problems=self.sampled_problems)
+        names = [f"{task.title}, {task.split}" for task in [*self.tasks, *self.out_of_domain]]
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if not names or twice:  # name and split call the row of the table and the file of records
             raise UserError(
@@ -309,7 +322,7 @@ class RunConfig:
                 "api_key: a configuration is stored with each result; set OPENAI_API_KEY instead."
             )
         self._check_scripted()
-        known = ["sft"]
+        known = ["sft", "actor"]
         for name, stage in self.stages.items():
             if stage.start not in known:
                 raise UserError(
@@ -321,6 +334,9 @@ class RunConfig:
                     f"and none of {', '.join(RESERVED)}."
                 )
             _at_least(1, f"stages.{name}.", checkpoint_rl_steps=stage.checkpoint_rl_steps)
+            _one_of(f"stages.{name}.method", stage.method, ("critique_rl", *PLACES))
+            if stage.method != "critique_rl" and (stage.lora or stage.keep_rl_steps):
+                raise UserError(f"stages.{name}: lora and keep_rl_steps are for method critique_rl.")
             known.append(name)
 
     def _check_scripted(self) -> None:
@@ -342,7 +358,7 @@ class RunConfig:
 
 
 TEACHERS = ("model", "reference", "scripted")
-RESERVED = ("sft", "no_critic", "pool", "evaluate")  # names of other rows and folders of a seed
+RESERVED = ("actor", "sft", "no_critic", "pool", "evaluate")  # names of other rows and folders of a seed
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
@@ -367,7 +383,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
         raise UserError(f"{path} holds no mapping of settings.")
     for item in overrides:
         _override(data, item)
-    return _build(RunConfig, data, str(path))
+    return build(RunConfig, data, str(path))
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -431,8 +447,12 @@ def _override(data: dict[str, Any], item: str) -> None:
         place = place[at]
 
 
-def _build(cls: Any, data: dict[str, Any], source: str, path: str = "") -> Any:
-    """Make a dataclass of `data`, the settings at `path` of `source`, checking names and types."""
+def build(cls: Any, data: dict[str, Any], source: str, path: str = "") -> Any:
+    """Make a dataclass of `data`, the settings at `path` of `source`, checking names and types.
+
+    Raises:
+        UserError: A name is unknown, a setting is missing, or a value is of another type.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     where = f"{source}: {path}" if path else source
@@ -461,7 +481,7 @@ def _value(hint: Any, value: Any, source: str, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise UserError(f"{where} must be a mapping of settings, got {value!r}.")
-        return _build(hint, value, source, path)
+        return build(hint, value, source, path)
     if origin is list:
         if not isinstance(value, list):
             raise UserError(f"{where} must be a list, got {value!r}.")

@@ -1,4 +1,4 @@
-"""The arithmetic of the policy gradient: advantages, KL estimates, whitening. Pure functions on tensors.
+"""The arithmetic of the policy gradient: advantages, KL estimates, values, whitening. Pure functions on tensors.
 
 Shapes: B prompts, G critiques a prompt, N = B * G sequences, T tokens. `mask_NT` is 1 where a token counts.
 """
@@ -86,6 +86,83 @@ def token_advantages(advantages_N: Tensor, kl_NT: Tensor, mask_NT: Tensor, *, be
     return (advantages_N.unsqueeze(1) - beta * reward_to_go(kl_NT * mask_NT)) * mask_NT
 
 
+def token_rewards(rewards_N: Tensor, kl_NT: Tensor, mask_NT: Tensor, *, beta: float) -> Tensor:
+    """Per-token rewards: -beta * kl_t, and the reward of the sequence on its last token.
+
+    Their reward to go is `token_advantages` of the same rewards.
+
+    Args:
+        rewards_N: (N,) rewards of the sequences.
+        kl_NT: (N, T) per-token KL estimates.
+        mask_NT: (N, T) completion mask, in which each sequence is one run of 1.
+        beta: KL coefficient.
+
+    Returns:
+        (N, T), 0 outside the mask; a sequence without tokens has nowhere to put its reward.
+    """
+    _require(kl_NT.shape == mask_NT.shape, f"shapes differ: {tuple(kl_NT.shape)}, {tuple(mask_NT.shape)}")
+    last_NT = (reward_to_go(mask_NT) == 1) & (mask_NT == 1)
+    return torch.where(last_NT, rewards_N.unsqueeze(1), 0.0) - beta * kl_NT * mask_NT
+
+
+def gae(
+    rewards_NT: Tensor, values_NT: Tensor, mask_NT: Tensor, *, gamma: float = 1.0, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16) and the returns that values are fitted to.
+
+        A_t = sum_{k >= 0} (gamma lam)^k delta_{t+k},   delta_t = r_t + gamma V_{t+1} - V_t,   R_t = A_t + V_t
+
+    The value behind the last token is 0: a sequence ends there, also one that was cut off.
+
+    Args:
+        rewards_NT: (N, T) per-token rewards.
+        values_NT: (N, T) value of the state in which each token was chosen. A constant, whatever it is made from.
+        mask_NT: (N, T) completion mask, each row a run of 1 from the left or empty; what lies outside it has no
+            effect, not even NaN.
+        gamma: Discount; 1 leaves the objective as it is.
+        lam: 1 is the reward to go minus the value, 0 the one-step difference.
+
+    Returns:
+        (N, T) advantages and (N, T) returns, both 0 outside the mask and without gradient.
+    """
+    shapes = [tuple(x.shape) for x in (rewards_NT, values_NT, mask_NT)]
+    _require(len(set(shapes)) == 1 and len(shapes[0]) == 2, f"all must be one (N, T), got {shapes}")
+    outside_NT = mask_NT == 0
+    rewards_NT = rewards_NT.detach().masked_fill(outside_NT, 0.0)
+    values_NT = values_NT.detach().masked_fill(outside_NT, 0.0)
+    deltas_NT = rewards_NT + gamma * torch.nn.functional.pad(values_NT[:, 1:], (0, 1)) - values_NT
+    advantages_NT = torch.zeros_like(deltas_NT)
+    running_N = deltas_NT.new_zeros(deltas_NT.size(0))
+    for t in reversed(range(deltas_NT.size(1))):
+        running_N = deltas_NT[:, t] + gamma * lam * running_N
+        advantages_NT[:, t] = running_N
+    return advantages_NT, advantages_NT + values_NT
+
+
+def value_loss(
+    values_NT: Tensor, old_values_NT: Tensor, returns_NT: Tensor, mask_NT: Tensor, *, clip: float
+) -> Tensor:
+    """Clipped squared error of PPO: 1/2 max((V - R)^2, (V_old + clamp(V - V_old, -clip, clip) - R)^2).
+
+    A value has nothing to gain from moving further than `clip` from where the rollout found it. The clipping is
+    not in the paper of PPO (arXiv 1707.06347) but in its usual implementations, arXiv 2009.01325's among them.
+
+    Args:
+        values_NT: (N, T) values of the network that learns.
+        old_values_NT: (N, T) values at the rollout.
+        returns_NT: (N, T) returns of `gae`.
+        mask_NT: (N, T) mask.
+        clip: Most that a value may move, in units of the reward; `inf` for no clipping.
+
+    Returns:
+        Mean over sequences of the mean over their tokens, so that the mean over micro-batches of equal N is that
+        over the batch. A sequence without tokens counts as 0.
+    """
+    clipped_NT = old_values_NT + (values_NT - old_values_NT).clamp(-clip, clip)
+    errors_NT = torch.maximum((values_NT - returns_NT) ** 2, (clipped_NT - returns_NT) ** 2)
+    return 0.5 * ((errors_NT * mask_NT).sum(1) / mask_NT.sum(1).clamp(min=1)).mean()
+
+
 def whiten(values_NT: Tensor, mask_NT: Tensor, moments_3: Tensor) -> Tensor:
     """Shift and scale to mean 0 and variance 1 over all tokens that count.
 
@@ -99,14 +176,34 @@ def whiten(values_NT: Tensor, mask_NT: Tensor, moments_3: Tensor) -> Tensor:
         (N, T), 0 outside the mask.
     """
     mean = moments_3[0] / moments_3[2].clamp(min=1)
-    variance = (moments_3[1] / moments_3[2].clamp(min=1) - mean**2).clamp(min=1e-8)
-    return (values_NT - mean) * variance.rsqrt() * mask_NT
+    return (values_NT - mean) * _variance(moments_3).clamp(min=1e-8).rsqrt() * mask_NT
 
 
 def masked_moments(values_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """(3,) sums over the mask: values, squared values, count; additive over ranks and micro-batches."""
     masked_NT = values_NT * mask_NT
     return torch.stack([masked_NT.sum(), (masked_NT * values_NT).sum(), mask_NT.sum().to(values_NT.dtype)])
+
+
+def explained_variance(errors_3: Tensor, targets_3: Tensor) -> float | None:
+    """Share of the targets' variance that a prediction explains: 1 - Var(target - prediction) / Var(target).
+
+    1 is perfect, 0 no better than a constant, below 0 worse than that.
+
+    Args:
+        errors_3: `masked_moments` of target minus prediction, summed over ranks.
+        targets_3: `masked_moments` of the targets, summed over ranks.
+
+    Returns:
+        None where the targets are all alike, within what float32 sums can tell.
+    """
+    variance = _variance(targets_3).item()
+    return None if variance < 1e-6 else 1.0 - _variance(errors_3).item() / variance
+
+
+def _variance(moments_3: Tensor) -> Tensor:
+    mean, square = moments_3[:2] / moments_3[2].clamp(min=1)
+    return square - mean**2
 
 
 def _require(condition: bool, message: str) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from critique_rl import preflight
 from critique_rl.artifacts import is_first_process, wait_for, written_once
+from critique_rl.baselines import PLACES
 from critique_rl.config import (
     ProtocolConfig,
     RunConfig,
@@ -34,6 +35,8 @@ from critique_rl.teachers import Annotator, ModelTeacher, ReferenceTeacher, Scri
 from critique_rl.types import Problem, Sampling, UserError, child_seed
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from critique_rl.actors import Actor
     from critique_rl.trainer import CritiqueConfig
 
@@ -121,9 +124,11 @@ class Measurement:
     """What one row of a table is measured on.
 
     Attributes:
-        row: `no_critic`, `sft` or the name of a stage.
+        row: `no_critic`, `sft`, the name of a stage, or `STAGE@STEP` for the critic after an RL step that the
+            stage keeps.
         task: What is asked.
         protocol: How.
+        actor: Another actor than the run's own, as `make_actor` takes it: a path, a hub id or a URL.
         name: Tells it from another protocol with the same row and task; part of the folder's name.
     """
 
@@ -131,6 +136,12 @@ class Measurement:
     task: TaskConfig
     protocol: ProtocolConfig
     name: str = ""
+    actor: str | None = None
+
+    @property
+    def stage(self) -> str:
+        """The step that makes the critic."""
+        return self.row.partition("@")[0]
 
 
 class Run:
@@ -163,6 +174,11 @@ class Run:
             if measurements is None
             else list(measurements)
         )
+        self.measured_tasks = [
+            m.task
+            for i, m in enumerate(self.measurements)
+            if m.task not in [earlier.task for earlier in self.measurements[:i]]
+        ]
         self._problems: dict[str, list[Problem]] = {}
         self._actor: Actor | None = None
 
@@ -206,7 +222,7 @@ class Run:
                 lambda seed=seed: self._make_pool(seed),  # type: ignore[misc]
                 actor,
             )
-            critics = {"sft": sft}
+            critics = {"actor": actor, "sft": sft}
             for name, stage in config.stages.items():
                 critics[name] = add(
                     f"seed{seed}/{name}",
@@ -224,19 +240,28 @@ class Run:
                     {
                         "task": as_dict(m.task),
                         "protocol": as_dict(m.protocol),
+                        "actor": m.actor,
                         "prompts": prompts,
                         "lengths": lengths,
                         "seed": seed,
                     },
                     lambda seed=seed, m=m: self._evaluate(seed, m),  # type: ignore[misc]
                     actor,
-                    *([critics[m.row]] if m.row in critics else []),
+                    *([critics[m.stage]] if m.stage in critics else []),
                 )
         return steps
 
     def rows(self) -> dict[str, str]:
         """Rows of the result table: name of the critic -> label."""
         return ROWS | {name: stage.label for name, stage in self.config.stages.items()}
+
+    def roles(self, row: str) -> tuple[str, ...]:
+        """What the model of a row is in the protocol: `critic`, `actor`, both or, of `no_critic`, neither."""
+        name = row.partition("@")[0]
+        if name == "no_critic":
+            return ()
+        method = self.config.stages[name].method if name in self.config.stages else "critique_rl"
+        return ("critic",) if method == "critique_rl" else PLACES[method].roles
 
     def execute(self, kinds: Sequence[str] = KINDS) -> None:
         """Run the steps, all or those of some kinds.
@@ -300,10 +325,12 @@ class Run:
         return sorted(every, key=lambda p: child_seed(0, purpose, p.id))[:most]
 
     def model_path(self, name: str, seed: int | None = None) -> str:
-        """Directory of the actor, the SFT critic or, with a seed, a stage's critic."""
+        """Directory of the actor, the SFT critic or, with a seed, a stage's critic, also `STAGE@STEP`."""
         if name in ("actor", "sft"):
             return str((self.shipped or self.config.directory) / name)
-        return str(self.config.directory / f"seed{seed}" / name)
+        stage, at, step = name.partition("@")
+        directory = self.config.directory / f"seed{seed}" / stage
+        return str(directory / f"rl_step-{step}" if at else directory)
 
     def actor(self) -> Actor:
         """The frozen actor, loaded or connected to on first use."""
@@ -466,12 +493,39 @@ class Run:
         )
         pool.save_to_disk(str(directory / "table"))
 
-    def _train(self, seed: int, name: str) -> None:
+    def _pool(self, seed: int) -> Dataset:
         from datasets import load_from_disk
+
+        # in memory, or `map` would leave its cache files in the pool's folder
+        table = self.config.directory / f"seed{seed}" / "pool" / "table"
+        return load_from_disk(str(table), keep_in_memory=True)
+
+    def _train(self, seed: int, name: str) -> None:
+        stage = self.config.stages[name]
+        if stage.method == "critique_rl":
+            self._train_critic(seed, name)
+            return
+        from critique_rl.baselines import Inputs, baseline
+
+        baseline(stage.method).train(
+            Inputs(
+                start=self.model_path(stage.start, seed),
+                output=Path(self.model_path(name, seed)),
+                actor=self.actor(),
+                pool=self._pool(seed),
+                prompts=self.prompts,
+                lengths=self.config.lengths,
+                seed=child_seed(seed, name),
+                options=stage.trainer,
+                on_progress=self.display.advance,
+            )
+        )
+
+    def _train_critic(self, seed: int, name: str) -> None:
         from peft import LoraConfig
         from transformers import PrinterCallback
 
-        from critique_rl.callbacks import DisplayCallback
+        from critique_rl.callbacks import DisplayCallback, KeepCallback
         from critique_rl.trainer import CritiqueTrainer, load_critic
 
         stage, args = self.config.stages[name], self.stage_args(seed, name)
@@ -480,15 +534,18 @@ class Run:
             model=start,
             actor=self.actor() if args.refinement_reward or args.response_source == "online" else None,
             args=args,
-            # in memory, or `map` would leave its cache files in the pool's folder
-            train_dataset=load_from_disk(
-                str(self.config.directory / f"seed{seed}" / "pool" / "table"), keep_in_memory=True
-            ),
+            train_dataset=self._pool(seed),
             callbacks=[DisplayCallback(self.display, args.optimizer_steps_per_rl_step)],
             peft_config=LoraConfig(**stage.lora) if stage.lora and isinstance(start, str) else None,
         )
         trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
         output = self.model_path(name, seed)
+        keep = KeepCallback(
+            stage.keep_rl_steps,
+            args.optimizer_steps_per_rl_step,
+            lambda step: trainer.save_model(self.model_path(f"{name}@{step}", seed)),
+        )
+        trainer.add_callback(keep)
         trainer.train(resume_from_checkpoint=last_checkpoint(output))
         trainer.save_model(output)
         if is_first_process():
@@ -496,7 +553,7 @@ class Run:
         trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
 
     def _evaluate(self, seed: int, m: Measurement) -> None:
-        from critique_rl.actors import TransformersActor
+        from critique_rl.actors import TransformersActor, make_actor
 
         lengths, p = self.config.lengths, m.protocol
         protocol = Protocol(
@@ -511,10 +568,16 @@ class Run:
             critiques=p.critiques,
             spare_correct=p.spare_correct,
         )
+        roles = self.roles(m.row)
+        trained = TransformersActor(self.model_path(m.row, seed)) if roles else None
+        if trained is not None and "actor" in roles:
+            actor: Actor = trained
+        else:
+            actor = self.actor() if m.actor is None else make_actor(m.actor)
         evaluate(
             self.problems(m.task),
-            self.actor(),
-            None if m.row == "no_critic" else TransformersActor(self.model_path(m.row, seed)),
+            actor,
+            trained if "critic" in roles else None,
             protocol,
             records=self.records(seed, m),
             on_progress=self.display.advance,
@@ -538,14 +601,15 @@ class Run:
             measured = summarise([read_episodes(path) for path in paths])
             if "acc_refine" not in measured:  # the paper's convention: one accuracy column
                 measured["acc_refine"] = measured["acc"]
-            rows.append({"method": self.rows()[m.row], "dataset": m.task.title, "metrics": measured})
+            rows.append({"method": self.rows()[m.stage], "dataset": m.task.title, "metrics": measured})
         histories = {
-            stage.label: [self._history(seed, name) for seed in self.config.seeds]
+            stage.label: [self.history(seed, name) for seed in self.config.seeds]
             for name, stage in self.config.stages.items()
         }
         return rows, histories
 
-    def _history(self, seed: int, name: str) -> list[dict[str, Any]]:
+    def history(self, seed: int, name: str) -> list[dict[str, Any]]:
+        """Log of a stage, one entry per RL step."""
         state = json.loads((Path(self.model_path(name, seed)) / "trainer_state.json").read_text("utf-8"))
         return [row for row in state["log_history"] if "critic/acc_dis" in row]
 

@@ -107,7 +107,10 @@ def _stage(run: Run, name: str, parameters: int | None) -> list[str]:
 
     # transformers refuses bf16 for a GPU that is not there; for a CPU it does not.
     elsewhere = {"use_cpu": True} if machine_defaults() else {}
-    stage, args = run.config.stages[name], run.stage_args(run.config.seeds[0], name, **elsewhere)
+    stage = run.config.stages[name]
+    if stage.method != "critique_rl":
+        return [f"  {name} ({stage.label}): from {stage.start}, baseline {stage.method}"]
+    args = run.stage_args(run.config.seeds[0], name, **elsewhere)
     batch, group = args.generation_batch_size or 0, args.num_generations or 1
     reward = "r_dis"
     if args.refinement_reward:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from critique_rl.baselines import baseline
 from critique_rl.config import TaskConfig, check_options, unknown
 from critique_rl.tasks import TASKS, gold_report
 from critique_rl.teachers import Annotator, Solver
@@ -24,8 +25,14 @@ def check(run: Run) -> None:
     check_data(run)
     check_models(run)
     check_cold_start(run)
-    for name in run.config.stages:
-        run.stage_args(run.config.seeds[0], name)
+    for name, stage in run.config.stages.items():
+        if stage.method == "critique_rl":
+            run.stage_args(run.config.seeds[0], name)
+            continue
+        try:
+            baseline(stage.method).check(stage.trainer)
+        except UserError as error:
+            raise UserError(f"stages.{name}.trainer: {error}") from error
 
 
 def check_data(run: Run) -> None:
@@ -35,7 +42,7 @@ def check_data(run: Run) -> None:
         UserError: Data cannot be loaded, a gold answer cannot be earned, or a problem is in both.
     """
     train = {p.id for task in run.config.train for p in run.problems(task)}
-    for task in run.config.evaluation.tasks:
+    for task in run.measured_tasks:
         shared = [p for p in run.problems(task) if p.id in train]
         if shared:
             raise UserError(
@@ -43,7 +50,7 @@ def check_data(run: Run) -> None:
                 f"for instance: {shared[0].question[:80]!r}. Leave them out of the train task with "
                 f"`exclude: [{{name: {task.name}, split: {task.split}}}]`."
             )
-    for task in [*run.config.train, *run.config.evaluation.tasks]:
+    for task in [*run.config.train, *run.measured_tasks]:
         if task.source is not None or TASKS[task.name].hub is not None:  # others are right by construction
             _check_golds(run, task)
 
@@ -77,7 +84,7 @@ def check_models(run: Run) -> None:
     if context is None:
         return
     own_actor = not config.actor.get("model") and config.actor.get("backend") != "openai"
-    for task in [*config.train, *config.evaluation.tasks]:
+    for task in [*config.train, *run.measured_tasks]:
         longest = sorted(run.problems(task), key=lambda p: len(p.question))[-20:]  # hardly more in tokens
         for p in longest:
             asked: list[tuple[str, Conversation, int]] = [

@@ -23,6 +23,7 @@ import numpy as np
 from critique_rl.config import RunConfig, as_dict
 from critique_rl.evaluation import Episode
 from critique_rl.metrics import metrics, resampled
+from critique_rl.scaling import interval
 
 PACKAGES = (
     "critique_rl",
@@ -50,34 +51,64 @@ COLUMNS = {
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
-def summarise(per_seed: Sequence[Sequence[Episode]]) -> dict[str, dict[str, Any]]:
+ByProblem = Mapping[str, Mapping[str, float | None]]
+"""Value of each problem by metric and identity."""
+
+
+def summarise(
+    per_seed: Sequence[Sequence[Episode]],
+    by_problem: Sequence[ByProblem] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Mean and 95 % interval of every metric.
 
     Args:
         per_seed: Episodes of each seed.
+        by_problem: Of each seed, further metrics, each the mean of its values over problems.
 
     Returns:
         `{metric: {"mean", "low", "high", "values"}}`: with several seeds a t-interval over them, with one
-        seed a percentile bootstrap over its items. A metric that is undefined for a seed is left out.
+        seed a percentile bootstrap over its problems. A metric that is undefined for a seed is left out.
     """
     values = [metrics(episodes) for episodes in per_seed]
+    ends: dict[str, tuple[float, float]] = {}
     if len(per_seed) == 1:
-        draws = resampled(per_seed[0])
+        known = {name: draws for name, draws in resampled(per_seed[0]).items() if not np.isnan(draws).all()}
+        ends = {name: _ends(np.nanquantile(draws, (0.025, 0.975))) for name, draws in known.items()}
+    if by_problem is not None:
+        for seed_values, further in zip(values, by_problem, strict=True):
+            for name, of in further.items():
+                known_values = [v for v in of.values() if v is not None]
+                seed_values[name] = statistics.fmean(known_values) if known_values else None
+                found = interval(of) if len(per_seed) == 1 else None
+                if found is not None:
+                    ends[name] = found
     summary: dict[str, dict[str, Any]] = {}
     for name in values[0]:
         column = [v[name] for v in values]
-        known = [v for v in column if v is not None]
-        if len(known) < len(column):
+        if any(v is None for v in column):
             continue
-        mean = statistics.fmean(known)
-        if len(known) == 1:
-            low, high = (float(q) for q in np.nanquantile(draws[name], (0.025, 0.975)))
-        else:
-            t = _T975[len(known) - 2] if len(known) - 2 < len(_T975) else 1.96
-            half = t * statistics.stdev(known) / len(known) ** 0.5
-            low, high = mean - half, mean + half
-        summary[name] = {"mean": mean, "low": low, "high": high, "values": known}
+        summary[name] = t_interval([v for v in column if v is not None])
+        if name in ends:
+            summary[name] |= dict(zip(("low", "high"), ends[name], strict=True))
     return summary
+
+
+def t_interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and 95 % t-interval over seeds, in the shape of a metric; one value has no width.
+
+    >>> t_interval([0.25, 0.25])
+    {'mean': 0.25, 'low': 0.25, 'high': 0.25, 'values': [0.25, 0.25]}
+    """
+    mean, half = statistics.fmean(values), 0.0
+    if len(values) > 1:
+        t = _T975[len(values) - 2] if len(values) - 2 < len(_T975) else 1.96
+        half = t * statistics.stdev(values) / len(values) ** 0.5
+    return {"mean": mean, "low": mean - half, "high": mean + half, "values": list(values)}
+
+
+def _ends(pair: Any) -> tuple[float, float]:
+    low, high = (float(q) for q in pair)
+    return low, high
 
 
 def result(

@@ -11,7 +11,7 @@ of which trl owns the first and the last; the rewards are in `rewards.py`, the a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from critique_rl import objectives, rewards
 from critique_rl.actors.base import Actor
 from critique_rl.grading import grade_batch
 from critique_rl.prompts import Verdict, parse_verdict, prompt_set
 from critique_rl.types import Sampling, UserError, child_seed
+from critique_rl.value_model import ValueModel
 
 Grader = Callable[[Sequence[Mapping[str, str]]], list[bool | None]]
 COLUMNS = {"question": str, "response": str, "answer": str, "kind": str, "response_correct": bool}
@@ -46,7 +48,10 @@ class CritiqueConfig(GRPOConfig):
         combination: `additive` (paper, Eq. 9) or `gated` (released code) joining of refinement and r_dis.
         beta_1: Coefficient of r_dis beside a refinement reward; 0 drops it (`w/o discrimination`).
         signed_dis: r_dis in {-1, 1} instead of {0, 1} when it is the only reward.
-        advantage: `rloo` (paper) or `grpo`.
+        advantage: `rloo` (paper), `grpo`, or `gae`: PPO with a value model, without a baseline from the group.
+        gae_lambda: Lambda of generalised advantage estimation.
+        value_learning_rate: Learning rate of the value model, constant.
+        value_clip: Most that a value moves in the passes over one rollout, in units of the reward.
         whiten: Whether token advantages are whitened over the whole rollout batch.
         kl_placement: `reward` (paper: per-token KL, outside the baseline) or `loss` (trl's k3 term).
         kl_estimator: `k1` (released code), `k3` or `forward` (the direction the paper writes), in the reward.
@@ -56,6 +61,8 @@ class CritiqueConfig(GRPOConfig):
         response_temperature: Sampling temperature of an online response.
         refinement_max_tokens: Most tokens of a refinement.
         refinement_temperature: Sampling temperature of a refinement; 0 is greedy.
+        oracle_noise: Share of the labels o and o' that the rewards see inverted, by a hash of their text. What is
+            logged of judgment and refinement uses the true ones.
     """
 
     learning_rate: float = field(default=5e-7, metadata={"help": "Released script, both stages."})
@@ -87,7 +94,10 @@ class CritiqueConfig(GRPOConfig):
     combination: str = field(default="additive", metadata={"help": "additive (Eq. 9) or gated (code)."})
     beta_1: float = field(default=0.2, metadata={"help": "Coefficient of r_dis in Stage II, section 5.1."})
     signed_dis: bool = field(default=False, metadata={"help": "r_dis in {-1, 1} when it stands alone."})
-    advantage: str = field(default="rloo", metadata={"help": "rloo or grpo."})
+    advantage: str = field(default="rloo", metadata={"help": "rloo, grpo or gae."})
+    gae_lambda: float = field(default=0.95, metadata={"help": "Of gae; arXiv 2009.01325, with gamma 1."})
+    value_learning_rate: float = field(default=9e-6, metadata={"help": "Of gae; released script's flag."})
+    value_clip: float = field(default=0.2, metadata={"help": "Of gae; the implementations' clip of PPO."})
     whiten: bool = field(default=True, metadata={"help": "Whiten token advantages over the rollout."})
     kl_placement: str = field(default="reward", metadata={"help": "reward or loss."})
     kl_estimator: str = field(default="k1", metadata={"help": "k1, k3 or forward, in the reward."})
@@ -96,6 +106,7 @@ class CritiqueConfig(GRPOConfig):
     response_temperature: float = field(default=0.7, metadata={"help": "Of an online response."})
     refinement_max_tokens: int = field(default=1024, metadata={"help": "Tokens of a refinement."})
     refinement_temperature: float = field(default=0.0, metadata={"help": "0 is greedy, as released."})
+    oracle_noise: float = field(default=0.0, metadata={"help": "Share of inverted labels in the rewards."})
 
     def __post_init__(self) -> None:
         log_each_rl_step = self.logging_steps == 0
@@ -104,7 +115,7 @@ class CritiqueConfig(GRPOConfig):
         super().__post_init__()
         _one_of("refinement_reward", self.refinement_reward, (None, *rewards.REFINEMENT_REWARDS))
         _one_of("combination", self.combination, rewards.STAGE_2_REWARDS)
-        _one_of("advantage", self.advantage, ("rloo", "grpo"))
+        _one_of("advantage", self.advantage, ("rloo", "grpo", "gae"))
         _one_of("kl_placement", self.kl_placement, ("reward", "loss"))
         _one_of("kl_estimator", self.kl_estimator, objectives.KL_ESTIMATES)
         _one_of("response_source", self.response_source, ("pool", "online"))
@@ -112,6 +123,14 @@ class CritiqueConfig(GRPOConfig):
             raise UserError("kl_placement='loss' is trl's k3 term: set kl_estimator='k3'.")
         if self.combination == "gated" and self.refinement_reward is None:
             raise UserError("combination='gated' needs a refinement_reward; Stage I has none.")
+        if not 0.0 <= self.oracle_noise < 0.5:
+            raise UserError(f"oracle_noise={self.oracle_noise} is not between 0 and 0.5.")
+        if not 0.0 <= self.gae_lambda <= 1.0:
+            raise UserError(f"gae_lambda={self.gae_lambda} is not between 0 and 1.")
+        if self.value_learning_rate <= 0.0 or self.value_clip <= 0.0:
+            raise UserError(
+                f"value_learning_rate={self.value_learning_rate} and value_clip={self.value_clip} must be above 0."
+            )
         if self.scale_rewards != "none" or self.reward_weights is not None:
             raise UserError(
                 "scale_rewards and reward_weights have no effect: set `advantage`, `beta_1` and `combination`."
@@ -197,13 +216,14 @@ class CritiqueReward:
         args = self.args
         critiques = [c[0]["content"] if isinstance(c, list) else c for c in completions]
         verdicts = [parse_verdict(critique) for critique in critiques]
-        dis = [rewards.r_dis(v, o) for v, o in zip(verdicts, response_correct, strict=True)]
+        seen = self._with_noise(response_correct, question, response)
+        dis = [rewards.r_dis(v, o) for v, o in zip(verdicts, seen, strict=True)]
         log_extra("verdict", [v.value for v in verdicts])
         log_extra("r_dis", dis)
         _log_discrimination(verdicts, response_correct, log_metric)
         if args.refinement_reward is None:
             one = rewards.r_dis_signed if args.signed_dis else rewards.r_dis
-            return [one(v, o) for v, o in zip(verdicts, response_correct, strict=True)]
+            return [one(v, o) for v, o in zip(verdicts, seen, strict=True)]
 
         # A gated critique with a wrong verdict is rewarded -1 whatever the actor makes of it: do not ask.
         asked = [i for i, d in enumerate(dis) if args.combination == "additive" or d]
@@ -235,11 +255,24 @@ class CritiqueReward:
         _log_refinement([response_correct[i] for i in asked], [graded[i] for i in asked], log_metric)
         refinement_reward = rewards.REFINEMENT_REWARDS[args.refinement_reward]
         combine = rewards.STAGE_2_REWARDS[args.combination]
-        refinement = [refinement_reward(o, r) for o, r in zip(response_correct, graded, strict=True)]
+        seen_after = self._with_noise(graded, question, refined)
+        refinement = [refinement_reward(o, r) for o, r in zip(seen, seen_after, strict=True)]
         for value in refinement:
             if value is not None:
                 log_metric(f"reward/{args.refinement_reward}", value)
         return [combine(r, d, beta_1=args.beta_1) for r, d in zip(refinement, dis, strict=True)]
+
+    def _with_noise(
+        self, correct: Sequence[bool | None], questions: Sequence[str], replies: Sequence[str]
+    ) -> list[bool | None]:
+        """Labels as the rewards see them; equal replies to a question are wrongly labelled alike."""
+        noise = self.args.oracle_noise
+        if noise == 0.0:
+            return list(correct)
+        return [
+            o if o is None or child_seed(self.args.seed, "oracle noise", x, y) >= noise * 2**31 else not o
+            for o, x, y in zip(correct, questions, replies, strict=True)
+        ]
 
     def _actor(self) -> Actor:
         if self.actor is None:
@@ -277,11 +310,33 @@ def _log_refinement(
             )
 
 
+class EpochSampler(RepeatSampler):
+    """trl's sampler, with the order of an epoch drawn from the seed and the epoch's number.
+
+    trl's own draws one epoch after the other from one generator, so that a run which is resumed in a later epoch
+    begins with the order of the first again.
+
+    Args:
+        seed: Seed of the order.
+        epoch: Says which epoch begins.
+        settings: Of `RepeatSampler`.
+    """
+
+    def __init__(self, *, seed: int, epoch: Callable[[], int], **settings: Any) -> None:
+        super().__init__(seed=seed, **settings)
+        self.base_seed, self.epoch = seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(child_seed(self.base_seed, "epoch", self.epoch()))
+        return iter(super().__iter__())
+
+
 class CritiqueTrainer(GRPOTrainer):
     """Trains a critic with the rewards of Critique-RL; used like any trl trainer.
 
-    Four private methods of trl's trainer are overridden and each calls `super()`; what they rely on is
-    pinned by tests/test_trl_contract.py.
+    Five private methods of trl's trainer are overridden and each calls `super()`; what they rely on is
+    pinned by tests/test_trl_contract.py. Two more save and restore the value model of `advantage="gae"`.
 
     Args:
         model: The critic to start from: a directory or hub id, or a `PeftModel` with a trainable adapter.
@@ -299,8 +354,8 @@ class CritiqueTrainer(GRPOTrainer):
 
     Raises:
         UserError: The dataset lacks a column or holds an empty or mistyped value, a prompt exceeds the
-            model's context, an actor is needed and missing, nothing is trainable, or the reference is not
-            the model that the run starts from.
+            model's context, an actor is needed and missing, nothing is trainable, the reference is not
+            the model that the run starts from, or a value model cannot be made from it.
     """
 
     _tag_names = ["critique-rl", "trl"]  # noqa: RUF012 - trl reads this class attribute for the model card
@@ -341,7 +396,13 @@ class CritiqueTrainer(GRPOTrainer):
                 "the critic was built in memory, but the reference of its KL is loaded from a directory: save the "
                 "critic and pass the directory."
             )
+        if args.advantage == "gae" and (in_memory or isinstance(model, PeftModel)):
+            raise UserError(
+                "advantage='gae' loads its value model from the critic's directory, which a model in memory has "
+                "not: save it whole (an adapter after merge_and_unload()) and pass the directory."
+            )
         self.actor, self.grader = actor, grader
+        self.value_model: ValueModel | None = None
         self._prompts = prompt_set(args.prompts)
         self._gathered_rewards: torch.Tensor | None = None
         self._anchor_checked = False
@@ -361,6 +422,10 @@ class CritiqueTrainer(GRPOTrainer):
                 "no weight of the critic is trainable: load an adapter with "
                 "PeftModel.from_pretrained(base, adapter, is_trainable=True)."
             )
+        if args.advantage == "gae":
+            start = model.config._name_or_path if isinstance(model, PreTrainedModel) else str(model)
+            self.value_model = ValueModel(start, args, self.accelerator, self._record)
+            self.add_callback(self.value_model)
         self._check_context()
         assert args.generation_batch_size is not None  # worked out by GRPOConfig
         wanted = args.generation_batch_size // self.num_generations
@@ -407,6 +472,18 @@ class CritiqueTrainer(GRPOTrainer):
 
     # -- overrides of trl's GRPOTrainer ---------------------------------------------------------------------
 
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
+        made: Any = super()._get_train_sampler(dataset)
+        return EpochSampler(
+            data_source=made.data_source,
+            mini_repeat_count=made.mini_repeat_count,
+            batch_size=made.batch_size,
+            repeat_count=made.repeat_count,
+            shuffle=made.shuffle,
+            seed=made.seed,
+            epoch=lambda: int(self.state.epoch or 0),
+        )
+
     def _generate(self, prompts: list[Any]) -> Any:
         started = time.perf_counter()
         generated = super()._generate(prompts)
@@ -428,10 +505,14 @@ class CritiqueTrainer(GRPOTrainer):
             self._check_anchor(output)
         mask_NT = mask_NT * ~rewards_N.isnan().unsqueeze(1)  # a critique without reward teaches nothing
         if self.beta == 0.0 or self.args.kl_placement == "loss":
-            advantages_NT = advantages_N.unsqueeze(1) * mask_NT
+            kl_NT = torch.zeros_like(mask_NT, dtype=advantages_N.dtype)
         else:
             kl_NT = self._reward_kl(output)
+        if self.value_model is None:
             advantages_NT = objectives.token_advantages(advantages_N, kl_NT, mask_NT, beta=self.beta)
+        else:
+            rewards_NT = objectives.token_rewards(advantages_N, kl_NT, mask_NT, beta=self.beta)
+            advantages_NT = self.value_model.advantages(output, rewards_NT, mask_NT)
         if self.args.whiten:
             moments_3 = self.accelerator.reduce(objectives.masked_moments(advantages_NT, mask_NT), "sum")
             advantages_NT = objectives.whiten(advantages_NT, mask_NT, moments_3)
@@ -441,6 +522,9 @@ class CritiqueTrainer(GRPOTrainer):
         return output
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        if self.value_model is not None and self.model.training:
+            # With a backward pass of its own: the loss that is logged stays the critic's.
+            self.value_model.learn(inputs, parts=self.current_gradient_accumulation_steps)
         if self.args.kl_placement == "loss":
             return super()._compute_loss(model, inputs)
         beta, self.beta = self.beta, 0.0  # the KL is in the advantages already
@@ -448,6 +532,16 @@ class CritiqueTrainer(GRPOTrainer):
             return super()._compute_loss(model, inputs)
         finally:
             self.beta = beta
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.value_model is not None and self.args.should_save:
+            self.value_model.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.value_model is not None and checkpoint is not None:
+            self.value_model.load(checkpoint)
 
     # -- their parts ------------------------------------------------------------------------------------------
 
@@ -458,8 +552,10 @@ class CritiqueTrainer(GRPOTrainer):
         rewards_BG = self._gathered_rewards[:, 0].view(-1, group)
         if self.args.advantage == "rloo":
             advantages_BG = objectives.rloo_advantages(rewards_BG)
-        else:
+        elif self.args.advantage == "grpo":
             advantages_BG = objectives.grpo_advantages(rewards_BG)
+        else:  # the baseline is the value model's
+            advantages_BG = rewards_BG.nan_to_num(nan=0.0)
         own = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
         return rewards_BG.flatten()[own], advantages_BG.flatten()[own]
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from critique_rl.objectives import (
+    explained_variance,
+    gae,
     grpo_advantages,
     kl_forward,
     kl_k1,
@@ -15,6 +17,8 @@ from critique_rl.objectives import (
     reward_to_go,
     rloo_advantages,
     token_advantages,
+    token_rewards,
+    value_loss,
     whiten,
 )
 
@@ -193,3 +197,99 @@ def test_kl_estimates_have_the_expectation_they_claim() -> None:
     torch.testing.assert_close((pi * kl_k1(logps, ref_logps)).sum(), reverse)
     torch.testing.assert_close((pi * kl_k3(logps, ref_logps)).sum(), reverse)
     torch.testing.assert_close((pi * kl_forward(logps, ref_logps)).sum(), forward)
+
+
+def test_token_rewards() -> None:
+    rewards_N = torch.tensor([2.0, NAN, -1.0, 5.0])
+    kl_NT = torch.tensor([[1.0, 2.0, 4.0], [1.0, 1.0, 1.0], [3.0, 1.0, 100.0], [7.0, 7.0, 7.0]])
+    mask_NT = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 1, 0], [0, 0, 0]])
+    # -0.1*1, -0.1*2, 2 - 0.1*4; nothing, whatever the reward; -0.1*3, -1 - 0.1*1, nothing behind the end; nothing
+    expected = [[-0.1, -0.2, 1.6], [0.0] * 3, [-0.3, -1.1, 0.0], [0.0] * 3]
+    rewards_NT = token_rewards(rewards_N, kl_NT, mask_NT, beta=0.1)
+    close(rewards_NT, expected)
+    known = [0, 2, 3]
+    close(
+        reward_to_go(rewards_NT)[known] * mask_NT[known],
+        token_advantages(rewards_N[known], kl_NT[known], mask_NT[known], beta=0.1),
+    )
+    with pytest.raises(ValueError, match="shapes differ"):
+        token_rewards(rewards_N, kl_NT, mask_NT[:, :2], beta=0.1)
+
+
+def test_gae_by_hand() -> None:
+    # Three tokens and two; what lies behind the second row's end must count nowhere.
+    rewards_NT = torch.tensor([[0.0, -1.0, 2.0], [1.0, 4.0, NAN]])
+    values_NT = torch.tensor([[0.5, 1.0, 3.0], [2.0, 1.0, 50.0]])
+    mask_NT = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    advantages_NT, returns_NT = gae(rewards_NT, values_NT, mask_NT, gamma=0.9, lam=0.5)
+    # deltas: 0 + 0.9*1 - 0.5 = 0.4; -1 + 0.9*3 - 1 = 0.7; 2 - 3 = -1, with 0 behind the end
+    # backwards with 0.9 * 0.5 = 0.45: -1; 0.7 - 0.45 = 0.25; 0.4 + 0.45*0.25 = 0.5125
+    # second row: deltas 1 + 0.9*1 - 2 = -0.1 and 4 - 1 = 3: 3; -0.1 + 0.45*3 = 1.25
+    close(advantages_NT, [[0.5125, 0.25, -1.0], [1.25, 3.0, 0.0]])
+    # plus the values: 0.5125 + 0.5, 0.25 + 1, -1 + 3; 1.25 + 2, 3 + 1
+    close(returns_NT, [[1.0125, 1.25, 2.0], [3.25, 4.0, 0.0]])
+    with pytest.raises(ValueError, match=r"all must be one \(N, T\)"):
+        gae(rewards_NT, values_NT, mask_NT[:, :2], lam=1.0)
+
+
+def test_gae_at_its_ends() -> None:
+    rewards_NT, mask_NT = ragged()
+    values_NT = torch.randn(8, 6, generator=torch.Generator().manual_seed(2))
+    to_go_NT = reward_to_go(rewards_NT * mask_NT) * mask_NT
+    # lam 1 without values: the reward to go; with values: less the value, and the return stays the reward to go
+    close(gae(rewards_NT, 0 * values_NT, mask_NT, lam=1.0)[0], to_go_NT, 1e-5)
+    advantages_NT, returns_NT = gae(rewards_NT, values_NT, mask_NT, lam=1.0)
+    close(advantages_NT, (to_go_NT - values_NT) * mask_NT, 1e-5)
+    close(returns_NT, to_go_NT, 1e-5)
+    # lam 0: r_t + V_{t+1} - V_t, and values that are right leave no advantage at any lam
+    following_NT = torch.cat([(values_NT * mask_NT)[:, 1:], torch.zeros(8, 1)], dim=1)
+    expected_NT = (rewards_NT + following_NT - values_NT) * mask_NT
+    close(gae(rewards_NT, values_NT, mask_NT, lam=0.0)[0], expected_NT, 1e-5)
+    for lam in (0.0, 0.5, 1.0):
+        close(gae(rewards_NT, to_go_NT, mask_NT, lam=lam)[0], 0 * to_go_NT, 1e-4)
+
+
+def test_value_loss_by_hand() -> None:
+    values_NT = torch.tensor([[1.0, 0.5, 9.0], [2.0, 0.1, 0.0]], requires_grad=True)
+    old_NT, returns_NT = torch.zeros(2, 3), torch.tensor([[3.0, 0.0, 9.0], [1.0, 1.0, 1.0]])
+    mask_NT = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    # Clipped to 0.2 from 0. Row 1: max((1-3)^2, (0.2-3)^2) = 7.84; max(0.5^2, 0.2^2) = 0.25; behind the end
+    # Row 2: max((2-1)^2, (0.2-1)^2) = 1; within the clip (0.1-1)^2 = 0.81; (0-1)^2 = 1
+    # (8.09 / 2 + 2.81 / 3) / 2 / 2
+    loss = value_loss(values_NT, old_NT, returns_NT, mask_NT, clip=0.2)
+    close(loss, torch.tensor((8.09 / 2 + 2.81 / 3) / 4))
+    loss.backward()
+    # 0 where the clipped error is the larger: the value has moved far enough. Else (V - R) / tokens / rows
+    close(values_NT.grad, [[0.0, 0.5 / 4, 0.0], [1.0 / 6, -0.9 / 6, -1.0 / 6]])
+    plain = value_loss(values_NT.detach(), old_NT, returns_NT, mask_NT, clip=float("inf"))
+    close(plain, torch.tensor((4.25 / 2 + 2.81 / 3) / 4))
+
+
+def test_value_loss_does_not_depend_on_micro_batches() -> None:
+    returns_NT, mask_NT = ragged()
+    mask_NT[3] = 0  # a critique that could not be rewarded
+    values_NT = torch.randn(8, 6, generator=torch.Generator().manual_seed(2))
+    batch = (values_NT, values_NT.roll(1, 0), returns_NT, mask_NT)
+    parts = [value_loss(*(x[i : i + 2] for x in batch), clip=0.2) for i in range(0, 8, 2)]
+    close(torch.stack(parts).mean(), value_loss(*batch, clip=0.2))
+    changed_NT = returns_NT.clone()
+    changed_NT[3] = 1e6
+    close(value_loss(values_NT, batch[1], changed_NT, mask_NT, clip=0.2), value_loss(*batch, clip=0.2))
+
+
+def test_explained_variance() -> None:
+    target_NT, mask_NT = torch.tensor([[1.0, 3.0], [5.0, 99.0]]), torch.tensor([[1, 1], [1, 0]])
+
+    def explained(prediction_NT: Tensor) -> float | None:
+        errors_3 = masked_moments(target_NT - prediction_NT, mask_NT)
+        return explained_variance(errors_3, masked_moments(target_NT, mask_NT))
+
+    assert explained(torch.zeros(2, 2)) == 0.0
+    assert explained(torch.full((2, 2), 7.0)) == pytest.approx(0.0, abs=1e-5)  # an offset is no variance
+    assert explained(target_NT) == 1.0
+    # errors 0, 0, 2: variance 4/3 - 4/9 = 8/9, of 8/3
+    assert explained(torch.tensor([[1.0, 3.0], [3.0, 0.0]])) == pytest.approx(2 / 3, abs=1e-5)
+    # errors 2, 6, 10: twice the spread, four times the variance
+    assert explained(-target_NT) == pytest.approx(-3.0, abs=1e-4)
+    alike_3 = masked_moments(torch.full((2, 2), 0.7), mask_NT)
+    assert explained_variance(alike_3, alike_3) is None

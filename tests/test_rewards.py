@@ -14,8 +14,11 @@ from critique_rl.rewards import (
     r_correction,
     r_delta,
     r_dis,
+    r_dis_graded,
+    r_dis_graded_linear,
     r_dis_signed,
     r_refine,
+    r_refine_graded,
 )
 
 CORRECT, WRONG, UNPARSED = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
@@ -99,3 +102,36 @@ def test_beta_1_weighs_r_dis_alone() -> None:
     assert additive(1.0, 1.0, beta_1=0.9) == pytest.approx(1.9)  # appendix G of the paper
     assert gated(1.0, 1.0, beta_1=0.9) == pytest.approx(1.9)
     assert additive(1.0, 1.0, beta_1=0.0) == additive(1.0, 0.0, beta_1=0.0) == 1.0  # w/o discrimination
+
+
+@pytest.mark.parametrize(
+    ("score", "true_score", "within", "linear", "why"),
+    [
+        (6.0, 6.0, 1.0, 1.0, "exact"),
+        (7.0, 6.0, 1.0, 0.5, "half the tolerance above: 1 - 1 / 2"),
+        (5.0, 6.0, 1.0, 0.5, "and below"),
+        (4.0, 6.0, 1.0, 0.0, "the tolerance itself: within, and 1 - 2 / 2"),
+        (3.5, 6.0, 0.0, 0.0, "beyond"),
+        (1.0, 10.0, 0.0, 0.0, "far beyond: never negative"),
+        (None, 6.0, 0.0, 0.0, "no score is not right"),
+        (6.0, None, None, None, "the scorer does not know"),
+        (None, None, None, None, "nothing is known"),
+    ],
+)
+def test_graded_discrimination(
+    score: float | None, true_score: float | None, within: float | None, linear: float | None, why: str
+) -> None:
+    assert r_dis_graded(score, true_score, tolerance=2.0) == within, why
+    assert r_dis_graded_linear(score, true_score, tolerance=2.0) == linear, why
+
+
+def test_graded_tolerance_is_in_points_of_the_score() -> None:
+    assert r_dis_graded(6.5, 6.0, tolerance=0.0) == 0.0
+    assert r_dis_graded(6.0, 6.0, tolerance=0.0) == 1.0
+    assert r_dis_graded_linear(7.0, 6.0, tolerance=4.0) == 0.75
+
+
+def test_graded_refinement_goes_through_eq_9() -> None:
+    assert r_refine_graded(None) is None
+    assert additive(r_refine_graded(8.5), r_dis_graded(7.0, 6.0, tolerance=1.0), beta_1=0.2) == 8.7
+    assert additive(r_refine_graded(None), 1.0, beta_1=0.2) is None

@@ -17,13 +17,13 @@ from datasets import Dataset, Value
 from peft import LoraConfig, PeftModel, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
 from trl import GRPOConfig
 
 from critique_rl import objectives
 from critique_rl.actors import ActorError, TransformersActor
 from critique_rl.grading import grade_batch
-from critique_rl.prompts import COMPACT, Verdict, parse_verdict
+from critique_rl.prompts import COMPACT, VERDICT_LABEL, Verdict, parse_verdict
 from critique_rl.rewards import r_dis
 from critique_rl.trainer import (
     CritiqueConfig,
@@ -430,6 +430,7 @@ class TestRefusals:
         ("settings", "message"),
         [
             ({"prompts": "papr"}, "Did you mean 'paper'"),
+            ({"oracle_noise": 0.5}, "oracle_noise=0.5 is not between 0 and 0.5"),
             ({"scale_rewards": "group"}, "scale_rewards and reward_weights have no effect"),
             ({"reward_weights": [0.5]}, "scale_rewards and reward_weights have no effect"),
             ({"refinement_reward": "r_correct"}, "refinement_reward='r_correct' is none of None, 'r_refine'"),
@@ -512,10 +513,13 @@ class TestInvariance:
         assert history(runs[0], *names) != history(runs[2], *names)
         assert not same(weights(runs[0].model), weights(runs[2].model))
 
-    @pytest.mark.parametrize("mode", ["full", "adapter"])
+    @pytest.mark.parametrize("mode", ["full", "adapter", "in a later epoch", "at the end of an epoch"])
     def test_resumed_is_uninterrupted(
         self, critic_dir: Path, actor_dir: Path, pool: Dataset, config: Make, tmp_path: Path, mode: str
     ) -> None:
+        # An RL step takes 4 rows of the pool: three RL steps are an epoch and a half of 8 rows, four are two.
+        at = {"in a later epoch": 3, "at the end of an epoch": 4}.get(mode, 2)
+        rows = pool if at == 2 else pool.select(range(8))
         saved = adapter_of(critic_dir, tmp_path / "stage1")
 
         def build() -> Stage2Trainer:
@@ -524,21 +528,66 @@ class TestInvariance:
                 model = PeftModel.from_pretrained(load(critic_dir), saved, is_trainable=True)
             args = config(
                 Stage2Config,
-                rl_steps=4,
+                rl_steps=at + 2,
                 save_strategy="steps",
-                save_steps=4,
+                save_steps=2 * at,
                 refinement_max_tokens=10,
                 refinement_temperature=1.0,
             )
-            return Stage2Trainer(model, TransformersActor(actor_dir), args, train_dataset=pool)
+            return Stage2Trainer(model, TransformersActor(actor_dir), args, train_dataset=rows)
 
         whole, resumed = build(), build()
         whole.train()
-        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
-        assert resumed.state.global_step == whole.state.global_step == 8
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{2 * at}"))
+        assert resumed.state.global_step == whole.state.global_step == 2 * at + 4
         assert same(weights(resumed.model), weights(whole.model))
         names = ("loss", "grad_norm", "reward", "kl", "entropy", "actor/acc_refine")
         assert history(resumed, *names) == history(whole, *names)
+
+    def test_each_epoch_has_an_order_of_its_own(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
+        run = self.run(critic_dir, pool, config(rl_steps=1))
+        orders = []
+        for epoch in (0.0, 1.0, 1.5, 2.0):
+            run.state.epoch = epoch
+            orders.append(list(run._get_train_sampler()))
+        assert orders[1] == orders[2]
+        assert len({tuple(order) for order in orders}) == 3
+        assert sorted(orders[0]) == sorted(orders[1])
+
+    @pytest.mark.parametrize("stage", [Stage1Config, Stage2Config])
+    def test_noisy_labels_reach_the_reward_and_not_the_log(
+        self, actor_dir: Path, pool: Dataset, config: Make, stage: type[CritiqueConfig]
+    ) -> None:
+        """Each verdict is right, so a Stage I reward is 0 just where the label is inverted."""
+        rows = [dict(row) for row in pool]
+        says = {True: "Correct", False: "Wrong"}
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
+        critiques = [f"{VERDICT_LABEL} {says[row['response_correct']]}" for row in rows]
+        logged: dict[str, list[float]] = {}
+        args = config(stage, oracle_noise=0.25, refinement_max_tokens=10)
+        reward = CritiqueReward(args, TransformersActor(actor_dir), grade_batch)
+        values = reward(
+            critiques,
+            **columns,
+            trainer_state=TrainerState(),
+            log_extra=lambda name, column: None,
+            log_metric=lambda name, value: logged.setdefault(name, []).append(value),
+        )
+        assert set(logged["critic/acc_dis"]) == {1.0}  # each verdict is right
+        if stage is Stage1Config:
+            wrong = values.count(0.0) / len(values)
+            assert set(values) == {0.0, 1.0} and 0.15 < wrong < 0.35
+        else:
+            plain = CritiqueReward(config(stage, refinement_max_tokens=10), reward.actor, grade_batch)
+            truth = plain(
+                critiques,
+                **columns,
+                trainer_state=TrainerState(),
+                log_extra=lambda name, column: None,
+                log_metric=lambda name, value: None,
+            )
+            changed = [a != b for a, b in zip(values, truth, strict=True)]
+            assert 0.3 < sum(changed) / len(changed) < 0.6  # 1 - 0.75^2 of the rows, where a label is inverted
 
     def test_two_processes_keep_one_critic(self, critic_dir: Path, pool: Dataset, tmp_path: Path) -> None:
         pool.save_to_disk(str(tmp_path / "pool"))

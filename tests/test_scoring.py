@@ -1,0 +1,523 @@
+"""Scored replies and the task that has them: the score's parser, scales, scorers, metrics, loaders, prompts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+)
+from transformers.models.qwen2 import Qwen2ForSequenceClassification
+
+from critique_rl import tasks
+from critique_rl.scoring import (
+    KeywordScorer,
+    RewardModelScorer,
+    ScoreRange,
+    graded_metrics,
+    parse_score,
+    scale_scores,
+    stored_range,
+    train_range,
+)
+from critique_rl.tasks.summarisation import FACTS, SUMMARY, TASK
+from critique_rl.tiny import CONTEXT, build_tokenizer, save_untrained
+from critique_rl.types import UserError, problem_id
+
+LABEL = "Quality score:"
+FENCE = "```"
+
+# -- the score that a critique states -----------------------------------------------------------------------
+
+SCORES = [
+    # input, expected, why
+    (f"{LABEL} 7", 7.0, "the marker"),
+    (f"Comments: fine\n{LABEL} 7\nSuggestions: none", 7.0, "between the other fields"),
+    (f"{LABEL} 1", 1.0, "the lowest"),
+    (f"{LABEL} 10", 10.0, "the highest"),
+    (f"{LABEL} 7.5", 7.5, "a fraction"),
+    (f"{LABEL} 7.", 7.0, "a full stop"),
+    (f"{LABEL} 7/10", 7.0, "out of the highest"),
+    (f"{LABEL} 7 out of 10, for it is short", 7.0, "out of the highest, with a reason"),
+    (f"{LABEL} 10/10", 10.0, "out of the highest"),
+    (f"**{LABEL}** **7**/10", 7.0, "bold"),
+    (f"- {LABEL} [7]", 7.0, "a list item, brackets kept"),
+    (f"{LABEL} 7 - it omits 2 dates", 7.0, "a dash and a reason"),
+    (f"{LABEL} 7\r\nSuggestions: 9", 7.0, "a line may end in CR LF"),
+    (f"{LABEL} 7\n{LABEL} 7", 7.0, "the same score twice"),
+    ("", None, "empty"),
+    ("7", None, "no label"),
+    (f"{LABEL}", None, "a label without value, cut at the token limit"),
+    (f"{LABEL}\n7", None, "a value of the next line belongs to that line"),
+    (f"{LABEL} seven", None, "no number"),
+    (f"{LABEL.lower()} 7", None, "the label is matched letter by letter"),
+    (f"I would say {LABEL} 7", None, "within a line only"),
+    (f"{LABEL} 0", None, "below the scale"),
+    (f"{LABEL} 11", None, "above the scale"),
+    (f"{LABEL} 70", None, "above the scale, and no 7"),
+    (f"{LABEL} -7", None, "below the scale, and no 7"),
+    (f"{LABEL} .7", None, "below the scale, and no 7"),
+    (f"{LABEL} 7%", None, "another scale"),
+    (f"{LABEL} 7/100", None, "another scale"),
+    (f"{LABEL} 4 out of 5", None, "another scale"),
+    (f"{LABEL} 7e1", None, "no plain number"),
+    (f"{LABEL} 7,5", None, "a decimal comma, or two scores"),
+    (f"{LABEL} 7.5.1", None, "no number"),
+    (f"{LABEL} 7-8", None, "a range"),
+    (f"{LABEL} 7 to 8", None, "a range"),
+    (f"{LABEL} 7 or 8", None, "two scores"),
+    (f"{LABEL} [1-10]", None, "the format echoed"),
+    (f"{LABEL} 7\n{LABEL} 8", None, "two scores"),
+    (f"{LABEL} 7\nAs said, {LABEL} 8.", None, "two scores, one of them within a line"),
+    (f"{LABEL} 7\n{LABEL} 11", None, "two scores, one of them off the scale"),
+    (f"{LABEL} 7\n{LABEL} 3-4", None, "a score and a range"),
+    (f"{LABEL} 7\nAs said, {LABEL} 3-4.", None, "a score, and a range within a line"),
+    (f"> {LABEL} 7", None, "a block quote"),
+    (f"> {LABEL} 7\n\n{LABEL} 3", 3.0, "a block quote does not contradict"),
+    (f"{FENCE}\n{LABEL} 7\n{FENCE}\n{LABEL} 3", 3.0, "a code fence does not contradict"),
+    (f"`{LABEL} 7`", None, "back-ticks"),
+    (f'The summary says "{LABEL} 10".\n\n{LABEL} 3', 3.0, "a quotation does not contradict"),
+    (f"“\n{LABEL} 10”", None, "typographic quotation marks"),
+]
+
+
+@pytest.mark.parametrize(("critique", "expected", "why"), SCORES, ids=[why for _, _, why in SCORES])
+def test_parse_score(critique: str, expected: float | None, why: str) -> None:
+    assert parse_score(critique) == expected, why
+
+
+# -- scales -------------------------------------------------------------------------------------------------
+
+
+def test_scale_is_linear_and_clipped() -> None:
+    # 1 + 9 * (value - 10) / 30: a third of the way is 4, half of it 5.5; beyond the ends it stops.
+    assert scale_scores([10, 20, 25, 40, 9, 100], 10, 40) == pytest.approx([1, 4, 5.5, 10, 1, 10])
+    assert scale_scores([None, 10], 10, 40) == [None, 1]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
+def test_a_scale_needs_two_ends(low: float, high: float) -> None:
+    with pytest.raises(UserError, match="span no scale"):
+        scale_scores([1.0], low, high)
+
+
+def test_range_of_train_scores_leaves_out_tails() -> None:
+    # Of 0, 1, ..., 100 one percent lies below 1 and above 99; an odd reply at -1000 moves the end by one.
+    assert train_range([float(i) for i in range(101)]) == ScoreRange(1.0, 99.0)
+    assert train_range([-1000.0, *(float(i) for i in range(1, 101)), None]) == ScoreRange(1.0, 99.0)
+    assert train_range([3.0, None, -2.0, 1.0], tail=0.0) == ScoreRange(-2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"), [([], "no train response"), ([None], "no train"), ([4.0, 4.0], "span no scale")]
+)
+def test_scores_that_give_no_range(scores: list[float | None], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train_range(scores)
+
+
+def test_the_range_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "scorer" / "range.jsonl"
+    made = stored_range(path, lambda: [0.0, 50.0, 100.0])
+    assert made == ScoreRange(1.0, 99.0)  # 0.01 of two steps of 50 from either end
+    assert stored_range(path, lambda: pytest.fail("made again, for instance from test data")) == made
+
+
+@pytest.mark.parametrize("rows", [[], [{"low": 0.0}], [{"low": 0.0, "high": 1.0}] * 2])
+def test_another_file_is_no_range(tmp_path: Path, rows: list[dict[str, float]]) -> None:
+    path = tmp_path / "range.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"range\.jsonl: found .*expected one row with low and high"):
+        stored_range(path, lambda: [0.0, 1.0])
+
+
+# -- the stand-in scorer ------------------------------------------------------------------------------------
+
+DOCUMENT = "It rains. Ana has 3 red cups. A dog barks. Bo has 7 blue pens."
+KEY_FACTS = "Ana has 3 red cups.\nBo has 7 blue pens."  # 10 words
+
+SUMMARIES = [
+    # reply, score, why
+    ("Ana has 3 red cups. Bo has 7 blue pens.", 1.0, "both facts"),
+    ("- bo has  7 blue pens\n- ANA has 3 red cups", 1 - 0.2, "any order, case, bullets; 12 words for 10"),
+    ("Ana has 3 red cups.", 0.5, "one of two"),
+    ("", 0.0, "nothing said"),
+    ("It rains.", 0.0, "true and beside the point"),
+    ("Ana has 4 red cups. Bo has 7 blue pens.", 0.5 - 0.5, "one right, one wrong"),
+    ("Ana has 4 red cups. Bo has 8 blue pens.", -1.0, "both wrong"),
+    ("Ana has 3 red cups. Ana has 4 red cups.", 0.5 - 0.5, "a guess both ways earns nothing"),
+    ("Cy sings. Cy naps. Cy eats. Cy hops.", -1.0, "more inventions than facts deduct no more"),
+    (DOCUMENT, 1 - 0.5, "a copy: 15 words for 10"),
+    (f"{DOCUMENT} {DOCUMENT}", 1 - 1.0, "no more than 1 is deducted for length"),
+    ("Ana has 3 red cups. Ana has 3 red cups.", 0.5, "said twice counts once; 10 words for 10"),
+]
+
+
+@pytest.mark.parametrize(("reply", "expected", "why"), SUMMARIES, ids=[why for _, _, why in SUMMARIES])
+def test_keyword_scorer(reply: str, expected: float, why: str) -> None:
+    item = {"question": DOCUMENT, "reply": reply, "gold": KEY_FACTS}
+    assert KeywordScorer().score([item]) == pytest.approx([expected]), why
+
+
+def test_keyword_scorer_without_facts_does_not_know() -> None:
+    item = {"question": DOCUMENT, "reply": "Ana has 3 red cups."}
+    assert KeywordScorer().score([item, {**item, "gold": " \n"}]) == [None, None]
+
+
+def test_keyword_scorer_orders_summaries_of_the_embedded_task() -> None:
+    problems = FACTS.load(source=None, split="test", seed=3, size=300)
+    assert len(problems) > 30
+
+    def score(replies: Sequence[str]) -> list[float | None]:
+        # The document stands in a prompt here, as a reward model reads it.
+        return KeywordScorer().score(
+            [
+                {"question": SUMMARY.reasoning_prompt(p.question)[0]["content"], "reply": y, "gold": p.answer}
+                for p, y in zip(problems, replies, strict=True)
+            ]
+        )
+
+    right = score([p.solution for p in problems])
+    copied = score([p.question for p in problems])
+    empty = score(["" for p in problems])
+    wrong = score([re.sub(r"\d", lambda m: str(int(m[0]) + 1), p.solution) for p in problems])
+    assert set(right) == {1.0}
+    assert set(empty) == {0.0}
+    assert set(wrong) == {-1.0}
+    assert all(c is not None and 0.0 < c < 1.0 for c in copied)
+
+
+# -- reward models ------------------------------------------------------------------------------------------
+
+REPLIES = ("Ana has 3 red cups.", "No.", "Bo has 7 blue pens and it rains.", "Ana has 3 red cups.", "", "Cy.")
+ITEMS = [{"question": DOCUMENT if i % 2 else "Who?", "reply": reply} for i, reply in enumerate(REPLIES)]
+
+
+def save_classifier(
+    directory: Path, *, labels: int = 1, pad: bool = True, chat: bool = True, weight: float | None = None
+) -> str:
+    """Write a tiny sequence classifier with random weights, and its tokenizer."""
+    tokenizer = build_tokenizer()
+    if not chat:
+        tokenizer.chat_template = None
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT,
+        num_labels=labels,
+        pad_token_id=tokenizer.pad_token_id if pad else None,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2ForSequenceClassification(config)
+        for parameter in model.parameters():  # the usual start is so small that all scores look alike
+            torch.nn.init.normal_(parameter, std=0.3)
+    if weight is not None:
+        torch.nn.init.constant_(model.score.weight, weight)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_classifier(tmp_path_factory.mktemp("models") / "reward")
+
+
+def read_alone(directory: str, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    """Score at the last token of each text, one at a time and unpadded, from the model's inside."""
+    model = AutoModelForSequenceClassification.from_pretrained(directory)
+    scores = []
+    with torch.no_grad():
+        for text in texts:
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            scores.append(model.score(model.model(ids).last_hidden_state[0, -1]).item())
+    return scores
+
+
+def chats(items: Sequence[dict[str, str]]) -> list[str]:
+    return [
+        f"<|im_start|>user\n{i['question']}<|im_end|><|im_start|>assistant\n{i['reply']}<|im_end|>"
+        for i in items
+    ]
+
+
+def test_reward_model_reads_the_last_token_of_the_chat(reward_model: str) -> None:
+    expected = read_alone(reward_model, chats(ITEMS), build_tokenizer())
+    assert max(expected) - min(expected) > 0.1  # another token read would show
+    assert RewardModelScorer(reward_model, device="cpu").score(ITEMS) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_scores_do_not_depend_on_the_batch(reward_model: str, batch_size: int) -> None:
+    together = RewardModelScorer(reward_model, device="cpu", batch_size=16).score(ITEMS)
+    apart = RewardModelScorer(reward_model, device="cpu", batch_size=batch_size)
+    assert apart.score(ITEMS) == pytest.approx(together, abs=1e-4)
+    assert apart.score(ITEMS[::-1]) == pytest.approx(together[::-1], abs=1e-4)
+    assert apart.score([]) == []
+
+
+@pytest.mark.parametrize("pad_token", ["<|endoftext|>", "<|im_end|>"])
+def test_a_model_without_padding_id_scores_the_same(tmp_path: Path, pad_token: str) -> None:
+    directory = save_classifier(tmp_path, pad=False)
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"pad_token": pad_token}))
+    expected = read_alone(directory, chats(ITEMS), build_tokenizer())
+    # With the end of turn as padding the last token would be taken for padding, so nothing is padded.
+    assert RewardModelScorer(directory, device="cpu").score(ITEMS) == pytest.approx(expected, abs=1e-4)
+
+
+def test_positions_count_from_the_left(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()  # pads on the left, which would move the absolute positions of GPT-2
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=32,
+        n_layer=1,
+        n_head=4,
+        n_positions=CONTEXT,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPT2ForSequenceClassification(config).eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    apart = RewardModelScorer(tmp_path, device="cpu", batch_size=1).score(ITEMS)
+    assert RewardModelScorer(tmp_path, device="cpu").score(ITEMS) == pytest.approx(apart, abs=1e-4)
+
+
+def test_without_chat_template_question_and_reply_are_a_pair(tmp_path: Path) -> None:
+    directory = save_classifier(tmp_path, chat=False)
+    items = [item for item in ITEMS if item["reply"]]
+    expected = read_alone(directory, [i["question"] + i["reply"] for i in items], build_tokenizer())
+    assert RewardModelScorer(directory, device="cpu").score(items) == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_is_too_long_is_counted_and_not_cut(reward_model: str, caplog: pytest.LogCaptureFixture) -> None:
+    full = RewardModelScorer(reward_model, device="cpu").score(ITEMS)
+    long = {"question": DOCUMENT, "reply": "x" * CONTEXT}
+    scorer = RewardModelScorer(reward_model, device="cpu")
+    with caplog.at_level(logging.WARNING):
+        scores = scorer.score([long, *ITEMS, long])
+    assert scores[0] is scores[-1] is None
+    assert scores[1:-1] == pytest.approx(full, abs=1e-4)
+    assert scorer.too_long == 2
+    assert f"2 of {len(ITEMS) + 2} replies not scored, longer than {CONTEXT} tokens" in caplog.text
+
+
+def test_the_limit_is_the_last_length_that_fits(reward_model: str) -> None:
+    length = len(build_tokenizer()(chats(ITEMS[:1])[0])["input_ids"])
+    fits = RewardModelScorer(reward_model, device="cpu", max_length=length)
+    assert fits.score(ITEMS[:1]) != [None]
+    assert RewardModelScorer(reward_model, device="cpu", max_length=length - 1).score(ITEMS[:1]) == [None]
+
+
+def test_a_score_that_is_no_number_is_unknown(tmp_path: Path) -> None:
+    directory = save_classifier(tmp_path, weight=float("nan"))
+    assert RewardModelScorer(directory, device="cpu").score(ITEMS[:2]) == [None, None]
+
+
+def test_what_is_no_reward_model_is_refused(tmp_path: Path) -> None:
+    two = save_classifier(tmp_path / "two", labels=2)
+    save_untrained(tmp_path / "causal", seed=0)
+    with pytest.raises(UserError, match="it has 2 outputs, not one"):
+        RewardModelScorer(two, device="cpu")
+    with pytest.raises(UserError, match=r"causal is no reward model: its checkpoint lacks score\.weight"):
+        RewardModelScorer(tmp_path / "causal", device="cpu")
+    with pytest.raises(UserError, match="no model at"):
+        RewardModelScorer(tmp_path / "nowhere" / "else", device="cpu")
+    with pytest.raises(UserError, match="batch_size must be at least 1"):
+        RewardModelScorer(two, batch_size=0)
+
+
+# -- metrics ------------------------------------------------------------------------------------------------
+
+
+def record(response: float | None, critic: float | None, refinement: float | None) -> dict[str, float | None]:
+    return {"response_score": response, "critic_score": critic, "refinement_score": refinement}
+
+
+def test_graded_metrics_by_hand() -> None:
+    rows = [
+        record(4.0, 7.0, 6.0),  # off by 3
+        record(8.0, 7.0, 9.0),  # off by -1
+        record(6.0, None, 3.0),  # unparsed: no distance
+        record(None, 1.0, 9.0),  # not graded: counts nowhere
+        record(9.0, 1.0, None),
+    ]
+    assert graded_metrics(rows) == pytest.approx(
+        {
+            "score": (4 + 8 + 6) / 3,
+            "score_refine": (6 + 9 + 3) / 3,
+            "delta": 0.0,
+            "mse_dis": (9 + 1) / 2,
+            "mae_dis": (3 + 1) / 2,
+            "parse_rate": 2 / 3,
+            "graded_rate": 3 / 5,
+        }
+    )
+
+
+def test_distances_are_taken_on_the_critics_scale() -> None:
+    # On a scale of 10 to 40 the scores 20 and 40 are 4 and 10; the means stay on the scorer's scale.
+    rows = [record(20.0, 6.0, 25.0), record(40.0, 9.0, 40.0)]
+    result = graded_metrics(rows, scale=ScoreRange(10.0, 40.0))
+    assert (result["mse_dis"], result["mae_dis"]) == pytest.approx(((4 + 1) / 2, (2 + 1) / 2))
+    assert (result["score"], result["score_refine"], result["delta"]) == pytest.approx((30.0, 32.5, 2.5))
+
+
+def test_graded_metrics_where_there_is_nothing() -> None:
+    alone = graded_metrics([record(4.0, None, None), record(None, None, None)])
+    assert alone == {
+        "score": 4.0,
+        "score_refine": None,
+        "delta": None,
+        "mse_dis": None,
+        "mae_dis": None,
+        "parse_rate": None,
+        "graded_rate": 0.5,
+    }
+    assert set(graded_metrics([]).values()) == {None}
+    unparsed = graded_metrics([record(4.0, None, 5.0)])
+    assert (unparsed["parse_rate"], unparsed["mse_dis"], unparsed["delta"]) == (0.0, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"response_score": 1.0}, "row 1: no field 'critic_score'; it has response_score"),
+        (record(1.0, float("nan"), 1.0), "row 1, field 'critic_score': found nan"),
+        (record(1.0, 1.0, True), "row 1, field 'refinement_score': found True"),
+        ({**record(1.0, 1.0, 1.0), "critic_score": "7"}, "row 1, field 'critic_score': found '7'"),
+    ],
+)
+def test_a_bad_record_is_named(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        graded_metrics([record(1.0, 1.0, 1.0), row])
+
+
+# -- the task -----------------------------------------------------------------------------------------------
+
+NEWS = {
+    "article": "The bridge closed on Monday. Repairs take a year.",
+    "highlights": "Bridge closed .\nRepairs take a year .",
+    "id": "0a1b",
+}
+
+
+def write_rows(path: Path, rows: list[Any]) -> str:
+    if path.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "test.parquet"])
+def test_news_from_a_file(tmp_path: Path, name: str) -> None:
+    (problem,) = TASK.load(source=write_rows(tmp_path / name, [NEWS]), split="test", seed=0)
+    assert (problem.id, problem.dataset) == (problem_id(NEWS["article"]), "cnn_dailymail")
+    assert (problem.question, problem.answer) == (NEWS["article"], NEWS["highlights"])
+    assert (problem.solution, problem.kind) == (NEWS["highlights"], "score")
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_news_from_the_hub(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    seen = []
+
+    def load_dataset(repo: str, config: str, *, split: str) -> Any:
+        seen.append((repo, config, split))
+        return datasets.Dataset.from_list([NEWS])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setitem(tasks.MODULES, "cnn_dailymail", "summarisation")
+    assert [p.question for p in tasks.load_task("cnn_dailymail", split=split)] == [NEWS["article"]]
+    assert seen == [("abisee/cnn_dailymail", "3.0.0", split)]  # validation is published, not cut from train
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"article": "a", "id": "1"}, r"test\.jsonl, line 2: missing field 'highlights'"),
+        ({**NEWS, "article": " "}, r"test\.jsonl, line 2, field 'article': found ' ', expected text that is"),
+        ({**NEWS, "highlights": None}, r"test\.jsonl, line 2, field 'highlights': found None, expected text"),
+        ([1], r"test\.jsonl, line 2: found \[1\], expected an object"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
+    source = write_rows(tmp_path / "test.jsonl", [NEWS, row])
+    with pytest.raises(UserError, match=message):
+        TASK.load(source=source, split="test", seed=0)
+
+
+def test_embedded_texts_hold_their_facts() -> None:
+    problems = FACTS.load(source=None, split="train", seed=0, facts=3, remarks=1, size=200)
+    for problem in problems:
+        # Found again in the text by their form alone.
+        facts = re.findall(r"[A-Z][a-z]+ has [2-9] [a-z]+ [a-z]+\.", problem.question)
+        assert problem.answer.split("\n") == facts
+        assert problem.solution == " ".join(facts)
+        assert len({fact.split()[0] for fact in facts}) == 3
+        assert len(re.findall(r"\.", problem.question)) == 4
+        assert problem.id == problem_id(problem.question)
+        assert problem.kind == "score"
+
+
+def test_embedded_splits_are_disjoint_whatever_the_seed() -> None:
+    def ids(split: str, seed: int) -> set[str]:
+        return {p.id for p in FACTS.load(source=None, split=split, seed=seed, facts=1, remarks=0, size=1500)}
+
+    parts = [ids(split, 0) for split in ("train", "validation", "test")]
+    assert len(set().union(*parts)) == sum(map(len, parts)) == 1500
+    assert [len(part) / 1500 for part in parts] == pytest.approx([0.7, 0.1, 0.2], abs=0.05)
+    assert ids("train", 0) == parts[0] != ids("train", 1)
+    assert ids("train", 1) & parts[0]  # of 3,840 texts both seeds draw some
+    assert not ids("train", 1) & parts[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "x"}, "remove `source`"),
+        ({"split": "tset"}, "no split 'tset'. Did you mean 'test'"),
+        ({"facts": 0}, "facts=0, expected 1 to 10"),
+        ({"remarks": 9}, "remarks=9, expected 0 to 8"),
+        ({"facts": 1, "size": 2000}, "size=2000, expected 1 to 1920 with 1 facts"),
+    ],
+)
+def test_embedded_task_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        FACTS.load(**({"source": None, "split": "train", "seed": 0} | options))
+
+
+def test_prompts_of_the_task_do_not_state_a_score() -> None:
+    problem = replace(FACTS.load(source=None, split="train", seed=0, size=10)[0], answer="not to be seen")
+    prompt = SUMMARY.critique_prompt(problem.question, "Ana has 3 red cups.")
+    assert problem.question in prompt[0]["content"]
+    assert "Ana has 3 red cups." in prompt[0]["content"]
+    assert problem.answer not in prompt[0]["content"]
+    assert LABEL in prompt[0]["content"]
+    # A critic that begins by repeating its instructions has not said two things.
+    assert parse_score(f"{prompt[0]['content']}\n\n{LABEL} 4") == 4.0
