@@ -1,0 +1,79 @@
+"""Further metrics of a row, each as values by problem: what samples and rounds buy, whether errors are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from critique_rl.config import TaskConfig
+from critique_rl.evaluation import Episode
+from critique_rl.localisation import localisation
+from critique_rl.report import ByProblem
+from critique_rl.scaling import majority_by_problem, pass_by_problem
+from critique_rl.tasks import TASKS
+
+if TYPE_CHECKING:
+    from critique_rl.study import Study
+
+Measure = Callable[[Sequence[Episode]], ByProblem]
+
+
+def powers_of_two(most: int) -> list[int]:
+    """1, 2, 4, ... up to `most`."""
+    return [2**i for i in range(most.bit_length()) if 2**i <= most]
+
+
+def majority(ks: Sequence[int]) -> Measure:
+    """`majority_at_K`: majority vote over K chains, see `scaling.majority_by_problem`."""
+    return lambda episodes: {
+        f"majority_at_{k}": values or {} for k, values in majority_by_problem(episodes, ks).items()
+    }
+
+
+def passing(ks: Sequence[int]) -> Measure:
+    """`pass_at_K`: any of K chains is right, see `scaling.pass_by_problem`."""
+    return lambda episodes: {
+        f"pass_at_{k}": values or {} for k, values in pass_by_problem(episodes, ks).items()
+    }
+
+
+def by_round(rounds: Sequence[int]) -> Measure:
+    """`refinement_at_R`: share of right refinements after some rounds, counted from 1."""
+
+    def measure(episodes: Sequence[Episode]) -> ByProblem:
+        values: dict[str, dict[str, float | None]] = {}
+        for number in rounds:
+            of = [e for e in episodes if e.round == number - 1]
+            values[f"refinement_at_{number}"] = {e.id: _number(e.refinement_correct) for e in of}
+        return values
+
+    return measure
+
+
+def _number(grade: bool | None) -> float | None:
+    return None if grade is None else float(grade)
+
+
+def localised(study: Study, task: TaskConfig) -> Measure:
+    """Of each problem: is the first flagged step the first that is wrong, and so on; see `localisation`.
+
+    The task must know its steps: `Task.first_error`.
+    """
+    first_error = TASKS[task.name].first_error
+    assert first_error is not None
+    run = study.run([], study.seeds)
+    problems = {p.id: p for p in run.problems(task)}
+    shares = (
+        "first_error_acc",
+        "flagged_early",
+        "flagged_late",
+        "not_flagged",
+        "right_unflagged",
+        "consistent_rate",
+    )
+
+    def measure(episodes: Sequence[Episode]) -> ByProblem:
+        found = {e.id: localisation([e], problems, first_error, run.prompts) for e in episodes}
+        return {name: {identity: values[name] for identity, values in found.items()} for name in shares}
+
+    return measure

@@ -1,0 +1,420 @@
+"""What the scripts of tables and figures share: train what is missing, measure it, write one result file.
+
+All scripts of one preset work in one folder of runs, so that a critic which two tables need is trained once. Seeds
+run in processes beside each other. A row that a preset cannot serve is reported as not run, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from critique_rl.arms import arms, with_ancestors
+from critique_rl.config import ProtocolConfig, RunConfig, StageConfig, TaskConfig, as_dict, load_config
+from critique_rl.display import Display
+from critique_rl.evaluation import Episode, read_episodes
+from critique_rl.pipeline import Measurement, Run
+from critique_rl.prompts import prompt_set
+from critique_rl.report import ByProblem, result, summarise
+from critique_rl.types import UserError, child_seed
+
+MAIN = ProtocolConfig()
+"""The paper's main protocol: everything greedy, one critique, one refinement."""
+
+COMPARED = {
+    "No critic": "no_critic",
+    "SFT critic": "sft",
+    "Retroformer": "retroformer",
+    "CTRL": "ctrl",
+    "Critique-RL": "stage2",
+}
+"""The methods that the paper compares in most of its tables, with their arms."""
+
+
+def sampled(samples: int, temperature: float = 0.7) -> ProtocolConfig:
+    """The protocol of scaling curves and Pass@K: chains drawn at one temperature (paper: 0.7)."""
+    return ProtocolConfig(
+        response_temperature=temperature,
+        critique_temperature=temperature,
+        refinement_temperature=temperature,
+        samples=samples,
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table, for each of its tasks.
+
+    Attributes:
+        method: As the table calls it.
+        arm: `no_critic`, `sft`, the name of an arm, or `ARM@STEP`.
+        protocol: How it is measured.
+        name: Tells the protocol from others of the same arm.
+        tasks: What it is measured on; None takes the preset's evaluation tasks.
+        by_problem: Further metrics of its episodes.
+        round: Round of which the metrics are, from 0; those of `by_problem` see all rounds.
+        actor: Another actor than the preset's, as `make_actor` takes it.
+        x: Step or coefficient, where a method has several rows.
+    """
+
+    method: str
+    arm: str
+    protocol: ProtocolConfig = MAIN
+    name: str = ""
+    tasks: tuple[TaskConfig, ...] | None = None
+    by_problem: Callable[[Sequence[Episode]], ByProblem] | None = None
+    round: int = 0
+    actor: str | None = None
+    x: float | None = None
+
+    def on(self, task: TaskConfig) -> Measurement:
+        """What must be measured for this row on one task."""
+        return Measurement(self.arm, task, self.protocol, self.name, self.actor)
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A row that is missing, and why."""
+
+    method: str
+    dataset: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one script measures.
+
+    Attributes:
+        rows: Its rows in order.
+        not_run: Rows that this preset cannot serve.
+        columns: Metrics that the table shows.
+        lines: Metrics over K, `NAME_at_1`, `NAME_at_2`, ..., or over the rows' `x`, that are drawn as lines.
+        x_label: Heading of that axis.
+        curves: Arms whose training is drawn, by label; several arms of one label follow each other.
+        example: Picks episodes to show: two methods, and which pairs of their episodes count.
+    """
+
+    rows: Sequence[Row]
+    not_run: Sequence[NotRun] = ()
+    columns: Sequence[str] = ("acc_refine", "delta", "delta_ci", "delta_ic", "acc_dis", "acc_dis_balanced")
+    lines: Sequence[str] = ()
+    x_label: str | None = None
+    curves: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    example: Example | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """Pairs of episodes of one problem and seed to show side by side.
+
+    Attributes:
+        first: Method of one row.
+        second: Method of another, with the same actor and protocol.
+        holds: Whether a pair is one that the figure is about.
+        about: What such a pair shows.
+        most: Pairs shown.
+    """
+
+    first: str
+    second: str
+    holds: Callable[[Episode, Episode], bool]
+    about: str
+    most: int = 3
+
+
+@dataclass
+class Study:
+    """All runs of one preset.
+
+    Attributes:
+        preset: Name of a configuration.
+        config: It.
+        seeds: Seeds of every row.
+        jobs: Seeds that run beside each other.
+        arms: All critics by name.
+    """
+
+    preset: str
+    config: RunConfig
+    seeds: Sequence[int]
+    jobs: int = 1
+    arms: dict[str, StageConfig] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.arms = arms(self.config)
+
+    def run(self, rows: Sequence[Row], seeds: Sequence[int]) -> Run:
+        """The pipeline of some rows and seeds: their arms, what these start from, and their measurements."""
+        wanted = [row.arm.partition("@")[0] for row in rows]
+        config = replace(self.config, stages=with_ancestors(self.arms, wanted), seeds=list(seeds))
+        measurements = [row.on(task) for row in rows for task in self.tasks(row)]
+        return Run(
+            config,
+            display=Display(quiet=len(self.seeds) > 1 and self.jobs > 1),
+            measurements=[m for i, m in enumerate(measurements) if m not in measurements[:i]],
+        )
+
+    def tasks(self, row: Row) -> Sequence[TaskConfig]:
+        """What a row is measured on."""
+        return self.config.evaluation.tasks if row.tasks is None else row.tasks
+
+    def sampled_tasks(self) -> tuple[TaskConfig, ...]:
+        """The evaluation tasks, each with as many problems as scaling curves use."""
+        most = self.config.evaluation.sampled_problems
+        tasks = self.config.evaluation.tasks
+        return tuple(tasks if most is None else [replace(task, limit=most) for task in tasks])
+
+    def execute(self, rows: Sequence[Row]) -> None:
+        """Train and measure what is missing."""
+        missing = [seed for seed in self.seeds if self._unfinished(rows, seed)]
+        if not missing:
+            return
+        self.run([], missing).execute(("base", "actor", "sft"))  # the part that all seeds share
+        if self.jobs == 1 or len(missing) == 1:
+            for seed in missing:
+                _run_seed(self, rows, seed)
+            return
+        display = Display()
+        with ProcessPoolExecutor(self.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            futures = {pool.submit(_run_seed, self, rows, seed): seed for seed in missing}
+            for number, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                display.note(f"seed {futures[future]} is done ({number} of {len(missing)})")
+
+    def _unfinished(self, rows: Sequence[Row], seed: int) -> bool:
+        return any(not step.finished() for step in self.run(rows, [seed]).steps())
+
+    def results(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Rows of a result file, from the records, by data set.
+
+        A second row of the same method adds its `by_problem` metrics to the first.
+        """
+        run = self.run(rows, self.seeds)
+        made: dict[tuple[str, str, float | None], dict[str, Any]] = {}
+        for row in rows:
+            for task in self.tasks(row):
+                paths = [run.records(seed, row.on(task)) for seed in self.seeds]
+                episodes = [read_episodes(path) for path in paths]
+                measure = row.by_problem
+                further = None if measure is None else [measure(of_seed) for of_seed in episodes]
+                shown = [[e for e in of_seed if e.round == row.round] for of_seed in episodes]
+                measured = summarise(shown, further)
+                # The paper's convention: one accuracy column.
+                measured.setdefault("acc_refine", measured["acc"])
+                key = (task.title, row.method, row.x)
+                if key in made and further is not None:
+                    made[key]["metrics"] |= {k: v for k, v in measured.items() if k in further[0]}
+                    made[key]["records"] += [str(path) for path in paths]
+                else:
+                    records = [str(path) for path in paths]
+                    made[key] = {
+                        "method": row.method,
+                        "dataset": task.title,
+                        "metrics": measured,
+                        "records": records,
+                    } | ({} if row.x is None else {"x": row.x})
+        order = list(dict.fromkeys(dataset for dataset, *_ in made))
+        return sorted(made.values(), key=lambda row: order.index(row["dataset"]))
+
+    def curves(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, list[float | None]]]]:
+        """Training logs by label and seed, a list over RL steps for each metric, with three digits."""
+        run = self.run([Row(label, arm) for label, arms in wanted.items() for arm in arms], self.seeds)
+        made: dict[str, list[dict[str, list[float | None]]]] = {}
+        for label, names in wanted.items():
+            made[label] = []
+            for seed in self.seeds:
+                log = [entry for name in names for entry in run.history(seed, name)]
+                values = {key: [entry.get(key) for entry in log] for key in CURVES}
+                made[label].append({k: [_rounded(v) for v in column] for k, column in values.items()})
+        return made
+
+    def examples(self, wanted: Example, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Pairs of episodes as the example asks for, drawn by a hash of their problem; with how many there are."""
+        run, of = self.run(rows, self.seeds), {row.method: row for row in rows}
+        first, second = of[wanted.first], of[wanted.second]
+        found: list[tuple[int, Episode, Episode]] = []
+        for seed in self.seeds:
+            for task in self.tasks(first):
+                others = {e.id: e for e in read_episodes(run.records(seed, second.on(task)))}
+                for e in read_episodes(run.records(seed, first.on(task))):
+                    if e.id in others and wanted.holds(e, others[e.id]):
+                        found.append((seed, e, others[e.id]))
+        found.sort(key=lambda pair: child_seed(0, "example", pair[1].id, pair[0]))
+        return [
+            {
+                "about": wanted.about,
+                "id": one.id,
+                "seed": seed,
+                "of": len(found),
+                "episodes": [
+                    {"method": method, **asdict(e)}
+                    for method, e in ((wanted.first, one), (wanted.second, other))
+                ],
+            }
+            for seed, one, other in found[: wanted.most]
+        ]
+
+
+CURVES = (
+    "critic/acc_dis",
+    "critic/acc_dis_on_correct",
+    "critic/acc_dis_on_wrong",
+    "critic/parse_rate",
+    "actor/acc_refine",
+    "actor/delta_ci",
+    "actor/delta_ic",
+    "kl",
+    "entropy",
+)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _run_seed(study: Study, rows: Sequence[Row], seed: int) -> None:
+    """One seed, in a process of its own or in this one."""
+    from critique_rl.cli import quiet_libraries, set_threads
+
+    set_threads(study.config)
+    quiet_libraries()
+    study.run(rows, [seed]).execute()
+
+
+# -- the scripts ------------------------------------------------------------------------------------------
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+
+
+def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | None = None) -> None:
+    """Command line of one script: measure what is missing, write and draw the result.
+
+    Args:
+        script: Its `__file__`; the result file has the same stem.
+        build: What it measures.
+        argv: Arguments; None takes those of the process.
+    """
+    from critique_rl.cli import guarded
+
+    stem = Path(script).stem
+    parser = argparse.ArgumentParser(description=f"Make {stem} of one preset.")
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    code = guarded(lambda: make(stem, build, load_study(arguments), Path(arguments.results)))
+    if code:
+        sys.exit(code)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that all scripts share."""
+    presets = sorted(path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml"))
+    parser.add_argument("--preset", default="tiny", help=f"one of {', '.join(presets)}, or a YAML file")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of every row")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds that run beside each other")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument("--results", default=str(EXPERIMENTS / "results"), help="where results are written")
+
+
+def load_study(arguments: argparse.Namespace) -> Study:
+    """The study that the arguments name; its runs are in `runs/tables/PRESET`."""
+    path = Path(arguments.preset)
+    if path.suffix != ".yaml":
+        path = EXPERIMENTS / "configs" / f"{arguments.preset}.yaml"
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {arguments.jobs}.")
+    output = f"output=runs/tables/{path.stem}"
+    config = load_config(path, [output, f"seeds={json.dumps(arguments.seeds)}", *arguments.set])
+    return Study(path.stem, config, config.seeds, arguments.jobs)
+
+
+def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path) -> Path:
+    """Measure one table and write `results/PRESET/STEM.{json,md,tex,png}`.
+
+    Returns:
+        Path of the result file.
+    """
+    table = build(study)
+    study.execute(table.rows)
+    config = study.run(table.rows, study.seeds).config
+    content = result(as_dict(config), study.seeds, study.results(table.rows))
+    prompts = prompt_set(config.prompts)
+    content |= {
+        "table": stem,
+        "preset": study.preset,
+        "prompts": {"name": prompts.name, "version": prompts.version},
+        "dirty": str(content["commit"]).endswith("-dirty"),
+        "not_run": [as_dict(row) for row in table.not_run],
+    }
+    directory = results / study.preset
+    directory.mkdir(parents=True, exist_ok=True)
+    if table.curves:
+        content["curves"] = study.curves(table.curves)
+    if table.example:
+        content["examples"] = study.examples(table.example, table.rows)
+    path = directory / f"{stem}.json"
+    indent = None if table.curves else 1  # a number a line would make the curves' file long
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw(content, table, directory)
+    sys.stdout.write(f"{path}\n")
+    return path
+
+
+def draw(content: dict[str, Any], table: Table, directory: Path) -> None:
+    """Render a result file as Markdown, LaTeX and PNG beside the paper's numbers."""
+    from critique_rl import report, tables
+
+    paper = tables.load_paper(EXPERIMENTS / "paper.yaml")
+    stem = content["table"]
+    measured = {name for row in content["rows"] for name in row["metrics"]}
+    columns = [name for name in table.columns if name in measured or not content["rows"]]
+    picture = directory / f"{stem}.png"
+    if table.curves:
+        logs = {
+            label: [
+                [dict(zip(seed, row, strict=True)) for row in zip(*seed.values(), strict=True)]
+                for seed in seeds
+            ]
+            for label, seeds in content["curves"].items()
+        }
+        report.plot_curves(logs, picture)
+    elif table.lines:
+        tables.draw_lines(content, paper, list(table.lines), picture, x_label=table.x_label)
+    elif content["rows"]:
+        tables.draw_bars(content, paper, [c for c in ("acc_refine", "acc_dis") if c in columns], picture)
+    page = f"# {stem}\n\n{tables.markdown(content, paper, columns)}\n"
+    if picture.exists():
+        page += f"\n![{stem}]({picture.name})\n"
+    for example in content.get("examples", ()):
+        page += "\n" + _page_of(example)
+    (directory / f"{stem}.md").write_text(page, encoding="utf-8")
+    (directory / f"{stem}.tex").write_text(tables.latex(content, paper, columns), encoding="utf-8")
+
+
+def _page_of(example: Mapping[str, Any]) -> str:
+    """Two episodes of one problem as Markdown; what models wrote is fenced, as it may hold anything."""
+
+    def fenced(text: str) -> str:
+        fence = "`" * (max([2, *(len(run) for run in re.findall("`+", text))]) + 1)
+        return f"{fence}text\n{text}\n{fence}"
+
+    parts = [f"## {example['about']}", f"Problem {example['id']}, seed {example['seed']}"]
+    first = example["episodes"][0]
+    parts += ["Question", fenced(first["question"]), "Response (wrong)", fenced(first["response"])]
+    for episode in example["episodes"]:
+        truth = "right" if episode["refinement_correct"] else "wrong"
+        parts += [
+            f"**{episode['method']}**, verdict {episode['verdict']}",
+            fenced(episode["critique"]),
+            f"Refinement ({truth}; the answer is {first['answer']})",
+            fenced(episode["refinement"]),
+        ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,22 @@
+"""The same number of RL steps for each: more of Stage I, an indirect reward alone, RL of the actor itself."""
+
+from critique_rl.study import Row, Study, Table, main
+
+
+def build(study: Study) -> Table:
+    """Its rows."""
+    return Table(
+        [
+            Row("No critic", "no_critic"),
+            Row("SFT critic", "sft"),
+            Row("Stage I, steps of both", "stage1_long"),
+            Row("r_refine, RLOO", "r_refine"),
+            Row("CTRL", "ctrl"),
+            Row("Directly RL", "actor_rl"),
+            Row("Critique-RL", "stage2"),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main(__file__, build)

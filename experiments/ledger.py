@@ -1,0 +1,137 @@
+"""Write the ledger: each claim, the script that tests it, our number with its interval, the paper's, the verdict.
+
+    python experiments/ledger.py
+
+Reads `experiments/paper.yaml` and all of `experiments/results/PRESET/*.json`, writes `experiments/README.md`, so
+that no number there is typed by hand. Files of one table and preset that hold different seeds are joined.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from critique_rl.tables import Outcome, Paper, combine, format_cell, judge, load_paper, load_result
+from critique_rl.types import UserError
+
+HERE = Path(__file__).resolve().parent
+HEAD = """# Ledger
+
+Written by `python experiments/ledger.py`; do not edit. A claim says that a difference is above a bound. The
+difference is taken seed by seed. **holds**: the 95 % t-interval over seeds lies above the bound. **does not
+show**: it does not. **not run**: a result file or a row is missing. Shares are in percentage points, scores in
+their own unit. Where the paper's number is of another model or data set, that stands beside it.
+"""
+
+
+def main() -> None:
+    """Read, judge, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder with PRESET/*.json")
+    parser.add_argument("--output", type=Path, default=HERE / "README.md", help="file to write")
+    arguments = parser.parse_args()
+    try:
+        text = ledger(load_paper(HERE / "paper.yaml"), arguments.results)
+    except UserError as error:
+        parser.error(str(error))
+    arguments.output.write_text(text, encoding="utf-8")
+
+
+def ledger(paper: Paper, results: Path) -> str:
+    """The ledger as Markdown.
+
+    Args:
+        paper: Claims and the paper's numbers.
+        results: Folder with a folder for each preset.
+
+    Raises:
+        UserError: A result file is broken, or files of one table cannot be joined.
+    """
+    files, others = _collect(paper, results)
+    lines = [
+        "| claim | what it says | bound | script | seeds | result | data set | ours | paper | verdict |",
+        "|" + " --- |" * 10,
+    ]
+    counts: dict[str, int] = {}
+    for claim in paper.claims:
+        of_table = [key for key in files if key[1] == claim.stem]
+        for key in of_table or [("", claim.stem)]:
+            paths, content = files.get(key, ([], None))
+            for outcome in judge(claim, content, paper):
+                counts[outcome.verdict] = counts.get(outcome.verdict, 0) + 1
+                lines.append(_line(outcome, key[0], paths, content, paper, results))
+    total = ", ".join(
+        f"{counts.get(verdict, 0)} {verdict}" for verdict in ("holds", "does not show", "not run")
+    )
+    text = f"{HEAD}\nPaper: {paper.source}. In all: {total}.\n\n" + "\n".join(lines) + "\n"
+    if others:
+        listed = ", ".join(f"[{name}](results/{name})" for name in others)
+        text += f"\nResult files that are of no table and of no claim: {listed}.\n"
+    return text
+
+
+def _collect(
+    paper: Paper, results: Path
+) -> tuple[dict[tuple[str, str], tuple[list[Path], dict[str, Any]]], list[str]]:
+    """Result files by preset and table, joined over seeds; and the names of those that are of no table."""
+    found: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
+    others = []
+    for path in sorted(results.glob("*/*.json")):
+        content = load_result(path)
+        if "table" not in content:
+            others.append(path.relative_to(results).as_posix())
+            continue
+        try:
+            paper.table(content["table"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        found.setdefault((path.parent.name, content["table"]), []).append((path, content))
+    return {
+        key: ([path for path, _ in parts], combine([content for _, content in parts]))
+        for key, parts in found.items()
+    }, others
+
+
+def _line(
+    outcome: Outcome,
+    preset: str,
+    paths: list[Path],
+    content: Mapping[str, Any] | None,
+    paper: Paper,
+    results: Path,
+) -> str:
+    claim, unit = outcome.claim, paper.tables[outcome.claim.stem].unit
+
+    def number(value: float | None) -> str:
+        return format_cell(value if value is None else {"mean": value, "values": [value]}, claim.metric, unit)
+
+    links = ", ".join(f"[{preset}](results/{path.relative_to(results).as_posix()})" for path in paths)
+    if content is not None:
+        dirty = content.get("dirty") and not str(content["commit"]).endswith("-dirty")
+        commits = [
+            c[:7] + ("-dirty" if c.endswith("-dirty") else "") for c in str(content["commit"]).split(", ")
+        ]
+        links += f" at {', '.join(commits)}" + ("-dirty" if dirty else "")
+    seeds = ", ".join(map(str, content["seeds"])) if content is not None else "–"
+    theirs = number(outcome.paper) + (f" ({outcome.paper_of})" if outcome.paper_of else "")
+    cells = [
+        claim.id,
+        claim.text,
+        number(claim.at_least),
+        f"`{claim.stem}.py`",
+        seeds if len(seeds) < 2 or content is None else f"{len(content['seeds'])}: {seeds}",
+        links or "–",
+        outcome.dataset or "–",
+        format_cell(outcome.difference, claim.metric, unit),
+        theirs,
+        f"**{outcome.verdict}**" + (f" ({outcome.reason})" if outcome.reason else ""),
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Table 10: RL of the actor alone against RL of a critic."""
+
+from critique_rl.study import Row, Study, Table, main
+
+
+def build(study: Study) -> Table:
+    """Its rows."""
+    return Table(
+        [
+            Row("No critic", "no_critic"),
+            Row("Directly RL", "actor_rl"),
+            Row("SCoRe", "score"),
+            Row("SFT critic", "sft"),
+            Row("Critique-RL", "stage2"),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main(__file__, build)

@@ -1,0 +1,22 @@
+"""Table 4: tasks unlike those of training; Acc greedily, Pass@10 from ten chains at temperature 0.7."""
+
+from critique_rl.measures import passing
+from critique_rl.study import COMPARED, NotRun, Row, Study, Table, main, sampled
+
+
+def build(study: Study) -> Table:
+    """Its rows."""
+    tasks = tuple(study.config.evaluation.out_of_domain)
+    if not tasks:
+        return Table([], [NotRun(method, "", "the preset has no task out of domain") for method in COMPARED])
+    ten = sampled(10)
+    rows = [Row(method, arm, tasks=tasks) for method, arm in COMPARED.items()]
+    rows += [
+        Row(method, arm, ten, "pass10", tasks=tasks, by_problem=passing([10]))
+        for method, arm in COMPARED.items()
+    ]
+    return Table(rows)
+
+
+if __name__ == "__main__":
+    main(__file__, build)
