@@ -201,8 +201,9 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     for axis, (key, title) in zip(axes.flat, panels.items(), strict=True):
         for colour, (label, seeds) in zip(colours, histories.items(), strict=False):
-            series = [[row[key] for row in rows if row.get(key) is not None] for rows in seeds]
-            series = [s for s in series if s]
+            # A step without a value, say without a wrong response in its batch, keeps its place.
+            series = [[np.nan if row.get(key) is None else row[key] for row in rows] for rows in seeds]
+            series = [s for s in series if not np.isnan(s).all()]
             if not series:
                 continue
             length = min(map(len, series))
@@ -210,7 +211,13 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
             steps = np.arange(1, length + 1)
             for line in smooth:
                 axis.plot(steps, line, color=colour, alpha=0.25 if len(smooth) > 1 else 1.0, linewidth=1)
-            axis.plot(steps, smooth.mean(axis=0), color=colour, linewidth=2, label=label)
+            axis.plot(
+                steps,
+                np.ma.masked_invalid(smooth).mean(axis=0).filled(np.nan),
+                color=colour,
+                linewidth=2,
+                label=label,
+            )
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("RL step")
         axis.grid(alpha=0.25)
@@ -234,9 +241,12 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
 
 
 def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
-    """Centred moving average, shorter at the ends, so that the first and last point are not shifted."""
+    """Centred moving average, shorter at the ends, so that the first and last point are not shifted; NaN is
+    left out, and stays where nothing else is near."""
     half = window // 2
-    return [statistics.fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    windows = [np.array(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    known = [w[~np.isnan(w)] for w in windows]
+    return [float(w.mean()) if len(w) else np.nan for w in known]
 
 
 def caption(content: Mapping[str, Any]) -> str:

@@ -408,8 +408,16 @@ def _page_of(example: Mapping[str, Any]) -> str:
 
     parts = [f"## {example['about']}", f"Problem {example['id']}, seed {example['seed']}"]
     first = example["episodes"][0]
-    parts += ["Question", fenced(first["question"]), "Response (wrong)", fenced(first["response"])]
+    parts += [
+        "Question",
+        fenced(first["question"]),
+        f"Response ({'right' if first['response_correct'] else 'wrong'})",
+        fenced(first["response"]),
+    ]
     for episode in example["episodes"]:
+        if episode["critique"] is None:
+            parts.append(f"**{episode['method']}** writes no critique.")
+            continue
         truth = "right" if episode["refinement_correct"] else "wrong"
         parts += [
             f"**{episode['method']}**, verdict {episode['verdict']}",

@@ -587,7 +587,9 @@ class TestInvariance:
                 log_metric=lambda name, value: None,
             )
             changed = [a != b for a, b in zip(values, truth, strict=True)]
-            assert 0.3 < sum(changed) / len(changed) < 0.6  # 1 - 0.75^2 of the rows, where a label is inverted
+            assert (
+                0.3 < sum(changed) / len(changed) < 0.6
+            )  # 1 - 0.75^2 of the rows, where a label is inverted
 
     def test_two_processes_keep_one_critic(self, critic_dir: Path, pool: Dataset, tmp_path: Path) -> None:
         pool.save_to_disk(str(tmp_path / "pool"))

@@ -1,0 +1,231 @@
+"""Table scripts end to end on a small preset: what they train, write, reuse and refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from critique_rl.arms import arms, coefficients, with_ancestors
+from critique_rl.config import load_config
+from critique_rl.evaluation import read_episodes
+from critique_rl.measures import by_round, majority, powers_of_two
+from critique_rl.study import Example, NotRun, Row, Study, Table, make, sampled
+from critique_rl.types import UserError
+
+CONFIG = """
+name: mini
+base: tiny
+prompts: compact
+threads: 1
+train:
+  - {name: modular_chain, options: {steps: 1, size: 105}}
+cold_start:
+  base:
+    solver: {wrong_facts: 0.5, conviction: 0.5}
+    annotator: {}
+    passes:
+      - reasoning: 80
+        critiques: 100
+        refinements: 240
+        sft: {<<: &cpu {gradient_checkpointing: false}, learning_rate: 5.0e-3, lr_scheduler_type: constant,
+              per_device_train_batch_size: 16, num_train_epochs: 4, max_length: 128}
+  teacher:
+    kind: scripted
+    solver: {wrong_facts: 0.5, conviction: 0.6}
+    annotator: {miss: 0.4, false_alarm: 0.2}
+  reasoning: 60
+  refinements: 40
+  critiques: 80
+  actor_sft: &sft {<<: *cpu, learning_rate: 2.0e-3, per_device_train_batch_size: 20}
+  critic_sft: *sft
+pool: {problems: 40, samples: 2}
+lengths: {response: 20, critique: 32, refinement: 20}
+stages:
+  stage1:
+    label: Stage I
+    checkpoint_rl_steps: 1
+    trainer: &rl {<<: *cpu, rl_steps: 2, generation_batch_size: 16, per_device_train_batch_size: 16,
+                  learning_rate: 1.0e-3, temperature: 1.0}
+  stage2:
+    label: Stage I+II
+    start: stage1
+    trainer: {<<: *rl, rl_steps: 1, refinement_reward: r_refine}
+evaluation:
+  tasks:
+    - {name: modular_chain, split: test, limit: 12, options: {steps: 1, size: 105}}
+"""
+
+
+def build(study: Study) -> Table:
+    votes = sampled(4, temperature=1.0)
+    return Table(
+        [
+            Row("No critic", "no_critic"),
+            Row("Stage I", "stage1@1", x=1),
+            Row("Stage I", "stage1", x=2),
+            Row("Critique-RL", "stage2"),
+            Row("Critique-RL", "stage2", votes, "votes", by_problem=majority([1, 4])),
+        ],
+        not_run=[NotRun("STaR", "modular_chain", "is not tested here")],
+        columns=("acc_refine", "acc_dis", "majority_at_4"),
+        curves={"Critique-RL": ("stage1", "stage2")},
+        example=Example("No critic", "Critique-RL", lambda one, other: True, "any pair", most=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "mini.yaml").write_text(CONFIG, encoding="utf-8")
+    config = load_config(folder / "mini.yaml", [f"output={folder}/runs", "seeds=[0, 1]"])
+    return Study("mini", config, [0, 1])
+
+
+@pytest.fixture(scope="module")
+def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make("table1_main", build, study, tmp_path_factory.mktemp("results"))
+
+
+def dates(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_result_file_has_the_shape_and_the_numbers_of_its_records(study: Study, made: Path) -> None:
+    content = json.loads(made.read_text(encoding="utf-8"))
+    assert {"config", "commit", "versions", "seeds", "rows", "dirty", "preset", "table"} <= set(content)
+    assert (content["preset"], content["table"], content["seeds"]) == ("mini", "table1_main", [0, 1])
+    assert content["prompts"] == {"name": "compact", "version": 1}
+    rows = {(row["method"], row.get("x")): row for row in content["rows"]}
+    assert list(rows) == [("No critic", None), ("Stage I", 1), ("Stage I", 2), ("Critique-RL", None)]
+    for row in rows.values():
+        for seed, path in enumerate(row["records"][:2]):
+            found = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            assert len(found) == 12
+            right = [
+                r["refinement_correct" if r["critique"] is not None else "response_correct"] for r in found
+            ]
+            assert row["metrics"]["acc_refine"]["values"][seed] == pytest.approx(sum(right) / 12)
+    both = rows["Critique-RL", None]
+    assert len(both["records"]) == 4 and {"majority_at_1", "majority_at_4"} <= set(both["metrics"])
+    assert "majority_at_1" not in rows["Stage I", 2]["metrics"]
+    chains = [e for e in read_episodes(Path(both["records"][2]))]
+    assert len(chains) == 4 * 12
+    assert both["metrics"]["majority_at_1"]["values"][0] == pytest.approx(
+        sum(bool(e.refinement_correct) for e in chains) / 48
+    )
+    curves = content["curves"]["Critique-RL"]
+    assert [len(seed["critic/acc_dis"]) for seed in curves] == [3, 3]  # two RL steps and one
+    example = content["examples"][0]
+    assert example["of"] == 24 and [e["method"] for e in example["episodes"]] == ["No critic", "Critique-RL"]
+
+
+def test_the_page_shows_our_numbers_and_what_was_not_run(made: Path) -> None:
+    page = made.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| Critique-RL |" in page and "not run (is not tested here)" in page
+    assert "![table1_main](table1_main.png)" in page
+    assert made.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert r"\begin{tabular}" in made.with_suffix(".tex").read_text(encoding="utf-8")
+
+
+def test_again_nothing_is_run_and_a_deleted_seed_is_run_alone(study: Study, made: Path) -> None:
+    runs = study.config.directory
+    before, result = dates(runs), made.read_bytes()
+    make("table1_main", build, study, made.parent.parent)
+    assert dates(runs) == before and made.read_bytes() == result
+    measured = "seed1/evaluate/stage2/modular_chain-test"
+    shutil.rmtree(runs / measured)
+    make("table1_main", build, study, made.parent.parent)
+    changed = {name for name, date in dates(runs).items() if date != before.get(name)}
+    assert changed == {f"{measured}/records.jsonl", f"{measured}/step.json"}
+    assert made.read_bytes() == result
+
+
+def test_results_of_other_settings_never_mix(study: Study, made: Path) -> None:
+    changed = load_config(
+        study.config.directory.parent / "mini.yaml",
+        [f"output={study.config.directory}", "seeds=[0, 1]", "stages.stage2.trainer.beta_1=0.5"],
+    )
+    before = dates(study.config.directory)
+    with pytest.raises(
+        UserError, match=r"step 'seed0/stage2': .*made with other settings:\n.*beta_1: None -> 0.5"
+    ):
+        make("table1_main", build, Study("mini", changed, [0, 1]), made.parent.parent)
+    assert dates(study.config.directory) == before
+
+
+# -- arms -------------------------------------------------------------------------------------------------
+
+
+def test_an_arm_differs_from_its_stage_in_what_its_name_says(study: Study) -> None:
+    stage1, stage2 = (study.config.stages[name].trainer for name in ("stage1", "stage2"))
+
+    def differs(name: str, like: dict[str, Any]) -> dict[str, Any]:
+        trainer = study.arms[name].trainer
+        return {k: trainer.get(k) for k in {*trainer, *like} if trainer.get(k) != like.get(k)}
+
+    assert differs("stage1", stage1) == {} and differs("stage2", stage2) == {}
+    assert differs("one_stage", stage2) == {"rl_steps": 3}
+    assert differs("no_discrimination", stage2) == {"beta": 0.0, "beta_1": 0.0}
+    assert differs("two_gated", stage2) == {"combination": "gated"}
+    assert differs("stage2_r_delta", stage2) == {"refinement_reward": "r_delta"}
+    assert differs("stage2_beta_1_x50", stage2) == {"beta_1": 0.1}
+    assert differs("stage2_beta_2_x200", stage2) == {"beta": 0.02}
+    assert differs("stage1_noise10", stage1) == {"oracle_noise": 0.1}
+    assert study.arms["iteration2_stage1"].start == "stage2"
+    assert study.arms["stage2_beta_x80"].start == "stage1_beta_x80"
+    assert study.arms["stage1"].keep_rl_steps == [1]
+    # Whatever starts from the SFT critic and is compared with both stages has as many RL steps as they.
+    single = (
+        "r_refine",
+        "ctrl",
+        "r_delta",
+        "r_correction",
+        "one_stage",
+        "one_gated",
+        "stage1_long",
+        "retroformer",
+    )
+    assert {study.arms[name].trainer["rl_steps"] for name in single} == {3}
+    assert coefficients(study.config)["beta_1"] == {
+        "stage2_beta_1_x50": 0.1,
+        "stage2": 0.2,
+        "stage2_beta_1_x200": 0.4,
+    }
+
+
+def test_only_what_an_arm_starts_from_is_trained_for_it(study: Study) -> None:
+    assert list(with_ancestors(study.arms, ["iteration2_stage1"])) == [
+        "stage1",
+        "stage2",
+        "iteration2_stage1",
+    ]
+    assert list(with_ancestors(study.arms, ["sft", "no_critic", "ctrl"])) == ["ctrl"]
+    with pytest.raises(UserError, match=r"no arm 'ctr'\. Did you mean 'ctrl'"):
+        with_ancestors(study.arms, ["ctr"])
+
+
+def test_tables_need_both_stages(study: Study) -> None:
+    config = load_config(study.config.directory.parent / "mini.yaml", ["stages={}"])
+    with pytest.raises(UserError, match=r"config mini: the tables need stages.stage1.trainer.rl_steps"):
+        arms(config)
+
+
+def test_measures_by_hand() -> None:
+    assert powers_of_two(1) == [1] and powers_of_two(16) == [1, 2, 4, 8, 16] and powers_of_two(20)[-1] == 16
+    episodes = [
+        e
+        for e in (
+            {"id": "a", "round": 0, "refinement_correct": False},
+            {"id": "a", "round": 1, "refinement_correct": True},
+            {"id": "b", "round": 0, "refinement_correct": True},
+            {"id": "b", "round": 1, "refinement_correct": None},
+        )
+    ]
+    from types import SimpleNamespace
+
+    values = by_round([1, 2])([SimpleNamespace(**e) for e in episodes])  # type: ignore[list-item]
+    assert values == {"refinement_at_1": {"a": 0.0, "b": 1.0}, "refinement_at_2": {"a": 1.0, "b": None}}
