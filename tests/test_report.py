@@ -18,7 +18,15 @@ from critique_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from critique_rl.display import Display, sparkline
 from critique_rl.evaluation import Episode
 from critique_rl.metrics import metrics
-from critique_rl.report import COLUMNS, PACKAGES, format_metric, markdown_table, summarise, write_report
+from critique_rl.report import (
+    COLUMNS,
+    PACKAGES,
+    _smooth,
+    format_metric,
+    markdown_table,
+    summarise,
+    write_report,
+)
 
 
 def episodes(right: int, of: int, *, dis: int) -> list[Episode]:
