@@ -360,7 +360,13 @@ def test_actor_rl_raises_the_share_of_right_responses(inputs: Make, solo_dir: Pa
     given = inputs(
         start=str(solo_dir),
         pool=few,
-        options={**RL, "rl_steps": 7, "num_generations": 8, "per_device_train_batch_size": 32},
+        options={
+            **RL,
+            "rl_steps": 7,
+            "learning_rate": 1e-3,
+            "num_generations": 8,
+            "per_device_train_batch_size": 32,
+        },
         on_progress=lambda *note: notes.append(note),
     )
     baseline("actor_rl").train(given)
@@ -379,16 +385,15 @@ def test_actor_rl_raises_the_share_of_right_responses(inputs: Make, solo_dir: Pa
 def test_actor_rl_goes_on_from_its_last_checkpoint(
     inputs: Make, solo_dir: Path, few: Dataset, tmp_path: Path
 ) -> None:
-    # Two steps are one epoch of `few`: trl's sampler does not replay the order of later ones.
-    options = {**RL, "rl_steps": 2, "checkpoint_rl_steps": 1, "save_total_limit": 5}
+    options = {**RL, "rl_steps": 4, "checkpoint_rl_steps": 1, "save_total_limit": 5}  # two epochs of `few`
     whole = inputs(start=str(solo_dir), pool=few, options=options, output=tmp_path / "whole")
     baseline("actor_rl").train(whole)
     halves = replace(whole, output=tmp_path / "halves")
     baseline("actor_rl").train(halves)
-    (halves.output / "checkpoint-2" / "trainer_state.json").unlink()  # killed while it was written
+    (halves.output / "checkpoint-4" / "trainer_state.json").unlink()  # killed while it was written
     notes: list[int] = []
     baseline("actor_rl").train(replace(halves, on_progress=lambda done, of, note: notes.append(done)))
-    assert notes == [2]
+    assert notes == [4]
     one, other = ((g.output / "model.safetensors").read_bytes() for g in (whole, halves))
     assert one == other
 

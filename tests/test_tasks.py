@@ -483,7 +483,7 @@ def test_one_file_can_serve_every_split(tmp_path: Path) -> None:
     loaded = {split: load_task("gsm8k", source=source, split=split, splits=splits) for split in splits}
     assert sum(map(len, loaded.values())) == len(set.union(*map(ids, loaded.values()))) == 500
     assert all(loaded.values())
-    with pytest.raises(UserError, match=r"no split 'dev' in `splits`\. There are: test, train, validation"):
+    with pytest.raises(UserError, match=r"no split 'dev' in `splits`\. There are: train, validation, test"):
         load_task("gsm8k", source=source, split="dev", splits=splits)
     with pytest.raises(UserError, match="splits: only for a single local file"):
         load_task("gsm8k", source=str(tmp_path), split="train", splits=splits)
