@@ -4,8 +4,8 @@
     python experiments/update_readme.py runs/tiny-seeds tiny
     python experiments/update_readme.py runs/smollm2-135m smollm2-135m
 
-Writes `experiments/results/NAME/{report.json,curves.png}` and all such results between the markers of README.md,
-so that no number there is typed by hand.
+Writes `experiments/results/NAME/{report.json,curves.png}`, and those of `SHOWN` between the markers of README.md, so
+that no number there is typed by hand.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from critique_rl.report import caption, markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
+SHOWN = ("tiny",)
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -32,14 +34,26 @@ def main() -> None:
     arguments = parser.parse_args()
     target = RESULTS / arguments.name
     target.mkdir(parents=True, exist_ok=True)
-    for file in ("report.json", "curves.png"):
-        shutil.copy(arguments.run / file, target / file)
-    sections = [section(path) for path in sorted(RESULTS.glob("*/report.json"), reverse=True)]
+    shutil.copy(arguments.run / "curves.png", target / "curves.png")
+    content = json.loads((arguments.run / "report.json").read_text(encoding="utf-8"))
+    content["config"] = without_folders(content["config"])
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    (target / "report.json").write_text(text, encoding="utf-8")
+    sections = [section(RESULTS / name / "report.json") for name in SHOWN]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     text = before + BEGIN + "\n\n" + "\n\n".join(sections) + "\n\n" + END + after
     (ROOT / "README.md").write_text(text, encoding="utf-8")
+
+
+def without_folders(settings: Any) -> Any:
+    """Settings with the names alone of absolute paths, which are of one machine."""
+    if isinstance(settings, dict):
+        return {key: without_folders(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [without_folders(value) for value in settings]
+    return Path(settings).name if isinstance(settings, str) and settings.startswith("/") else settings
 
 
 def section(path: Path) -> str:
