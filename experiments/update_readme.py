@@ -4,8 +4,8 @@
     python experiments/update_readme.py runs/tiny-seeds tiny
     python experiments/update_readme.py runs/smollm2-135m smollm2-135m
 
-Writes `experiments/results/NAME/{report.json,curves.png}`, and those of `SHOWN` between the markers of README.md, so
-that no number there is typed by hand.
+Writes `experiments/results/NAME/{report.json,curves.png}`, and those of `SHOWN` between the markers of README.md,
+so that no number there is typed by hand.
 """
 
 from __future__ import annotations
