@@ -25,7 +25,7 @@ STEP_COMMANDS = {
     "train": (("train",), "train the critic through its RL stages"),
     "evaluate": (("evaluate",), "run the protocol with every critic of the run"),
 }
-COMMANDS = ("run", *STEP_COMMANDS, "report", "check-data")
+COMMANDS = ("run", *STEP_COMMANDS, "report", "eval", "check-data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the report of a run from its records")
     _config_arguments(report)
     report.set_defaults(run=_report)
+    _eval_arguments(commands.add_parser("eval", help="measure any actor and critic, or recorded replies"))
     check = commands.add_parser("check-data", help="load a data set and grade each gold answer as a reply")
     check.add_argument("task", help="gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym")
     check.add_argument("source", nargs="?", help="local file or directory; the hub if left out")
@@ -103,6 +104,34 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--from-scratch", action="store_true", help="make the shipped cold-start models anew")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", help="folder for records and report; the same command goes on there")
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--recorded", metavar="FILE", help="replies that are there already: see the README")
+    what.add_argument("--kind", help="how recorded answers are graded: math, number, choice, yes_no, mixed")
+    what.add_argument("--task", help="gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym")
+    what.add_argument("--source", help="local file or directory of the task; the hub if left out")
+    what.add_argument("--split", default="test")
+    what.add_argument("--limit", type=int, help="most problems, drawn by seed")
+    what.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the task")
+    what.add_argument("--actor", help="path, hub id, or URL of an OpenAI-compatible server")
+    what.add_argument("--critic", help="the same; without it the actor is measured alone")
+    how = parser.add_argument_group(
+        "how, by default as in the paper: greedy, one critique and one refinement"
+    )
+    how.add_argument("--prompts", default="paper")
+    how.add_argument("--temperature", type=float, default=0.0, help="of all three texts")
+    how.add_argument("--samples", type=int, default=1, help="independent chains of each problem")
+    how.add_argument("--rounds", type=int, default=1, help="critiques and refinements in a chain")
+    how.add_argument("--history", default="markov", help="what later rounds see: markov or full")
+    how.add_argument("--critiques", default="critic", help="critic, or empty, verdict, shuffled, oracle")
+    how.add_argument("--spare-correct", action="store_true", help="keep right responses: an oracle verifier")
+    how.add_argument("--tokens", type=int, nargs=3, metavar=("RESPONSE", "CRITIQUE", "REFINEMENT"))
+    how.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.set_defaults(run=_eval)
 
 
 def _load(arguments: argparse.Namespace) -> RunConfig:
@@ -152,6 +181,13 @@ def _report(arguments: argparse.Namespace) -> int:
     if histories:
         sys.stdout.write(f"curves:  {path.parent / 'curves.png'}\n")
     return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from critique_rl import standalone
+
+    quiet_libraries()
+    return standalone.run(arguments)
 
 
 def _check_data(arguments: argparse.Namespace) -> int:

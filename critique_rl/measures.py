@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from critique_rl.config import TaskConfig
@@ -44,10 +45,18 @@ def by_round(rounds: Sequence[int]) -> Measure:
         values: dict[str, dict[str, float | None]] = {}
         for number in rounds:
             of = [e for e in episodes if e.round == number - 1]
-            values[f"refinement_at_{number}"] = {e.id: _number(e.refinement_correct) for e in of}
+            values[f"refinement_at_{number}"] = _means((e.id, _number(e.refinement_correct)) for e in of)
         return values
 
     return measure
+
+
+def _means(values: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """Mean of each problem over its samples; None where no value is known."""
+    known: dict[str, list[float]] = {}
+    for identity, value in values:
+        known.setdefault(identity, []).extend([] if value is None else [value])
+    return {identity: fmean(of) if of else None for identity, of in known.items()}
 
 
 def _number(grade: bool | None) -> float | None:
@@ -73,7 +82,7 @@ def localised(study: Study, task: TaskConfig) -> Measure:
     )
 
     def measure(episodes: Sequence[Episode]) -> ByProblem:
-        found = {e.id: localisation([e], problems, first_error, run.prompts) for e in episodes}
-        return {name: {identity: values[name] for identity, values in found.items()} for name in shares}
+        found = [(e.id, localisation([e], problems, first_error, run.prompts)) for e in episodes]
+        return {name: _means((identity, values[name]) for identity, values in found) for name in shares}
 
     return measure

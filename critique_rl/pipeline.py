@@ -19,6 +19,7 @@ from critique_rl import preflight
 from critique_rl.artifacts import is_first_process, wait_for, written_once
 from critique_rl.baselines import PLACES
 from critique_rl.config import (
+    LengthConfig,
     ProtocolConfig,
     RunConfig,
     TaskConfig,
@@ -29,7 +30,7 @@ from critique_rl.config import (
 )
 from critique_rl.display import Display
 from critique_rl.evaluation import Protocol, evaluate
-from critique_rl.prompts import prompt_set
+from critique_rl.prompts import PromptSet, prompt_set
 from critique_rl.tasks import drop_overlap, gold_report, load_task, subsample
 from critique_rl.teachers import Annotator, ModelTeacher, ReferenceTeacher, ScriptedTeacher, Solver, Teacher
 from critique_rl.types import Problem, Sampling, UserError, child_seed
@@ -300,24 +301,8 @@ class Run:
         """
         key = json.dumps(as_dict(task), sort_keys=True)
         if key not in self._problems:
-            held_out = [p for other in task.exclude for p in self.problems(other)]
-            found = drop_overlap(self._load(task), held_out)
-            if task.ungradable == "drop":
-                failures = {f.id for f in gold_report(found).failures}
-                found = [p for p in found if p.id not in failures]
-                if failures:
-                    self.display.note(f"{task.name}, {task.split}: dropped {len(failures)} ungradable golds")
-            if not found:
-                raise UserError(
-                    f"task {task.name}: split '{task.split}' of {task.source or 'the hub'} is empty"
-                    + (" without what it excludes." if task.exclude else ".")
-                )
-            self._problems[key] = subsample(found, task.limit, task.seed)
+            self._problems[key] = load_problems(task, self.display)
         return self._problems[key]
-
-    @staticmethod
-    def _load(task: TaskConfig) -> list[Problem]:
-        return load_task(task.name, source=task.source, split=task.split, seed=task.seed, **task.options)
 
     def train_problems(self, most: int | None, purpose: str) -> list[Problem]:
         """Train problems of all tasks in an order of `purpose`'s own, at most `most` of them."""
@@ -555,19 +540,6 @@ class Run:
     def _evaluate(self, seed: int, m: Measurement) -> None:
         from critique_rl.actors import TransformersActor, make_actor
 
-        lengths, p = self.config.lengths, m.protocol
-        protocol = Protocol(
-            self.prompts,
-            response=Sampling(lengths.response, p.response_temperature),
-            critique=Sampling(lengths.critique, p.critique_temperature),
-            refinement=Sampling(lengths.refinement, p.refinement_temperature),
-            seed=child_seed(seed, "evaluation"),
-            samples=p.samples,
-            rounds=p.rounds,
-            history=p.history,
-            critiques=p.critiques,
-            spare_correct=p.spare_correct,
-        )
         roles = self.roles(m.row)
         trained = TransformersActor(self.model_path(m.row, seed)) if roles else None
         if trained is not None and "actor" in roles:
@@ -578,7 +550,7 @@ class Run:
             self.problems(m.task),
             actor,
             trained if "critic" in roles else None,
-            protocol,
+            protocol_of(m.protocol, self.prompts, self.config.lengths, seed),
             records=self.records(seed, m),
             on_progress=self.display.advance,
         )
@@ -656,6 +628,43 @@ class Run:
         return ScriptedTeacher(
             Solver(**teacher.solver), Annotator(**teacher.annotator), Annotator(**teacher.polished)
         )
+
+
+def load_problems(task: TaskConfig, display: Display) -> list[Problem]:
+    """Problems of one task, without what it excludes or drops; what is dropped is noted.
+
+    Raises:
+        UserError: They cannot be loaded, or none is left.
+    """
+    found = load_task(task.name, source=task.source, split=task.split, seed=task.seed, **task.options)
+    found = drop_overlap(found, [p for other in task.exclude for p in load_problems(other, display)])
+    if task.ungradable == "drop":
+        failures = {f.id for f in gold_report(found).failures}
+        found = [p for p in found if p.id not in failures]
+        if failures:
+            display.note(f"{task.name}, {task.split}: dropped {len(failures)} ungradable golds")
+    if not found:
+        raise UserError(
+            f"task {task.name}: split '{task.split}' of {task.source or 'the hub'} is empty"
+            + (" without what it excludes." if task.exclude else ".")
+        )
+    return subsample(found, task.limit, task.seed)
+
+
+def protocol_of(p: ProtocolConfig, prompts: PromptSet, lengths: LengthConfig, seed: int) -> Protocol:
+    """The protocol of an evaluation with one seed."""
+    return Protocol(
+        prompts,
+        response=Sampling(lengths.response, p.response_temperature),
+        critique=Sampling(lengths.critique, p.critique_temperature),
+        refinement=Sampling(lengths.refinement, p.refinement_temperature),
+        seed=child_seed(seed, "evaluation"),
+        samples=p.samples,
+        rounds=p.rounds,
+        history=p.history,
+        critiques=p.critiques,
+        spare_correct=p.spare_correct,
+    )
 
 
 def shipped_directory(name: str) -> Path:

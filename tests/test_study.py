@@ -223,9 +223,10 @@ def test_measures_by_hand() -> None:
             {"id": "a", "round": 1, "refinement_correct": True},
             {"id": "b", "round": 0, "refinement_correct": True},
             {"id": "b", "round": 1, "refinement_correct": None},
+            {"id": "b", "round": 0, "refinement_correct": False},  # another sample
         )
     ]
     from types import SimpleNamespace
 
     values = by_round([1, 2])([SimpleNamespace(**e) for e in episodes])  # type: ignore[list-item]
-    assert values == {"refinement_at_1": {"a": 0.0, "b": 1.0}, "refinement_at_2": {"a": 1.0, "b": None}}
+    assert values == {"refinement_at_1": {"a": 0.0, "b": 0.5}, "refinement_at_2": {"a": 1.0, "b": None}}
