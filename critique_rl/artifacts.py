@@ -1,4 +1,4 @@
-"""Files that one process of a run makes and others wait for."""
+"""Files of a run: what one process makes and others wait for, and records that survive a kill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from critique_rl.types import UserError
+
+Record = TypeVar("Record")
 
 
 def is_first_process() -> bool:
@@ -30,3 +34,25 @@ def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[d
         os.replace(temporary, path)
     wait_for(path.exists)
     return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def read_records(path: Path, cls: type[Record]) -> list[Record]:
+    """Read JSON lines, each the fields of one dataclass; a last line that a kill cut short is dropped.
+
+    Raises:
+        UserError: Another line is no such record.
+    """
+    content = path.read_bytes()  # a line may have been cut inside a character
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):  # the write of the last line was cut off, and an append would join it
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    records = []
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        if line:
+            try:
+                records.append(cls(**json.loads(line)))
+            except (ValueError, TypeError) as error:  # no JSON or no UTF-8; other fields
+                name = cls.__name__.lower()
+                raise UserError(f"{path}, line {number} is no {name} record: {error}") from error
+    return records

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from critique_rl.actors.base import Actor
+from critique_rl.artifacts import read_records
 from critique_rl.evaluation import Episode
 from critique_rl.localisation import problem_of
 from critique_rl.scaling import wilson
@@ -110,7 +111,7 @@ def audit(
             prompt = judge_prompt(problem_of(problems, e.id), e.response, e.critique)
             content = repr((e.id, e.sample, e.round, judge.name, prompt))
             asked[hashlib.sha256(content.encode()).hexdigest()[:16]] = e, prompt
-    done = {o.key: o for o in read_opinions(records)} if records.exists() else {}
+    done = {o.key: o for o in read_records(records, Opinion)} if records.exists() else {}
     if not done.keys() <= asked.keys():
         raise UserError(
             f"{records} holds opinions of another judge or on other critiques: delete it, or audit into "
@@ -164,27 +165,6 @@ def parse_opinion(reply: str) -> tuple[bool, bool] | None:
     if len(judgments) != 1 or len(qualities) != 1:
         return None
     return judgments[0] == "Accurate", qualities[0] == "High"
-
-
-def read_opinions(records: Path) -> list[Opinion]:
-    """Read what `audit` wrote; a last line that a kill cut short is dropped.
-
-    Raises:
-        UserError: Another line is no opinion.
-    """
-    content = records.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):  # an append would join the rest of the line
-        with records.open("r+b") as file:
-            file.truncate(len(whole))
-    opinions = []
-    for number, line in enumerate(whole.split(b"\n"), start=1):
-        if line:
-            try:
-                opinions.append(Opinion(**json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{records}, line {number} is no opinion of a judge: {error}") from error
-    return opinions
 
 
 def summary(opinions: Sequence[Opinion]) -> dict[str, Any]:

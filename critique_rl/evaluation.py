@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from critique_rl.actors.base import Actor
+from critique_rl.artifacts import read_records
 from critique_rl.grading import grade_batch
 from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, PromptSet, Verdict, parse_verdict
 from critique_rl.types import Generation, Problem, Sampling, UserError, child_seed, nearest
@@ -298,16 +299,4 @@ def read_episodes(records: Path) -> list[Episode]:
     Raises:
         UserError: Another line is no episode.
     """
-    content = records.read_bytes()  # a line may have been cut inside a character
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):  # the write of the last line was cut off, and an append would join it
-        with records.open("r+b") as file:
-            file.truncate(len(whole))
-    episodes = []
-    for number, line in enumerate(whole.split(b"\n"), start=1):
-        if line:
-            try:
-                episodes.append(Episode(**json.loads(line)))
-            except (ValueError, TypeError) as error:  # no JSON or no UTF-8; other fields
-                raise UserError(f"{records}, line {number} is no episode record: {error}") from error
-    return episodes
+    return read_records(records, Episode)

@@ -290,6 +290,19 @@ def _run_seed(study: Study, rows: Sequence[Row], seed: int) -> None:
     study.run(rows, [seed]).execute()
 
 
+def other_actor(study: Study, preset: str, actor: str, tasks: Sequence[TaskConfig]) -> Table:
+    """The critics of one preset with an actor that they were not trained with (Tables 5 and 6)."""
+    if study.preset != preset:
+        reason = f"needs the critics of preset {preset} and {actor}"
+        return Table([], [NotRun(method, task.title, reason) for task in tasks for method in COMPARED])
+    return Table(
+        [
+            Row(method, arm, tasks=tuple(tasks), name="other_actor", actor=actor)
+            for method, arm in COMPARED.items()
+        ]
+    )
+
+
 # -- the scripts ------------------------------------------------------------------------------------------
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"

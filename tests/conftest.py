@@ -29,6 +29,52 @@ from critique_rl.tiny import build_model, build_tokenizer
 from critique_rl.trainer import CritiqueConfig, Stage1Config
 from critique_rl.types import Conversation, Problem
 
+MINI = """
+name: mini
+base: tiny
+prompts: compact
+seeds: [0]
+threads: 1
+train:
+  - {name: modular_chain, options: {steps: 1, size: 105}}
+cold_start:
+  base:
+    solver: {wrong_facts: 0.5, conviction: 0.5}
+    annotator: {}
+    passes:
+      - reasoning: 80
+        critiques: 100
+        refinements: 240
+        sft: {<<: &cpu {gradient_checkpointing: false}, learning_rate: 5.0e-3, lr_scheduler_type: constant,
+              per_device_train_batch_size: 16, num_train_epochs: 4, max_length: 128}
+  teacher:
+    kind: scripted
+    solver: {wrong_facts: 0.5, conviction: 0.6}
+    annotator: {miss: 0.4, false_alarm: 0.2}
+  reasoning: 60
+  refinements: 40
+  critiques: 80
+  actor_sft: &sft {<<: *cpu, learning_rate: 2.0e-3, per_device_train_batch_size: 20}
+  critic_sft: *sft
+pool: {problems: 40, samples: 2}
+lengths: {response: 20, critique: 32, refinement: 20}
+stages:
+  stage1:
+    label: Stage I
+    checkpoint_rl_steps: 1
+    trainer: &rl {<<: *cpu, rl_steps: 2, generation_batch_size: 16, per_device_train_batch_size: 16,
+                  learning_rate: 1.0e-3, temperature: 1.0}
+  stage2:
+    label: Stage I+II
+    start: stage1
+    trainer: {<<: *rl, refinement_reward: r_refine}
+evaluation:
+  protocol: {response_temperature: 0.7, critique_temperature: 1.0}
+  tasks:
+    - {name: modular_chain, split: test, limit: 16, options: {steps: 1, size: 105}}
+"""
+"""A whole run within seconds: its cold start, both stages and their evaluation."""
+
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
 transformers_logging.disable_progress_bar()

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from critique_rl.actors import ActorError, OpenAIActor
-from critique_rl.audit import Opinion, audit, judge_prompt, parse_opinion, read_opinions, summary
+from critique_rl.artifacts import read_records
+from critique_rl.audit import Opinion, audit, judge_prompt, parse_opinion, summary
 from critique_rl.evaluation import Episode
 from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError
 
@@ -145,7 +146,7 @@ def test_a_killed_audit_asks_nothing_twice(tmp_path: Path, kill_at: int) -> None
     assert killed.asked + second.asked == whole.asked
     assert records.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     third = ToyJudge()
-    assert run(third, records) == expected == read_opinions(records)
+    assert run(third, records) == expected == read_records(records, Opinion)
     assert third.asked == []
 
 
@@ -183,7 +184,7 @@ def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
     lines = records.read_text(encoding="utf-8").splitlines(keepends=True)
     for broken in ("{}\n", "no json\n", "[1]\n"):
         records.write_text("".join([*lines[:2], broken, *lines[2:]]), encoding="utf-8")
-        with pytest.raises(UserError, match=r"o.jsonl, line 3 is no opinion of a judge"):
+        with pytest.raises(UserError, match=r"o.jsonl, line 3 is no opinion record"):
             run(ToyJudge(), records)
 
 
@@ -331,7 +332,7 @@ def test_a_served_judge_is_asked_greedily_and_once(server: Server, tmp_path: Pat
     server.healthy = 11  # the last request of the third chunk fails
     with pytest.raises(ActorError, match="no credit left"):
         run(judge_at(server), records)
-    assert read_opinions(records) == expected[:8]
+    assert read_records(records, Opinion) == expected[:8]
     server.healthy = 10**6
     # A fresh client, so that no cache of the old one hides a second request.
     assert run(judge_at(server), records, max_tokens=99) == expected

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import MINI
 
 from critique_rl.arms import arms, coefficients, with_ancestors
 from critique_rl.config import load_config
@@ -16,48 +17,7 @@ from critique_rl.measures import by_round, majority, powers_of_two
 from critique_rl.study import Example, NotRun, Row, Study, Table, make, sampled
 from critique_rl.types import UserError
 
-CONFIG = """
-name: mini
-base: tiny
-prompts: compact
-threads: 1
-train:
-  - {name: modular_chain, options: {steps: 1, size: 105}}
-cold_start:
-  base:
-    solver: {wrong_facts: 0.5, conviction: 0.5}
-    annotator: {}
-    passes:
-      - reasoning: 80
-        critiques: 100
-        refinements: 240
-        sft: {<<: &cpu {gradient_checkpointing: false}, learning_rate: 5.0e-3, lr_scheduler_type: constant,
-              per_device_train_batch_size: 16, num_train_epochs: 4, max_length: 128}
-  teacher:
-    kind: scripted
-    solver: {wrong_facts: 0.5, conviction: 0.6}
-    annotator: {miss: 0.4, false_alarm: 0.2}
-  reasoning: 60
-  refinements: 40
-  critiques: 80
-  actor_sft: &sft {<<: *cpu, learning_rate: 2.0e-3, per_device_train_batch_size: 20}
-  critic_sft: *sft
-pool: {problems: 40, samples: 2}
-lengths: {response: 20, critique: 32, refinement: 20}
-stages:
-  stage1:
-    label: Stage I
-    checkpoint_rl_steps: 1
-    trainer: &rl {<<: *cpu, rl_steps: 2, generation_batch_size: 16, per_device_train_batch_size: 16,
-                  learning_rate: 1.0e-3, temperature: 1.0}
-  stage2:
-    label: Stage I+II
-    start: stage1
-    trainer: {<<: *rl, rl_steps: 1, refinement_reward: r_refine}
-evaluation:
-  tasks:
-    - {name: modular_chain, split: test, limit: 12, options: {steps: 1, size: 105}}
-"""
+SHORT = ("stages.stage2.trainer.rl_steps=1", "evaluation.tasks.0.limit=12", "evaluation.protocol={}")
 
 
 def build(study: Study) -> Table:
@@ -80,8 +40,8 @@ def build(study: Study) -> Table:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("study")
-    (folder / "mini.yaml").write_text(CONFIG, encoding="utf-8")
-    config = load_config(folder / "mini.yaml", [f"output={folder}/runs", "seeds=[0, 1]"])
+    (folder / "mini.yaml").write_text(MINI, encoding="utf-8")
+    config = load_config(folder / "mini.yaml", [f"output={folder}/runs", "seeds=[0, 1]", *SHORT])
     return Study("mini", config, [0, 1])
 
 
@@ -147,7 +107,7 @@ def test_again_nothing_is_run_and_a_deleted_seed_is_run_alone(study: Study, made
 def test_results_of_other_settings_never_mix(study: Study, made: Path) -> None:
     changed = load_config(
         study.config.directory.parent / "mini.yaml",
-        [f"output={study.config.directory}", "seeds=[0, 1]", "stages.stage2.trainer.beta_1=0.5"],
+        [f"output={study.config.directory}", "seeds=[0, 1]", *SHORT, "stages.stage2.trainer.beta_1=0.5"],
     )
     before = dates(study.config.directory)
     with pytest.raises(
