@@ -174,6 +174,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from critique_rl.pipeline import Run
     from critique_rl.report import markdown_table, write_report
 
+    set_threads(config)  # the report names the device
     run = Run(config, from_scratch=arguments.from_scratch)
     rows, histories = run.results()
     path = write_report(config, rows, histories)
