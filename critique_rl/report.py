@@ -209,15 +209,12 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
             length = min(map(len, series))
             smooth = np.array([_smooth(s[:length]) for s in series])
             steps = np.arange(1, length + 1)
-            for line in smooth:
-                axis.plot(steps, line, color=colour, alpha=0.25 if len(smooth) > 1 else 1.0, linewidth=1)
-            axis.plot(
-                steps,
-                np.ma.masked_invalid(smooth).mean(axis=0).filled(np.nan),
-                color=colour,
-                linewidth=2,
-                label=label,
-            )
+            mean = np.ma.masked_invalid(smooth).mean(axis=0).filled(np.nan)
+            thin: dict[str, Any] = {"alpha": 0.25 if len(smooth) > 1 else 1.0, "linewidth": 1}
+            thick: dict[str, Any] = {"linewidth": 2, "label": label}
+            for line, style in (*((line, thin) for line in smooth), (mean, thick)):
+                known = ~np.isnan(line)
+                axis.plot(steps[known], line[known], color=colour, **style)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("RL step")
         axis.grid(alpha=0.25)
@@ -241,12 +238,10 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
 
 
 def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
-    """Centred moving average, shorter at the ends, so that the first and last point are not shifted; NaN is
-    left out, and stays where nothing else is near."""
+    """Centred moving average, shorter at the ends, so that the first and last point are not shifted; NaN stays."""
     half = window // 2
     windows = [np.array(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-    known = [w[~np.isnan(w)] for w in windows]
-    return [float(w.mean()) if len(w) else np.nan for w in known]
+    return [np.nan if np.isnan(v) else float(np.nanmean(w)) for v, w in zip(values, windows, strict=True)]
 
 
 def caption(content: Mapping[str, Any]) -> str:

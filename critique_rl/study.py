@@ -345,7 +345,11 @@ def load_study(arguments: argparse.Namespace) -> Study:
     if arguments.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {arguments.jobs}.")
     output = f"output=runs/tables/{path.stem}"
-    config = load_config(path, [output, f"seeds={json.dumps(arguments.seeds)}", *arguments.set])
+    given = [output, f"seeds={json.dumps(arguments.seeds)}", *arguments.set]
+    config = load_config(path, given)
+    if config.threads is not None:
+        # Sums of floats depend on the number of threads: so no result depends on --jobs.
+        config = load_config(path, ["threads=1", *given])
     return Study(path.stem, config, config.seeds, arguments.jobs)
 
 

@@ -582,7 +582,8 @@ def draw_lines(
 ) -> None:
     """Draw a panel per metric: a line per method and data set, intervals, the paper's values as hollow markers.
 
-    Points come from rows with "x"; of a metric called `pass_at` or `majority_at` they are the values at each K,
+    The paper's values of another model are left out where the axis is one of steps or coefficients. Points come
+    from rows with "x"; of a metric called `pass_at` or `majority_at` they are the values at each K,
     and the axis is logarithmic.
 
     Args:
@@ -630,7 +631,9 @@ def draw_lines(
         if not drawn:
             close = nearest(name, dict.fromkeys(n for row in content["rows"] for n in row["metrics"]))
             raise UserError(f"no row of '{content.get('table')}' has x and '{name}', or '{name}_K'. {close}")
-        for i, (method, dataset) in enumerate(lines):
+        # Steps and coefficients of another model are on another axis; a number of samples is not.
+        comparable = name.endswith("_at") or not beside.note
+        for i, (method, dataset) in enumerate(lines if comparable else ()):
             theirs = [
                 (x, value["mean"])
                 for r in beside.rows

@@ -35,10 +35,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "README.md", help="file to write")
     arguments = parser.parse_args()
     try:
-        text = ledger(load_paper(HERE / "paper.yaml"), arguments.results)
+        write(arguments.results, arguments.output)
     except UserError as error:
         parser.error(str(error))
-    arguments.output.write_text(text, encoding="utf-8")
+
+
+def write(results: Path, output: Path) -> None:
+    """Judge what is there and write the ledger."""
+    output.write_text(ledger(load_paper(HERE / "paper.yaml"), results), encoding="utf-8")
 
 
 def ledger(paper: Paper, results: Path) -> str:

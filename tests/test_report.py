@@ -203,6 +203,5 @@ def test_a_sparkline_spans_its_own_range() -> None:
 
 def test_smoothing_leaves_gaps_in_their_place() -> None:
     nan = float("nan")
-    assert _smooth([1.0, nan, 3.0, 5.0], window=3) == [1.0, 2.0, 4.0, 4.0]
-    gap = _smooth([1.0, nan, nan, nan, 2.0], window=3)
-    assert gap[:2] == [1.0, 1.0] and gap[2] != gap[2] and gap[3:] == [2.0, 2.0]
+    assert _smooth([1.0, nan, 3.0, 5.0], window=3) == pytest.approx([1.0, nan, 4.0, 4.0], nan_ok=True)
+    assert _smooth([nan, nan, 2.0, 4.0], window=3) == pytest.approx([nan, nan, 3.0, 3.0], nan_ok=True)

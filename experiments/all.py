@@ -1,0 +1,64 @@
+"""Every table, figure and control of one preset, one after the other, and then the ledger.
+
+    python experiments/all.py --preset tiny --seeds 0 1 2 --jobs 2
+
+What is there already is reused, so that the same command goes on after an interruption. A script that fails is
+named at the end and does not keep the others from being made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from critique_rl.cli import guarded
+from critique_rl.study import add_arguments, load_study, make
+
+HERE = Path(__file__).resolve().parent
+KINDS = ("table", "figure", "controls")
+
+
+def stems() -> list[str]:
+    """The scripts in the order of the paper."""
+    found = [p.stem for p in HERE.glob("*.py") if p.stem.startswith(KINDS)]
+
+    def order(stem: str) -> tuple[int, int, str]:
+        head = stem.partition("_")[0]
+        number = "".join(c for c in head if c.isdigit())
+        return KINDS.index(head.removesuffix(number)), int(number or 0), stem
+
+    return sorted(found, key=order)
+
+
+def main() -> int:
+    """Make them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--only", nargs="+", metavar="STEM", help="some of the scripts, by the start of their name"
+    )
+    arguments = parser.parse_args()
+    failed = []
+    for stem in stems():
+        if arguments.only and not stem.startswith(tuple(arguments.only)):
+            continue
+        build = importlib.import_module(stem).build
+        code = guarded(lambda: make(stem, build, load_study(arguments), Path(arguments.results)))  # noqa: B023
+        if code == 130:
+            return code
+        if code:
+            failed.append(stem)
+    importlib.import_module("ledger").write(
+        Path(arguments.results), Path(arguments.results).parent / "README.md"
+    )
+    if failed:
+        sys.stderr.write(f"failed: {', '.join(failed)}; the messages are above.\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
