@@ -10,9 +10,11 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 from critique_rl.types import UserError, nearest
 
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in given[:1]:
             _check_command(name)
         arguments = _parser().parse_args(given)
+        go_offline_without_hub()
         return int(arguments.run(arguments))
 
     return guarded(command)
@@ -201,12 +204,30 @@ def _check_data(arguments: argparse.Namespace) -> int:
     return 2 if report.failures else 0
 
 
+def go_offline_without_hub() -> None:
+    """Tell the libraries if the hub cannot be reached: they would try each file for half a minute.
+
+    It must be called before they are imported. Behind a proxy only they know, so nothing is done.
+    """
+    names = ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    if any(os.environ.get(name) for name in names):
+        return
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or 443), timeout=5).close()
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def quiet_libraries() -> None:
     """Leave stderr to the run's own display: the libraries draw a bar for every small step of their own."""
     import warnings
 
     import datasets
+    import huggingface_hub
     import transformers
+
+    huggingface_hub.utils.logging.set_verbosity_error()
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()

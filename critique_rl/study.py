@@ -339,6 +339,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_study(arguments: argparse.Namespace) -> Study:
     """The study that the arguments name; its runs are in `runs/tables/PRESET`."""
+    from critique_rl.cli import go_offline_without_hub
+
+    go_offline_without_hub()
     path = Path(arguments.preset)
     if path.suffix != ".yaml":
         path = EXPERIMENTS / "configs" / f"{arguments.preset}.yaml"

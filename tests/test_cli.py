@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -225,9 +226,10 @@ def test_ctrl_c_ends_with_130_and_the_stage_goes_on_from_its_checkpoint(
     shutil.rmtree(output / "seed0" / "stage1")
     command = [sys.executable, "-m", "critique_rl.cli", "run", str(config), "--set", f"output={output}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
-        first = output / "seed0" / "stage1" / "checkpoint-2" / "trainer_state.json"
         deadline = time.monotonic() + 120
-        while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        # Any checkpoint: the first is removed once there is a second.
+        while last_checkpoint(output / "seed0" / "stage1") is None and time.monotonic() < deadline:
+            assert process.poll() is None
             time.sleep(0.002)
         process.send_signal(signal.SIGINT)
         error = process.communicate(timeout=60)[1]
@@ -431,3 +433,24 @@ def test_check_data_reports_and_fails_where_a_gold_cannot_be_graded(
     assert cli.main(["check-data", "math", str(data / "math_test.jsonl")]) == 2
     shown = capsys.readouterr().out
     assert shown.startswith("4 gold answers: 3 correct, 0 wrong, 1 ungradable") and "does not parse" in shown
+
+
+def test_without_a_hub_the_libraries_are_told_and_behind_a_proxy_they_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # so that what is set is undone
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    cli.go_offline_without_hub()
+    assert os.environ["HF_HUB_OFFLINE"] == ""
+    monkeypatch.delenv("HTTPS_PROXY")
+    cli.go_offline_without_hub()
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "")
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        cli.go_offline_without_hub()
+        assert os.environ["HF_HUB_OFFLINE"] == ""
