@@ -97,6 +97,7 @@ class Table:
         rows: Its rows in order.
         not_run: Rows that this preset cannot serve.
         columns: Metrics that the table shows.
+        bars: Metrics that are drawn, where there are no lines or curves.
         lines: Metrics over K, `NAME_at_1`, `NAME_at_2`, ..., or over the rows' `x`, that are drawn as lines.
         x_label: Heading of that axis.
         curves: Arms whose training is drawn, by label; several arms of one label follow each other.
@@ -106,6 +107,7 @@ class Table:
     rows: Sequence[Row]
     not_run: Sequence[NotRun] = ()
     columns: Sequence[str] = ("acc_refine", "delta", "delta_ci", "delta_ic", "acc_dis", "acc_dis_balanced")
+    bars: Sequence[str] = ("acc_refine", "acc_dis")
     lines: Sequence[str] = ()
     x_label: str | None = None
     curves: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -409,7 +411,7 @@ def draw(content: dict[str, Any], table: Table, directory: Path) -> None:
     elif table.lines:
         tables.draw_lines(content, paper, list(table.lines), picture, x_label=table.x_label)
     elif content["rows"]:
-        tables.draw_bars(content, paper, [c for c in ("acc_refine", "acc_dis") if c in columns], picture)
+        tables.draw_bars(content, paper, [c for c in table.bars if c in measured], picture)
     page = f"# {stem}\n\n{tables.markdown(content, paper, columns)}\n"
     if picture.exists():
         page += f"\n![{stem}]({picture.name})\n"

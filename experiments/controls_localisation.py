@@ -16,7 +16,10 @@ def build(study: Study) -> Table:
             continue
         measure = localised(study, task)
         rows += [Row(label, arm, tasks=(task,), by_problem=measure) for label, arm in ROWS.items()]
-    return Table(rows, not_run)
+    columns = ("first_error_acc", "flagged_early", "flagged_late", "not_flagged", "right_unflagged")
+    return Table(
+        rows, not_run, columns=(*columns, "consistent_rate"), bars=("first_error_acc", "right_unflagged")
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ def build(study: Study) -> Table:
         Row(method, arm, ten, "pass10", tasks=tasks, by_problem=passing([10]))
         for method, arm in COMPARED.items()
     ]
-    return Table(rows)
+    return Table(
+        rows,
+        columns=("acc_refine", "delta", "acc_dis", "pass_at_10"),
+        bars=("acc_refine", "acc_dis", "pass_at_10"),
+    )
 
 
 if __name__ == "__main__":
