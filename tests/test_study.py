@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from conftest import MINI
 
 from critique_rl.arms import arms, coefficients, with_ancestors
+from critique_rl.baselines import baseline
 from critique_rl.config import load_config
 from critique_rl.evaluation import read_episodes
 from critique_rl.measures import by_round, majority, powers_of_two
-from critique_rl.study import Example, NotRun, Row, Study, Table, make, sampled
+from critique_rl.pipeline import Run
+from critique_rl.study import EXPERIMENTS, Example, NotRun, Row, Study, Table, make, sampled
 from critique_rl.types import UserError
 
 SHORT = ("stages.stage2.trainer.rl_steps=1", "evaluation.tasks.0.limit=12", "evaluation.protocol={}")
@@ -190,3 +193,16 @@ def test_measures_by_hand() -> None:
 
     values = by_round([1, 2])([SimpleNamespace(**e) for e in episodes])  # type: ignore[list-item]
     assert values == {"refinement_at_1": {"a": 0.0, "b": 0.5}, "refinement_at_2": {"a": 1.0, "b": None}}
+
+
+@pytest.mark.parametrize("name", ["tiny", "smollm2-135m", "qwen2.5-3b", "qwen2.5-7b", "llama3.2-3b"])
+def test_every_arm_of_a_shipped_config_has_valid_options(name: str) -> None:
+    cpu = [f"stages.{stage}.trainer.use_cpu=true" for stage in ("stage1", "stage2")]
+    config = load_config(EXPERIMENTS / "configs" / f"{name}.yaml", cpu)
+    made = arms(config)
+    run = Run(replace(config, stages=made), from_scratch=True)
+    for arm, stage in made.items():
+        if stage.method == "critique_rl":
+            run.stage_args(config.seeds[0], arm)
+        else:
+            baseline(stage.method).check(stage.trainer)
