@@ -564,6 +564,8 @@ def draw_bars(content: Mapping[str, Any], paper: Paper, columns: Sequence[str], 
                     label=_paper_label(beside),
                 )
         axis.set_xlabel(label(name) + (" (percent)" if scale == 100 else ""))
+        if scale == 100 and not name.startswith("delta"):
+            axis.set_xlim(0, 100)  # the interval of two seeds can be many times as wide
         axis.set_axisbelow(True)
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
