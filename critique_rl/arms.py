@@ -140,7 +140,7 @@ def _baselines(config: RunConfig) -> dict[str, StageConfig]:
     group = first.get("num_generations", 4)
     responses = rl_steps * first["generation_batch_size"] // group
     machine = {name: first[name] for name in MACHINE if name in first}
-    sft = {k: v for k, v in config.cold_start.critic_sft.items()}
+    sft = dict(config.cold_start.critic_sft)
     draw = {"samples": group, "temperature": first.get("temperature", 0.7)}
     rl = {**first, "rl_steps": rl_steps}
     dpo = {

@@ -571,8 +571,6 @@ class Run:
         for m in self.measurements:
             paths = [self.records(seed, m) for seed in self.config.seeds]
             measured = summarise([read_episodes(path) for path in paths])
-            if "acc_refine" not in measured:  # the paper's convention: one accuracy column
-                measured["acc_refine"] = measured["acc"]
             rows.append({"method": self.rows()[m.stage], "dataset": m.task.title, "metrics": measured})
         histories = {
             stage.label: [self.history(seed, name) for seed in self.config.seeds]

@@ -37,11 +37,6 @@ class Agreement:
     ungraded: int
     differing: tuple[str, ...]
 
-    @property
-    def share(self) -> float | None:
-        """Graded as labelled, of all that have a label."""
-        return self.equal / self.labelled if self.labelled else None
-
     def summary(self, most: int = 10) -> str:
         """Counts, and at most `most` differences, one a line."""
         lines = [

@@ -90,6 +90,8 @@ def summarise(
         summary[name] = t_interval([v for v in column if v is not None])
         if name in ends:
             summary[name] |= dict(zip(("low", "high"), ends[name], strict=True))
+    if "acc" in summary:  # the paper's convention: one accuracy column, also without a critic
+        summary.setdefault("acc_refine", summary["acc"])
     return summary
 
 

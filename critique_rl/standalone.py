@@ -137,7 +137,6 @@ def _report(
 ) -> None:
     first = [e for e in episodes if e.round == 0]
     measured = summarise([first], [further])
-    measured.setdefault("acc_refine", measured["acc"])
     row = {"method": method, "dataset": dataset, "metrics": measured}
     content = result(settings, [seed], [row])
     path = output / "report.json"

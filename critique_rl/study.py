@@ -210,8 +210,6 @@ class Study:
                 further = None if measure is None else [measure(of_seed) for of_seed in episodes]
                 shown = [[e for e in of_seed if e.round == row.round] for of_seed in episodes]
                 measured = summarise(shown, further)
-                # The paper's convention: one accuracy column.
-                measured.setdefault("acc_refine", measured["acc"])
                 key = (task.title, row.method, row.x)
                 if key in made and further is not None:
                     made[key]["metrics"] |= {k: v for k, v in measured.items() if k in further[0]}
