@@ -4,7 +4,7 @@ A refinement can be right in spite of its critique. The paper (appendix H) had G
 turned a wrong response into a right refinement, with the gold solution at hand: 96.2 % judged correctly, 93.3 %
 of high quality. Its prompt and its scale were not released; those here are ours.
 
-The judge is any `Actor`, in practice `OpenAIActor(base_url, model)`; set its `progress` to see how far it is.
+The judge is any `Actor`, in practice `OpenAIActor(base_url, model)`. The command is in `standalone.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,13 @@ class Opinion:
     tokens: int
 
 
+def corrections(episodes: Iterable[Episode]) -> list[Episode]:
+    """Episodes in which a critique turned a wrong response into a right refinement."""
+    return [
+        e for e in episodes if e.response_correct is False and e.refinement_correct is True and e.critique
+    ]
+
+
 def audit(
     episodes: Iterable[Episode],
     problems: Mapping[str, Problem],
@@ -79,6 +86,7 @@ def audit(
     records: Path,
     max_tokens: int = 512,
     chunk_size: int = 32,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Opinion]:
     """Ask a judge about critiques that turned a wrong response into a right refinement.
 
@@ -94,28 +102,28 @@ def audit(
             it is not asked again.
         max_tokens: Most tokens of a reply; a judge that thinks aloud needs more.
         chunk_size: Critiques that are asked and written together. A killed audit loses at most so many.
+        on_progress: Called with the number of critiques judged and of all drawn.
 
     Returns:
         One opinion per critique drawn, in the order of the draw; an empty list if no response was corrected.
 
     Raises:
         UserError: `limit` is below 1, a problem is missing, or `records` holds a line that is no opinion, or
-            opinions of another judge or on other critiques.
+            opinions of another judge, on other critiques or with other references.
         ActorError: The judge failed; what it said before is in `records`.
     """
     if limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}.")
     asked: dict[str, tuple[Episode, Conversation]] = {}
-    for e in episodes:
-        if e.response_correct is False and e.refinement_correct is True and e.critique:
-            prompt = judge_prompt(problem_of(problems, e.id), e.response, e.critique)
-            content = repr((e.id, e.sample, e.round, judge.name, prompt))
-            asked[hashlib.sha256(content.encode()).hexdigest()[:16]] = e, prompt
+    for e in corrections(episodes):
+        prompt = judge_prompt(problem_of(problems, e.id), e.response, e.critique or "")
+        content = repr((e.id, e.sample, e.round, judge.name, prompt))
+        asked[hashlib.sha256(content.encode()).hexdigest()[:16]] = e, prompt
     done = {o.key: o for o in read_records(records, Opinion)} if records.exists() else {}
     if not done.keys() <= asked.keys():
         raise UserError(
-            f"{records} holds opinions of another judge or on other critiques: delete it, or audit into "
-            "another file."
+            f"{records} holds opinions of another judge than {judge.name}, on other critiques or with other "
+            "references: delete it, or audit into another place."
         )
     drawn = sorted(asked, key=lambda key: (_rank(asked[key][0], seed), key))[:limit]
     missing = [key for key in drawn if key not in done]
@@ -132,6 +140,8 @@ def audit(
             )
         with records.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(done[key]), ensure_ascii=False) + "\n" for key in chunk)
+        if on_progress is not None:
+            on_progress(sum(key in done for key in drawn), len(drawn))
     return [done[key] for key in drawn]
 
 
@@ -172,7 +182,7 @@ def summary(opinions: Sequence[Opinion]) -> dict[str, Any]:
 
     Returns:
         `audited` and `parsed`, counts; `unparsed_rate`, of all; `accurate` and `high_quality`, each with
-        `mean`, `low` and `high`, None where nothing could be read.
+        `mean`, `low` and `high`, None where nothing could be read; `tokens` spent on all of them.
     """
     read = [o for o in opinions if o.accurate is not None and o.high_quality is not None]
     return {
@@ -181,7 +191,26 @@ def summary(opinions: Sequence[Opinion]) -> dict[str, Any]:
         "unparsed_rate": 1 - len(read) / len(opinions) if opinions else None,
         "accurate": _share(sum(o.accurate is True for o in read), len(read)),
         "high_quality": _share(sum(o.high_quality is True for o in read), len(read)),
+        "tokens": sum(o.tokens for o in opinions),
     }
+
+
+def markdown_table(found: Mapping[str, Any]) -> str:
+    """One row of what `summary` gives: counts, and shares in percent with their intervals."""
+    cells = {
+        "Audited": str(found["audited"]),
+        "Unparsed": str(found["audited"] - found["parsed"]),
+        "Accurate": _cell(found["accurate"]),
+        "High quality": _cell(found["high_quality"]),
+        "Tokens": str(found["tokens"]),
+    }
+    return "\n".join(f"| {' | '.join(line)} |" for line in (cells, ["---"] * len(cells), cells.values()))
+
+
+def _cell(share: Mapping[str, float | None]) -> str:
+    if share["mean"] is None:
+        return "–"
+    return "{mean:.1%} ({low:.1%} to {high:.1%})".format_map(share)
 
 
 def _share(successes: int, n: int) -> dict[str, float | None]:

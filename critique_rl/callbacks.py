@@ -25,22 +25,28 @@ class DisplayCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Called by the trainer at every log."""
-        rows = [row for row in state.log_history if "critic/acc_dis" in row]
+        rows = [row for row in state.log_history if "critic/parse_rate" in row]
         if not rows or not state.is_world_process_zero:
             return
         last = rows[-1]
-        measure = "actor/acc_refine" if "actor/acc_refine" in last else "critic/acc_dis"
+        measures = ("actor/acc_refine", "actor/rating_refine", "critic/acc_dis", "critic/mae_dis")
+        measure = next((name for name in measures if name in last), "critic/parse_rate")
         curve = sparkline([row[measure] for row in rows if row.get(measure) is not None])
 
         def share(key: str) -> str:
             return "-" if last.get(key) is None else f"{100 * last[key]:.0f}"
 
-        note = (
-            f"Acc@Dis {share('critic/acc_dis')} (right {share('critic/acc_dis_on_correct')}, "
-            f"wrong {share('critic/acc_dis_on_wrong')})"
-        )
+        if "critic/acc_dis" in last:
+            note = (
+                f"Acc@Dis {share('critic/acc_dis')} (right {share('critic/acc_dis_on_correct')}, "
+                f"wrong {share('critic/acc_dis_on_wrong')})"
+            )
+        else:  # replies are scored
+            note = f"MAE@Dis {last.get('critic/mae_dis') or 0:.2f} (parsed {share('critic/parse_rate')})"
         if "actor/acc_refine" in last:
             note += f"  Acc@Refine {share('actor/acc_refine')}"
+        if "actor/rating_refine" in last:
+            note += f"  rating of refinements {last['actor/rating_refine']:.2f}"
         note += f"  KL {last.get('kl') or 0:.3f}  {curve}"
         self.display.advance(state.global_step // self.block, state.max_steps // self.block, note)
 

@@ -27,7 +27,7 @@ STEP_COMMANDS = {
     "train": (("train",), "train the critic through its RL stages"),
     "evaluate": (("evaluate",), "run the protocol with every critic of the run"),
 }
-COMMANDS = ("run", *STEP_COMMANDS, "report", "eval", "check-data")
+COMMANDS = ("run", *STEP_COMMANDS, "report", "eval", "audit", "check-data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(report)
     report.set_defaults(run=_report)
     _eval_arguments(commands.add_parser("eval", help="measure any actor and critic, or recorded replies"))
+    _audit_arguments(
+        commands.add_parser("audit", help="have a judge model read the critiques of an evaluation")
+    )
     check = commands.add_parser("check-data", help="load a data set and grade each gold answer as a reply")
     check.add_argument("task", help="gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym")
     check.add_argument("source", nargs="?", help="local file or directory; the hub if left out")
@@ -114,11 +117,8 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is measured")
     what.add_argument("--recorded", metavar="FILE", help="replies that are there already: see the README")
     what.add_argument("--kind", help="how recorded answers are graded: math, number, choice, yes_no, mixed")
-    what.add_argument("--task", help="gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym")
-    what.add_argument("--source", help="local file or directory of the task; the hub if left out")
-    what.add_argument("--split", default="test")
+    _task_arguments(what)
     what.add_argument("--limit", type=int, help="most problems, drawn by seed")
-    what.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the task")
     what.add_argument("--actor", help="path, hub id, or URL of an OpenAI-compatible server")
     what.add_argument("--critic", help="the same; without it the actor is measured alone")
     how = parser.add_argument_group(
@@ -131,10 +131,44 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--history", default="markov", help="what later rounds see: markov or full")
     how.add_argument("--critiques", default="critic", help="critic, or empty, verdict, shuffled, oracle")
     how.add_argument("--spare-correct", action="store_true", help="keep right responses: an oracle verifier")
+    how.add_argument("--scorer", metavar="MODEL", help="reward model of a task with scores, or keywords")
+    how.add_argument(
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="scores that are ratings of 1 and 10"
+    )
     how.add_argument("--tokens", type=int, nargs=3, metavar=("RESPONSE", "CRITIQUE", "REFINEMENT"))
     how.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.set_defaults(run=_eval)
+
+
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("records", help="records.jsonl of an evaluation")
+    parser.add_argument("output", help="folder for opinions and summary; the same command goes on there")
+    parser.add_argument(
+        "--judge", required=True, help="path, hub id, or URL of an OpenAI-compatible server; asked greedily"
+    )
+    parser.add_argument("--model", metavar="NAME", help="served model, by default the first of the server")
+    parser.add_argument("--limit", type=int, default=600, help="most critiques, drawn by seed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--max-tokens", type=int, default=512, help="of a reply; what is judged already is not asked again"
+    )
+    _task_arguments(
+        parser.add_argument_group(
+            "where the gold solutions are; without a task the judge sees gold answers alone"
+        )
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.set_defaults(run=_audit)
+
+
+def _task_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--task", help="gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym")
+    group.add_argument("--source", help="local file or directory of the task; the hub if left out")
+    group.add_argument("--split", default="test")
+    group.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the task"
+    )
 
 
 def _load(arguments: argparse.Namespace) -> RunConfig:
@@ -192,6 +226,13 @@ def _eval(arguments: argparse.Namespace) -> int:
 
     quiet_libraries()
     return standalone.run(arguments)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from critique_rl import standalone
+
+    quiet_libraries()
+    return standalone.run_audit(arguments)
 
 
 def _check_data(arguments: argparse.Namespace) -> int:

@@ -18,9 +18,10 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
 from critique_rl.actors.base import Actor
-from critique_rl.evaluation import grade_replies
+from critique_rl.evaluation import grade_replies, items
 from critique_rl.pool import select_balanced
 from critique_rl.prompts import PromptSet
+from critique_rl.scoring import Scorer
 from critique_rl.teachers import Teacher
 from critique_rl.types import Conversation, Problem, Sampling, UserError, child_seed
 
@@ -47,6 +48,7 @@ def actor_examples(
     refinements: int,
     keep_wrong: bool,
     seed: int,
+    scorer: Scorer | None = None,
 ) -> list[Example]:
     """Reasoning for every problem and refinements for some.
 
@@ -58,6 +60,7 @@ def actor_examples(
         refinements: How many refinements to ask for, from the first problems on.
         keep_wrong: Keep refinements with a wrong answer; only for a teacher whose errors are wanted.
         seed: Seed of the teacher.
+        scorer: Scores replies, of which those that are no worse than the draft count as right; None grades them.
     """
     solutions = teacher.solve(problems, seed=seed)
     examples = [
@@ -67,7 +70,7 @@ def actor_examples(
     shown = [prompts.without_prefill(y) for y in first]
     critiques = teacher.critique(some, shown, seed=seed, polished=True)
     refined = teacher.refine(some, first, critiques, seed=seed)
-    grades = grade_replies(some, refined)
+    grades = _improved(some, first, refined, scorer)
     kept = [
         example(prompts.refinement_prompt(p.question, y, c), z)
         for p, y, c, z, grade in zip(some, first, critiques, refined, grades, strict=True)
@@ -86,8 +89,12 @@ def critic_examples(
     response: Sampling,
     refinement: Sampling,
     seed: int,
+    scorer: Scorer | None = None,
 ) -> list[Example]:
     """Critiques after which the actor refines rightly, balanced between right and wrong responses.
+
+    With a scorer, those after which the refinement scores no less than the response; of this task the paper says
+    nothing.
 
     Raises:
         UserError: No critique of right, or none of wrong responses is kept.
@@ -95,7 +102,7 @@ def critic_examples(
     draw = Sampling(response.max_tokens, response.temperature, response.top_p, child_seed(seed, "critic SFT"))
     generated = actor.generate([prompts.reasoning_prompt(p.question) for p in problems], draw)
     responses = [prompts.reasoning_prefill + g.text for g in generated]
-    before = grade_replies(problems, responses)
+    before: Sequence[bool | None] = [None] * len(problems) if scorer else grade_replies(problems, responses)
     shown = [prompts.without_prefill(y) for y in responses]
     critiques = teacher.critique(problems, shown, seed=seed, polished=False)
     refined = actor.generate(
@@ -105,7 +112,8 @@ def critic_examples(
         ],
         refinement,
     )
-    after = grade_replies(problems, [prompts.refinement_prefill + g.text for g in refined])
+    refinements = [prompts.refinement_prefill + g.text for g in refined]
+    after = _improved(problems, responses, refinements, scorer)
     rows: list[dict[str, Any]] = [
         {
             "dataset": p.dataset,
@@ -114,17 +122,27 @@ def critic_examples(
             "critique": c,
         }
         for p, y, c, o, o2 in zip(problems, responses, critiques, before, after, strict=True)
-        if o is not None and o2 and c.strip()
+        if (o is not None or scorer) and o2 and c.strip()
     ]
     logger.info("critic SFT: %d of %d critiques kept by the refinement filter", len(rows), len(problems))
     try:
-        selected = select_balanced(rows, seed=seed)
+        selected = rows if scorer and rows else select_balanced(rows, seed=seed)
     except UserError as error:
         raise UserError(
             f"critic SFT: of {len(problems)} critiques, {len(rows)} were followed by a right refinement; "
             f"{error} Use more problems, a stronger teacher, or `teacher: {{kind: reference}}`."
         ) from error
     return [example(row["prompt"], row["critique"]) for row in selected]
+
+
+def _improved(
+    problems: Sequence[Problem], before: Sequence[str], after: Sequence[str], scorer: Scorer | None
+) -> list[bool | None]:
+    """Whether refinements are right or, where a scorer is given, score no less than what they refine."""
+    if scorer is None:
+        return grade_replies(problems, after)
+    scores = [scorer.score(items(problems, replies)) for replies in (before, after)]
+    return [None if s is None or s2 is None else s2 >= s for s, s2 in zip(*scores, strict=True)]
 
 
 def fine_tune(

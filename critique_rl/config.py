@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from critique_rl.baselines import PLACES
-from critique_rl.evaluation import CRITIQUES, HISTORIES
+from critique_rl.evaluation import Course
 from critique_rl.prompts import prompt_set
+from critique_rl.teachers import SCRIPTED
 from critique_rl.types import UserError, nearest
 
 
@@ -213,33 +214,18 @@ class LengthConfig:
 
 
 @dataclass(frozen=True)
-class ProtocolConfig:
-    """How problems go through the protocol; the defaults are the paper's main protocol.
+class ProtocolConfig(Course):
+    """How problems go through the protocol: a course, see `critique_rl.evaluation.Course`, and its temperatures.
 
     Attributes:
         response_temperature: 0 is greedy.
         critique_temperature: The same for critiques.
         refinement_temperature: The same for refinements.
-        samples: Independent chains for each problem.
-        rounds: Critiques and refinements in a chain.
-        history: `markov` or `full`, see `critique_rl.evaluation.Protocol`.
-        critiques: `critic`, or a control: `empty`, `verdict`, `shuffled`, `oracle`.
-        spare_correct: Keep right responses as they are, as an oracle verifier would.
     """
 
     response_temperature: float = 0.0
     critique_temperature: float = 0.0
     refinement_temperature: float = 0.0
-    samples: int = 1
-    rounds: int = 1
-    history: str = "markov"
-    critiques: str = "critic"
-    spare_correct: bool = False
-
-    def __post_init__(self) -> None:
-        _at_least(1, "evaluation.protocol.", samples=self.samples, rounds=self.rounds)
-        _one_of("evaluation.protocol.history", self.history, HISTORIES)
-        _one_of("evaluation.protocol.critiques", self.critiques, CRITIQUES)
 
 
 @dataclass(frozen=True)
@@ -289,6 +275,8 @@ class RunConfig:
         cold_start: Fine-tuning before RL.
         pool: The response pool.
         lengths: Token limits.
+        scorer: What scores replies that are neither right nor wrong, as `critique_rl.scoring.make_scorer` takes
+            it; each stage then has a `tolerance`.
         seeds: Every seed repeats pool, stages and evaluation.
         threads: CPU threads of torch; None leaves it alone.
         output: Directory of the run.
@@ -306,6 +294,7 @@ class RunConfig:
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     lengths: LengthConfig = field(default_factory=LengthConfig)
+    scorer: dict[str, Any] | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     threads: int | None = None
     output: str | None = None
@@ -321,6 +310,8 @@ class RunConfig:
             raise UserError(
                 "api_key: a configuration is stored with each result; set OPENAI_API_KEY instead."
             )
+        if self.scorer is not None and self.pool.balanced:
+            raise UserError("pool.balanced: scored replies are neither right nor wrong; set it to false.")
         self._check_scripted()
         known = ["sft", "actor"]
         for name, stage in self.stages.items():
@@ -335,6 +326,14 @@ class RunConfig:
                 )
             _at_least(1, f"stages.{name}.", checkpoint_rl_steps=stage.checkpoint_rl_steps)
             _one_of(f"stages.{name}.method", stage.method, ("critique_rl", *PLACES))
+            if self.scorer is not None and stage.method != "critique_rl":
+                raise UserError(
+                    f"stages.{name}.method: '{stage.method}' is not made for replies with scores."
+                )
+            if (self.scorer is None) != (stage.trainer.get("tolerance") is None):
+                raise UserError(
+                    f"stages.{name}.trainer.tolerance goes with `scorer`: set both where replies are scored."
+                )
             if stage.method != "critique_rl" and (stage.lora or stage.keep_rl_steps):
                 raise UserError(f"stages.{name}: lora and keep_rl_steps are for method critique_rl.")
             known.append(name)
@@ -345,10 +344,10 @@ class RunConfig:
             raise UserError("base 'tiny' is made on the spot: cold_start.base must say how.")
         scripted = self.base == "tiny" or self.cold_start.teacher.kind == "scripted"
         tasks = {task.name for task in self.train}
-        if scripted and (tasks != {"modular_chain"} or self.prompts != "compact"):
+        if scripted and (len(tasks) > 1 or not tasks <= set(SCRIPTED) or self.prompts != "compact"):
             raise UserError(
-                "base 'tiny' and teacher 'scripted' know the task modular_chain with prompts 'compact' "
-                f"alone, got {', '.join(sorted(tasks))} with '{self.prompts}'."
+                f"base 'tiny' and teacher 'scripted' know one of the tasks {', '.join(SCRIPTED)} with prompts "
+                f"'compact' alone, got {', '.join(sorted(tasks))} with '{self.prompts}'."
             )
 
     @property

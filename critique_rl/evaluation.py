@@ -15,7 +15,8 @@ from typing import NamedTuple
 from critique_rl.actors.base import Actor
 from critique_rl.artifacts import read_records
 from critique_rl.grading import grade_batch
-from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, PromptSet, Verdict, parse_verdict
+from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, PromptSet, Verdict, parse_rating, parse_verdict
+from critique_rl.scoring import Rater
 from critique_rl.types import Generation, Problem, Sampling, UserError, child_seed, nearest
 
 HISTORIES = ("markov", "full")
@@ -46,6 +47,10 @@ class Episode:
         tokens: Prompt and completion tokens of the generations of this round.
         sample: Which of several independent chains of the problem.
         round: Which critique and refinement of the chain.
+        response_score: Of a reply that is scored instead of graded, on the scorer's scale; else None.
+        response_rating: The same on 1 to 10.
+        critic_rating: f(x, y, c) on 1 to 10 in place of the verdict; None if unparsed.
+        refinement_score: Of the refinement, on the scorer's scale.
     """
 
     id: str
@@ -62,18 +67,17 @@ class Episode:
     tokens: int
     sample: int = 0
     round: int = 0
+    response_score: float | None = None
+    response_rating: float | None = None
+    critic_rating: float | None = None
+    refinement_score: float | None = None
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How the texts of an episode are generated.
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a problem goes through, whatever writes the texts; the defaults are the paper's main protocol.
 
     Attributes:
-        prompts: Prompt set.
-        response: Sampling of the response; the seed is replaced by one derived from `seed`.
-        critique: Sampling of the critique.
-        refinement: Sampling of the refinement.
-        seed: Seed of the evaluation; unused where everything is greedy.
         samples: Independent chains for each problem.
         rounds: Critiques and refinements, one after the other, in a chain.
         history: What later rounds see: `markov` the latest response alone (released code), `full` all earlier
@@ -84,11 +88,6 @@ class Protocol:
         spare_correct: Keep right responses as they are, as an oracle verifier would (paper, Figure 5).
     """
 
-    prompts: PromptSet
-    response: Sampling
-    critique: Sampling
-    refinement: Sampling
-    seed: int = 0
     samples: int = 1
     rounds: int = 1
     history: str = "markov"
@@ -111,6 +110,25 @@ class Protocol:
         """Whether a critic is needed at all."""
         return self.critiques in ("critic", "verdict", "shuffled")
 
+
+@dataclass(frozen=True)
+class Protocol(Course):
+    """A course, and how the texts of its episodes are generated.
+
+    Attributes:
+        prompts: Prompt set.
+        response: Sampling of the response; the seed is replaced by one derived from `seed`.
+        critique: Sampling of the critique.
+        refinement: Sampling of the refinement.
+        seed: Seed of the evaluation; unused where everything is greedy.
+    """
+
+    prompts: PromptSet
+    response: Sampling
+    critique: Sampling
+    refinement: Sampling
+    seed: int = 0
+
     def sampling(self, turn: str, chunk: int, round: int = 0) -> Sampling:
         """Sampling of one turn for one chunk of chains."""
         base: Sampling = getattr(self, turn)
@@ -131,6 +149,7 @@ def evaluate(
     protocol: Protocol,
     *,
     records: Path,
+    rater: Rater | None = None,
     chunk_size: int = 256,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Episode]:
@@ -142,6 +161,7 @@ def evaluate(
         critic: Criticises; None evaluates the actor alone, unless `protocol.critiques` needs no critic.
         protocol: How to generate.
         records: JSON-lines file to which finished episodes are appended and from which they are read back.
+        rater: Scores the replies of problems of kind `score`; None grades them.
         chunk_size: Chains that go through the protocol together and are written together.
         on_progress: Called with the number of finished chains and of all chains.
 
@@ -152,6 +172,8 @@ def evaluate(
         UserError: `records` holds a line that is no episode, or episodes of other problems; or critiques are
             to be shuffled and there is one problem alone.
     """
+    if rater is not None and (protocol.spare_correct or protocol.critiques in ("verdict", "oracle")):
+        raise UserError("scored replies are neither right nor wrong: no spare_correct, verdict or oracle.")
     if protocol.critiques == "shuffled" and len(problems) < 2:
         raise UserError("critiques can be shuffled among two problems or more.")
     done = {(e.id, e.sample, e.round): e for e in read_episodes(records)} if records.exists() else {}
@@ -166,7 +188,7 @@ def evaluate(
     for number, start in enumerate(range(0, len(chains), chunk_size)):
         chunk = chains[start : start + chunk_size]
         if any((c.problem.id, c.sample, r) not in done for c in chunk for r in range(rounds)):
-            made = _episodes(chunk, actor, critic, protocol, number)
+            made = _episodes(chunk, actor, critic, protocol, rater, number)
             fresh = [e for e in made if (e.id, e.sample, e.round) not in done]
             with records.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in fresh)
@@ -177,7 +199,12 @@ def evaluate(
 
 
 def _episodes(
-    chunk: Sequence[Chain], actor: Actor, critic: Actor | None, protocol: Protocol, number: int
+    chunk: Sequence[Chain],
+    actor: Actor,
+    critic: Actor | None,
+    protocol: Protocol,
+    rater: Rater | None,
+    number: int,
 ) -> list[Episode]:
     prompts, problems = protocol.prompts, [c.problem for c in chunk]
     answers = actor.generate(
@@ -185,16 +212,22 @@ def _episodes(
     )
     responses = [prompts.reasoning_prefill + g.text for g in answers]
     tokens = [_tokens(g) for g in answers]
-    correct = grade_replies(problems, responses)
     start = [
         Episode(
-            p.id, p.dataset, p.question, p.answer, p.kind, y, o, None, None, None, None, t, sample=c.sample
+            p.id, p.dataset, p.question, p.answer, p.kind, y, None, None, None, None, None, t, sample=c.sample
         )
-        for c, p, y, o, t in zip(chunk, problems, responses, correct, tokens, strict=True)
+        for c, p, y, t in zip(chunk, problems, responses, tokens, strict=True)
     ]
+    if rater is None:
+        correct = grade_replies(problems, responses)
+        start = [replace(e, response_correct=o) for e, o in zip(start, correct, strict=True)]
+    else:
+        scores = rater.scorer.score(items(start, responses))
+        start = [replace(e, response_score=s) for e, s in zip(start, scores, strict=True)]
+        start = [replace(e, response_rating=rater.range.rating(e.response_score)) for e in start]
     if critic is None and protocol.asks_critic:
         return start
-    rounds = [_round(start, [()] * len(start), actor, critic, protocol, number)]
+    rounds = [_round(start, [()] * len(start), actor, critic, protocol, rater, number)]
     past: list[History] = [()] * len(start)
     for _ in range(1, protocol.rounds):
         last = rounds[-1]
@@ -205,12 +238,14 @@ def _episodes(
                 e,
                 response=e.refinement or "",
                 response_correct=e.refinement_correct,
+                response_score=e.refinement_score,
+                response_rating=None if rater is None else rater.range.rating(e.refinement_score),
                 tokens=0,
                 round=e.round + 1,
             )
             for e in last
         ]
-        rounds.append(_round(start, past, actor, critic, protocol, number))
+        rounds.append(_round(start, past, actor, critic, protocol, rater, number))
     return [e for chain in zip(*rounds, strict=True) for e in chain]
 
 
@@ -224,6 +259,7 @@ def _round(
     actor: Actor,
     critic: Actor | None,
     protocol: Protocol,
+    rater: Rater | None,
     number: int,
 ) -> list[Episode]:
     """Criticise and refine; `start` holds responses."""
@@ -247,10 +283,21 @@ def _round(
         i: _tokens(g) + (_tokens(written[i]) if i in written else 0)
         for i, g in zip(asked, generations, strict=True)
     }
-    grades = grade_batch(
-        [{"gold": start[i].answer, "reply": refined[i], "kind": start[i].kind} for i in asked]
-    )
-    graded = dict(zip(asked, grades, strict=True))
+    refinements = items([start[i] for i in asked], [refined[i] for i in asked])
+    if rater is not None:
+        scores = dict(zip(asked, rater.scorer.score(refinements), strict=True))
+        return [
+            replace(
+                e,
+                critique=shown[i],
+                critic_rating=parse_rating(shown[i]),
+                refinement=refined[i],
+                refinement_score=scores[i],
+                tokens=e.tokens + spent[i],
+            )
+            for i, e in enumerate(start)
+        ]
+    graded = dict(zip(asked, grade_batch(refinements), strict=True))
     return [
         replace(
             e,
@@ -288,9 +335,15 @@ def _tokens(generation: Generation) -> int:
 
 def grade_replies(problems: Sequence[Problem], replies: Sequence[str]) -> list[bool | None]:
     """Grade one reply per problem."""
-    return grade_batch(
-        [{"gold": p.answer, "reply": y, "kind": p.kind} for p, y in zip(problems, replies, strict=True)]
-    )
+    return grade_batch(items(problems, replies))
+
+
+def items(asked: Sequence[Problem | Episode], replies: Sequence[str]) -> list[dict[str, str]]:
+    """Replies with what a grader or a scorer must know of their problems."""
+    return [
+        {"question": p.question, "gold": p.answer, "reply": y, "kind": p.kind}
+        for p, y in zip(asked, replies, strict=True)
+    ]
 
 
 def read_episodes(records: Path) -> list[Episode]:

@@ -1,6 +1,7 @@
 """Every metric of the paper's section 5.1 on evaluation records, as fractions of 1, with their resamples.
 
-Each metric is a ratio of two sums over episodes, so that a bootstrap over problems is one matrix product.
+Scored replies have those of its Table 9 instead, in units of the scores and ratings. Each metric is a ratio of two
+sums over episodes, so that a bootstrap over problems is one matrix product.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ _COUNTS = (
     "agrees_right",
     "judged_wrong",
     "agrees_wrong",
+    "score",  # sums over graded episodes of scored replies
+    "score_refine",
+    "squared_error",  # of the critic's rating, where it has one
+    "absolute_error",
 )
 _RATIOS = {
     "acc": ("right", "graded"),
@@ -49,24 +54,35 @@ _RATIOS = {
     "acc_dis_on_wrong": ("agrees_wrong", "judged_wrong"),
     "parse_rate": ("parsed", "judged"),
 }
-_WITHOUT_CRITIC = ("acc", "graded_rate", "tokens")
+_SCORED_RATIOS = {
+    "score": ("score", "graded"),
+    "graded_rate": ("graded", "all"),
+    "tokens": ("tokens", "all"),
+    "score_refine": ("score_refine", "graded"),
+    "mse_dis": ("squared_error", "parsed"),
+    "mae_dis": ("absolute_error", "parsed"),
+    "parse_rate": ("parsed", "judged"),
+}
+_WITHOUT_CRITIC = ("acc", "score", "graded_rate", "tokens")
 
 
 def metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
     """All metrics; None where there is nothing to divide by.
 
-    Episodes with an answer that could not be graded count in `graded_rate` and nowhere else, so that
-    delta = delta_ic - delta_ci holds exactly. Discrimination is measured on the episodes with a critique.
+    Episodes with an answer that could not be graded, or scored, count in `graded_rate` and nowhere else, so that
+    delta = delta_ic - delta_ci holds exactly. Discrimination is measured on the episodes with a critique; a
+    critique without rating has no distance to the truth, so read `mse_dis` and `mae_dis` beside `parse_rate`.
 
     Args:
         episodes: Of one round; several samples of a problem count alike.
 
     Returns:
-        By name, see the README's section on metrics; without critiques `acc`, `graded_rate` and `tokens`.
+        By name, see the README's section on metrics; without critiques `acc` or `score`, `graded_rate` and
+        `tokens`.
     """
     with_critic = _with_critic(episodes)
     table_EC = np.array([_counts(e, with_critic) for e in episodes], dtype=float).reshape(-1, len(_COUNTS))
-    values = _ratios(table_EC.sum(axis=0), with_critic)
+    values = _ratios(table_EC.sum(axis=0), with_critic, _scored(episodes))
     return {name: None if np.isnan(value) else float(value) for name, value in values.items()}
 
 
@@ -87,32 +103,74 @@ def resampled(episodes: Sequence[Episode], *, resamples: int = 1000) -> dict[str
         table_PC[place[episode.id]] += _counts(episode, with_critic)
     generator = np.random.default_rng(child_seed(0, "bootstrap"))
     times_RP = generator.multinomial(len(place), np.full(len(place), 1 / len(place)), size=resamples)
-    return _ratios(times_RP @ table_PC, with_critic)
+    return _ratios(times_RP @ table_PC, with_critic, _scored(episodes))
 
 
 def _with_critic(episodes: Sequence[Episode]) -> bool:
     return any(e.critique is not None for e in episodes)
 
 
+def _scored(episodes: Sequence[Episode]) -> bool:
+    return any(e.kind == "score" for e in episodes)
+
+
 def _counts(e: Episode, with_critic: bool) -> list[float]:
+    made = _score_sums(e, with_critic) if e.kind == "score" else _grade_counts(e, with_critic)
+    return [1.0, e.tokens, *(float(made.get(name) or 0) for name in _COUNTS[2:])]
+
+
+def _grade_counts(e: Episode, with_critic: bool) -> dict[str, bool | None]:
     o, o2 = e.response_correct, e.refinement_correct
     if o is None or (with_critic and o2 is None):
-        return [1.0, e.tokens, *[0.0] * (len(_COUNTS) - 2)]
+        return {}
     judged = e.critique is not None
-    parsed = judged and e.verdict != Verdict.UNPARSED
     agrees = judged and e.verdict is not None and r_dis(Verdict(e.verdict), o) == 1.0
-    flags = (True, o, not o, o2, o and not o2, o2 and not o, judged, parsed, agrees)
-    by_class = (judged and o, agrees and o, judged and not o, agrees and not o)
-    return [1.0, e.tokens, *(float(bool(flag)) for flag in (*flags, *by_class))]
+    return {
+        "graded": True,
+        "right": o,
+        "wrong": not o,
+        "refined": o2,
+        "spoiled": o and not o2,
+        "corrected": o2 and not o,
+        "judged": judged,
+        "parsed": judged and e.verdict != Verdict.UNPARSED,
+        "agrees": agrees,
+        "judged_right": judged and o,
+        "agrees_right": agrees and o,
+        "judged_wrong": judged and not o,
+        "agrees_wrong": agrees and not o,
+    }
 
 
-def _ratios(sums: Array, with_critic: bool) -> dict[str, Array]:
+def _score_sums(e: Episode, with_critic: bool) -> dict[str, float | None]:
+    if e.response_score is None or (with_critic and e.refinement_score is None):
+        return {}
+    error = None
+    if e.critic_rating is not None and e.response_rating is not None:
+        error = e.critic_rating - e.response_rating
+    return {
+        "graded": 1,
+        "score": e.response_score,
+        "score_refine": e.refinement_score,
+        "judged": e.critique is not None,
+        "parsed": error is not None,
+        "squared_error": None if error is None else error**2,
+        "absolute_error": None if error is None else abs(error),
+    }
+
+
+def _ratios(sums: Array, with_critic: bool, scored: bool) -> dict[str, Array]:
     """Metrics from sums of `_COUNTS` in the last axis; NaN for 0 / 0."""
     at = {name: sums[..., i] for i, name in enumerate(_COUNTS)}
-    names = _RATIOS if with_critic else _WITHOUT_CRITIC
+    ratios = _SCORED_RATIOS if scored else _RATIOS
+    names = [name for name in ratios if with_critic or name in _WITHOUT_CRITIC]
     with np.errstate(invalid="ignore"):
-        values = {name: at[_RATIOS[name][0]] / at[_RATIOS[name][1]] for name in names}
-    if with_critic:
-        values["delta"] = values["acc_refine"] - values["acc"]
-        values["acc_dis_balanced"] = (values["acc_dis_on_correct"] + values["acc_dis_on_wrong"]) / 2
+        values = {name: at[ratios[name][0]] / at[ratios[name][1]] for name in names}
+    if not with_critic:
+        return values
+    if scored:
+        values["delta"] = values["score_refine"] - values["score"]
+        return values
+    values["delta"] = values["acc_refine"] - values["acc"]
+    values["acc_dis_balanced"] = (values["acc_dis_on_correct"] + values["acc_dis_on_wrong"]) / 2
     return values

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +29,11 @@ from critique_rl.config import (
     differences,
 )
 from critique_rl.display import Display
-from critique_rl.evaluation import Protocol, evaluate
+from critique_rl.evaluation import Course, Protocol, evaluate
 from critique_rl.prompts import PromptSet, prompt_set
+from critique_rl.scoring import Rater, Scorer, make_scorer
 from critique_rl.tasks import drop_overlap, gold_report, load_task, subsample
-from critique_rl.teachers import Annotator, ModelTeacher, ReferenceTeacher, ScriptedTeacher, Solver, Teacher
+from critique_rl.teachers import SCRIPTED, ModelTeacher, ReferenceTeacher, ScriptedTeacher, Teacher
 from critique_rl.types import Problem, Sampling, UserError, child_seed
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class Run:
         ]
         self._problems: dict[str, list[Problem]] = {}
         self._actor: Actor | None = None
+        self._scorer: Scorer | None = None
 
     # -- the plan -----------------------------------------------------------------------------------------
 
@@ -202,6 +204,8 @@ class Run:
         lengths = as_dict(config.lengths)
         given = {key: value for key, value in config.actor.items() if key not in ACTOR_MEANS}
         data = {"prompts": prompts, "train": [as_dict(t) for t in config.train], "lengths": lengths}
+        scored = {} if config.scorer is None else {"scorer": config.scorer}
+        data |= scored
         if self.shipped is None:
             cold = as_dict(config.cold_start)
             origin = {"base": config.base, "base_gguf": config.base_gguf, "made": cold.pop("base")}
@@ -248,6 +252,7 @@ class Run:
                     },
                     lambda seed=seed, m=m: self._evaluate(seed, m),  # type: ignore[misc]
                     actor,
+                    *([pool] if scored else []),  # its scores give the scale of the ratings
                     *([critics[m.stage]] if m.stage in critics else []),
                 )
         return steps
@@ -330,6 +335,19 @@ class Run:
             self._actor = make_actor(spec)
         return self._actor
 
+    def scorer(self) -> Scorer | None:
+        """What scores replies, loaded on first use; None where they are graded."""
+        if self._scorer is None and self.config.scorer is not None:
+            self._scorer = make_scorer(self.config.scorer)
+        return self._scorer
+
+    def rater(self, seed: int) -> Rater | None:
+        """The scorer with the scale that the pool of a seed gives it; None where replies are graded."""
+        from critique_rl.pool import score_range
+
+        scorer = self.scorer()
+        return None if scorer is None else Rater(scorer, score_range(self._pool(seed)))
+
     def stage_args(self, seed: int, name: str, **overrides: Any) -> CritiqueConfig:
         """The trainer's configuration for one stage.
 
@@ -382,12 +400,14 @@ class Run:
             _convert_gguf(config.base, config.base_gguf, directory)
         if config.base != "tiny" or made is None:
             return
-        teacher = ScriptedTeacher(Solver(), Annotator(**made.annotator), Annotator(**made.annotator))
-        faulty = ScriptedTeacher(Solver(**made.solver), Annotator(), Annotator())
+        task = config.train[0].name
+        solver, annotator = SCRIPTED[task]
+        teacher = ScriptedTeacher(solver(), annotator(**made.annotator), annotator(**made.annotator))
+        faulty = ScriptedTeacher(solver(**made.solver), annotator(), annotator())
         start = directory / "untrained"
         if is_first_process() and not start.exists():
             temporary = directory / "untrained.new"
-            tiny.save_untrained(temporary, seed=child_seed(config.cold_start.seed, "base"))
+            tiny.save_untrained(temporary, seed=child_seed(config.cold_start.seed, "base"), task=task)
             os.replace(temporary, start)  # no process may read what another still writes
         wait_for(start.exists)
         for number, part in enumerate(made.passes):
@@ -423,6 +443,7 @@ class Run:
                 refinements=cold.refinements,
                 keep_wrong=cold.teacher.kind == "scripted",
                 seed=cold.seed,
+                scorer=self.scorer(),
             )
 
         self._fine_tune("actor", examples, cold.actor_sft)
@@ -441,6 +462,7 @@ class Run:
                 response=Sampling(config.lengths.response, config.pool.temperature),
                 refinement=Sampling(config.lengths.refinement),
                 seed=cold.seed,
+                scorer=self.scorer(),
             )
 
         self._fine_tune("sft", examples, cold.critic_sft)
@@ -474,6 +496,7 @@ class Run:
             balanced=config.pool.balanced,
             seed=seed,
             rounds=directory / "rounds",
+            scorer=self.scorer(),
             on_progress=self.display.advance,
         )
         pool.save_to_disk(str(directory / "table"))
@@ -511,6 +534,7 @@ class Run:
         from transformers import PrinterCallback
 
         from critique_rl.callbacks import DisplayCallback, KeepCallback
+        from critique_rl.grading import grade_batch
         from critique_rl.trainer import CritiqueTrainer, load_critic
 
         stage, args = self.config.stages[name], self.stage_args(seed, name)
@@ -522,6 +546,7 @@ class Run:
             train_dataset=self._pool(seed),
             callbacks=[DisplayCallback(self.display, args.optimizer_steps_per_rl_step)],
             peft_config=LoraConfig(**stage.lora) if stage.lora and isinstance(start, str) else None,
+            grader=self.rater(seed) or grade_batch,
         )
         trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
         output = self.model_path(name, seed)
@@ -552,6 +577,7 @@ class Run:
             trained if "critic" in roles else None,
             protocol_of(m.protocol, self.prompts, self.config.lengths, seed),
             records=self.records(seed, m),
+            rater=self.rater(seed),
             on_progress=self.display.advance,
         )
 
@@ -581,7 +607,7 @@ class Run:
     def history(self, seed: int, name: str) -> list[dict[str, Any]]:
         """Log of a stage, one entry per RL step."""
         state = json.loads((Path(self.model_path(name, seed)) / "trainer_state.json").read_text("utf-8"))
-        return [row for row in state["log_history"] if "critic/acc_dis" in row]
+        return [row for row in state["log_history"] if "critic/parse_rate" in row]
 
     def records(self, seed: int, measurement: Measurement) -> Path:
         """File of the per-item records of one measurement."""
@@ -623,8 +649,9 @@ class Run:
             return ModelTeacher(model, self.prompts, max_tokens=tokens, temperature=teacher.temperature)
         if teacher.kind == "reference":
             return ReferenceTeacher()
+        solver, annotator = SCRIPTED[self.config.train[0].name]
         return ScriptedTeacher(
-            Solver(**teacher.solver), Annotator(**teacher.annotator), Annotator(**teacher.polished)
+            solver(**teacher.solver), annotator(**teacher.annotator), annotator(**teacher.polished)
         )
 
 
@@ -657,11 +684,7 @@ def protocol_of(p: ProtocolConfig, prompts: PromptSet, lengths: LengthConfig, se
         critique=Sampling(lengths.critique, p.critique_temperature),
         refinement=Sampling(lengths.refinement, p.refinement_temperature),
         seed=child_seed(seed, "evaluation"),
-        samples=p.samples,
-        rounds=p.rounds,
-        history=p.history,
-        critiques=p.critiques,
-        spare_correct=p.spare_correct,
+        **{field.name: getattr(p, field.name) for field in fields(Course)},
     )
 
 

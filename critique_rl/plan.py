@@ -51,6 +51,8 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
         lines += [
             f"  {role}: {t.name}, {t.split}, from {t.source or _hub(t)}: {_size(run, t)}" for t in tasks
         ]
+    if config.scorer is not None:
+        lines.append(f"scorer: {config.scorer.get('model') or config.scorer.get('kind')}")
     lines.append("stages:")
     for name in config.stages:
         lines += _stage(run, name, parameters)
@@ -166,4 +168,5 @@ def _actor(config: RunConfig, run: Run) -> str:
         return f"{spec['model']}, in this process"
     if run.shipped is not None:
         return f"shipped, {Path(run.shipped).name}/actor"
-    return f"fine-tuned from {config.base}, in this process"
+    made = "fine-tuned from" if config.cold_start.actor_sft else "as it is:"
+    return f"{made} {config.base}, in this process"

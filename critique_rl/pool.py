@@ -7,7 +7,7 @@ set is then made from them was not released. Ours is deduplicated and, unless sw
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from datasets import Dataset
 
 from critique_rl.actors.base import Actor
 from critique_rl.artifacts import written_once
-from critique_rl.evaluation import grade_replies
+from critique_rl.evaluation import grade_replies, items
 from critique_rl.prompts import PromptSet
+from critique_rl.scoring import Scorer, ScoreRange, train_range
 from critique_rl.types import Problem, Sampling, UserError, child_seed
 
 
@@ -32,6 +33,7 @@ def collect_pool(
     balanced: bool = True,
     seed: int = 0,
     rounds: Path | None = None,
+    scorer: Scorer | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Sample, grade and select responses.
@@ -47,15 +49,17 @@ def collect_pool(
         seed: Seed of the draw and of the selection.
         rounds: Directory to which each round of sampling is written and from which it is read back, so that an
             interrupted collection goes on; None keeps all in memory.
+        scorer: Scores the responses to problems of kind `score`; None grades them.
         on_progress: Called with the number of finished and of all rounds of sampling.
 
     Returns:
         Rows id, dataset, question, answer, kind, response, response_correct, actor, temperature, sample,
         pool_seed, in shuffled order. Equal responses to one question appear once; responses that cannot be
-        graded are left out.
+        graded are left out. With a scorer response_score and response_rating take the place of response_correct.
 
     Raises:
-        UserError: No response could be graded; or `balanced`, and all are right or all are wrong.
+        UserError: No response could be graded; `balanced`, and all are right or all are wrong; or all have the
+            same score.
     """
 
     def draw(sample: int) -> list[dict[str, Any]]:
@@ -64,6 +68,8 @@ def collect_pool(
         generations = actor.generate([prompts.reasoning_prompt(p.question) for p in problems], seeded)
         # A response cut at the token limit is kept: it is wrong, and the critic will meet such ones.
         responses = [prompts.reasoning_prefill + g.text for g in generations]
+        judged: Sequence[float | None]
+        judged = scorer.score(items(problems, responses)) if scorer else grade_replies(problems, responses)
         return [
             {
                 "id": p.id,
@@ -72,13 +78,13 @@ def collect_pool(
                 "answer": p.answer,
                 "kind": p.kind,
                 "response": y,
-                "response_correct": o,
+                "response_correct" if scorer is None else "response_score": o,
                 "actor": actor.name,
                 "temperature": sampling.temperature,
                 "sample": sample,
                 "pool_seed": seed,
             }
-            for p, y, o in zip(problems, responses, grade_replies(problems, responses), strict=True)
+            for p, y, o in zip(problems, responses, judged, strict=True)
             if o is not None and y.strip()
         ]
 
@@ -96,7 +102,10 @@ def collect_pool(
     selected = list(rows.values())
     if not selected:
         raise UserError("the response pool is empty: no response could be graded.")
-    if balanced:
+    if scorer is not None:
+        scale = score_range(selected)
+        selected = [{**row, "response_rating": scale.rating(row["response_score"])} for row in selected]
+    elif balanced:
         try:
             selected = select_balanced(selected, seed=seed)
         except UserError as error:
@@ -105,6 +114,15 @@ def collect_pool(
             ) from error
     random.Random(child_seed(seed, "pool order")).shuffle(selected)
     return Dataset.from_list(selected)
+
+
+def score_range(pool: Iterable[Mapping[str, Any]]) -> ScoreRange:
+    """What takes scores to ratings, from the responses of a pool: no data that is measured moves it.
+
+    Raises:
+        UserError: The responses' scores do not differ.
+    """
+    return train_range(row["response_score"] for row in pool)
 
 
 def select_balanced(rows: Sequence[dict[str, Any]], *, seed: int) -> list[dict[str, Any]]:

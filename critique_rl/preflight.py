@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from critique_rl.baselines import baseline
 from critique_rl.config import TaskConfig, check_options, unknown
 from critique_rl.tasks import TASKS, gold_report
-from critique_rl.teachers import Annotator, Solver
+from critique_rl.teachers import SCRIPTED
 from critique_rl.types import Conversation, UserError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def check(run: Run) -> None:
         UserError: Data, a model, a server or an option is missing or not as it should be.
     """
     check_data(run)
+    run.scorer()
     check_models(run)
     check_cold_start(run)
     for name, stage in run.config.stages.items():
@@ -50,7 +51,16 @@ def check_data(run: Run) -> None:
                 f"for instance: {shared[0].question[:80]!r}. Leave them out of the train task with "
                 f"`exclude: [{{name: {task.name}, split: {task.split}}}]`."
             )
-    for task in [*run.config.train, *run.measured_tasks]:
+    every = [*run.config.train, *run.measured_tasks]
+    for task in every:
+        scored = run.problems(task)[0].kind == "score"
+        if scored != (run.config.scorer is not None):
+            raise UserError(
+                f"task {task.name}: its replies are scored, set `scorer`."
+                if scored
+                else f"task {task.name}: its replies are right or wrong, and this run has a `scorer`."
+            )
+    for task in every if run.config.scorer is None else []:
         if task.source is not None or TASKS[task.name].hub is not None:  # others are right by construction
             _check_golds(run, task)
 
@@ -80,7 +90,7 @@ def check_models(run: Run) -> None:
         run.actor()
     if config.base_gguf:
         return  # its tokenizer is inside; opening it takes as long as loading it
-    tokenizer, context = _reader(config.base if run.shipped is None else str(run.shipped / "sft"))
+    tokenizer, context = _reader(run)
     if context is None:
         return
     own_actor = not config.actor.get("model") and config.actor.get("backend") != "openai"
@@ -103,12 +113,13 @@ def check_models(run: Run) -> None:
                     )
 
 
-def _reader(base: str) -> tuple[Any, int | None]:
-    """Tokenizer and context of a model, without its weights."""
+def _reader(run: Run) -> tuple[Any, int | None]:
+    """Tokenizer and context of the model that is trained, without its weights."""
+    base = run.config.base if run.shipped is None else str(run.shipped / "sft")
     if base == "tiny":
         from critique_rl import tiny
 
-        return tiny.build_tokenizer(), tiny.CONTEXT
+        return tiny.build_tokenizer(run.config.train[0].name), tiny.CONTEXT
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -150,13 +161,15 @@ def check_cold_start(run: Run) -> None:
         if cold.teacher.kind == "model" and not cold.teacher.actor:
             raise UserError("cold_start.teacher.actor: say which model writes the texts.")
         check_actor(cold.teacher.actor, "cold_start.teacher.actor")
-    check_options(Solver, cold.teacher.solver, "cold_start.teacher.solver")
-    check_options(Annotator, cold.teacher.annotator, "cold_start.teacher.annotator")
-    check_options(Annotator, cold.teacher.polished, "cold_start.teacher.polished")
+    solver, annotator = SCRIPTED.get(run.config.train[0].name, (object, object))
+    if cold.teacher.kind == "scripted":
+        check_options(solver, cold.teacher.solver, "cold_start.teacher.solver")
+        check_options(annotator, cold.teacher.annotator, "cold_start.teacher.annotator")
+        check_options(annotator, cold.teacher.polished, "cold_start.teacher.polished")
     given = {"cold_start.actor_sft": cold.actor_sft, "cold_start.critic_sft": cold.critic_sft}
     if cold.base is not None:
-        check_options(Solver, cold.base.solver, "cold_start.base.solver")
-        check_options(Annotator, cold.base.annotator, "cold_start.base.annotator")
+        check_options(solver, cold.base.solver, "cold_start.base.solver")
+        check_options(annotator, cold.base.annotator, "cold_start.base.annotator")
         given |= {f"cold_start.base.passes[{i}].sft": part.sft for i, part in enumerate(cold.base.passes)}
     from trl import SFTConfig
 

@@ -7,7 +7,7 @@ critiques, the actor refines (arXiv 2510.24320, section 3.1 and Figure 2).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +15,9 @@ from critique_rl.types import Conversation, Message, UserError, nearest
 
 STEP_LABEL = "Step sentence:"
 VERDICT_LABEL = "Correctness of the final answer:"
+RATING_LABEL = "Quality score:"
+LOWEST, HIGHEST = 1.0, 10.0
+"""Ends of the scale on which a critic rates replies that are scored (paper, appendix E)."""
 
 
 class Verdict(StrEnum):
@@ -46,20 +49,56 @@ def parse_verdict(critique: str) -> Verdict:
     >>> parse_verdict("Correctness of the final answer: Wrong").value
     'wrong'
     """
-    text = _FENCE.sub("", critique)
     anchored: set[str] = set()
     mentioned: set[str] = set()
-    for match in _VERDICT.finditer(text):
-        before = text[: match.start()]
-        if _is_quoted(before):
-            continue
+    for match, starts_line in _claims(_VERDICT, critique):
         values = {value for value in match.groups() if value}
         mentioned |= values
-        if _LINE_LEAD.match(before[before.rfind("\n") + 1 :]):
+        if starts_line:
             anchored |= values
     if len(anchored) == 1 and len(mentioned) == 1:
         return Verdict.CORRECT if "Correct" in anchored else Verdict.WRONG
     return Verdict.UNPARSED
+
+
+# The label and what a number starts; the number, `/10` behind it, and nothing that makes it two numbers.
+_CLAIM = re.compile(rf"{re.escape(RATING_LABEL)}[ \t*_\[]*([-+~]?\.?[0-9][^\n]*)")
+_VALUE = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?)(?:[ \t*_]*(?:/|(?:out )?of)[ \t*_]*10)?(?![^\W_]|\.[0-9]|[ \t]*%)"
+    r"(?![ \t*_]*(?:[-–—/|,~]|(?:to|or|and|(?:out )?of)\b)[ \t*_]*[0-9])"
+)
+
+
+def parse_rating(critique: str) -> float | None:
+    """Read the rating f(x, y, c) of a critique of a scored reply, in [1, 10]; `None` is unparsed.
+
+    The rule is that of `parse_verdict`: a line starts with `Quality score:`, quoted text does not count, the
+    same rating may be said twice, and two ratings, a range or one off the scale is unparsed.
+
+    >>> parse_rating("Comments: no date.\\nQuality score: 7"), parse_rating("Quality score: 7-8")
+    (7.0, None)
+    """
+    anchored: set[float | None] = set()
+    mentioned: set[float | None] = set()
+    for match, starts_line in _claims(_CLAIM, critique):
+        number = _VALUE.match(match[1])
+        value = float(number[1]) if number else None
+        mentioned.add(value)
+        if starts_line:
+            anchored.add(value)
+    if len(mentioned) != 1 or anchored != mentioned:
+        return None
+    stated = mentioned.pop()
+    return stated if stated is not None and LOWEST <= stated <= HIGHEST else None
+
+
+def _claims(pattern: re.Pattern[str], critique: str) -> Iterator[tuple[re.Match[str], bool]]:
+    """Matches outside of quotations, each with whether it starts its line."""
+    text = _FENCE.sub("", critique)
+    for match in pattern.finditer(text):
+        before = text[: match.start()]
+        if not _is_quoted(before):
+            yield match, _LINE_LEAD.match(before[before.rfind("\n") + 1 :]) is not None
 
 
 def _is_quoted(before: str) -> bool:
@@ -214,4 +253,32 @@ COMPACT = PromptSet(
 )
 """For models too small to read instructions: the same fields and verdict marker, nothing around them."""
 
-PROMPT_SETS = {p.name: p for p in (PAPER, COMPACT)}
+SUMMARY = PromptSet(
+    name="summary",
+    version=1,
+    reasoning=(
+        "{question}\n\nSummarise the text above in a few sentences. Give its main points, nothing that it "
+        "does not say, and write the summary alone."
+    ),
+    reasoning_prefill="",
+    critique=(
+        "Instruction:\nBelow are a text and a summary of it. Comment in turn on whether the summary has the "
+        "main points, whether the text bears out each of its statements, whether it is short, and whether it "
+        "reads well. Then rate it from 1 (useless) to 10 (could not be better) and say how to improve it.\n"
+        "Your answer format should be:\n"
+        f"Comments: [...]\n{RATING_LABEL} [a whole number]\nSuggestions: [...]\n\n"
+        "Text:\n{question}\n\nSummary:\n{response}"
+    ),
+    next_critique=(
+        "The summary was rewritten after your critique. Judge the new one in the same way and in the same answer "
+        "format.\n\nSummary:\n{response}"
+    ),
+    refinement=(
+        "Here is a critique of your summary. Follow its comments and suggestions and write a new summary of "
+        "the text; write the summary alone.\n\n{critique}"
+    ),
+    refinement_prefill="",
+)
+"""For replies that are scored (paper, appendix E, whose own texts were not released)."""
+
+PROMPT_SETS = {p.name: p for p in (PAPER, COMPACT, SUMMARY)}

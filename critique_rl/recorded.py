@@ -7,8 +7,9 @@ says of response and refinement, against which grading is checked.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +17,7 @@ from critique_rl.evaluation import Episode
 from critique_rl.grading import grade_batch
 from critique_rl.prompts import parse_verdict
 from critique_rl.tasks.rows import Row, read_rows
-from critique_rl.types import AnswerKind, UserError, problem_id
+from critique_rl.types import GradedKind, UserError, problem_id
 
 LABELS = {"response_label": "response_correct", "refinement_label": "refinement_correct"}
 
@@ -60,44 +61,52 @@ def read_recorded(path: Path, *, kind: str | None = None) -> tuple[list[Episode]
         UserError: The file, a row or a field is missing or not as it should be; the message names it.
     """
     rows = read_rows(path)
-    kinds = [_kind(row, kind) for row in rows]
-    after = [row.fields.get("refinement") is not None for row in rows]
-    for row, has in zip(rows, after, strict=True):
-        row.layout(("question", "answer", "response"))
-        if has != (row.fields.get("critique") is not None):
-            raise UserError(f"{row.place}: a row has both `critique` and `refinement`, or neither.")
-    before = _grades(rows, kinds, "response")
-    refined = iter(
-        _grades([r for r, h in zip(rows, after, strict=True) if h], _those(kinds, after), "refinement")
-    )
-    sample: dict[str, int] = {}
-    episodes = []
-    for row, o, of, has in zip(rows, before, kinds, after, strict=True):
-        identity = problem_id(row.text("question"))
-        critique = row.text("critique", may_be_empty=True) if has else None
-        episodes.append(
-            Episode(
-                id=identity,
-                dataset=path.stem,
-                question=row.text("question"),
-                answer=_answer(row),
-                kind=of,
-                response=row.text("response", may_be_empty=True),
-                response_correct=o,
-                critique=critique,
-                verdict=None if critique is None else parse_verdict(critique).value,
-                refinement=row.text("refinement", may_be_empty=True) if has else None,
-                refinement_correct=next(refined) if has else None,
-                tokens=0,
-                sample=sample.setdefault(identity, 0),
-            )
+    read: list[Episode] = []
+    samples: Counter[str] = Counter()
+    for row in rows:
+        episode = _episode(row, path.stem, kind)
+        read.append(replace(episode, sample=samples[episode.id]))
+        samples[episode.id] += 1
+    replies = [(e, reply) for e in read for reply in (e.response, e.refinement) if reply is not None]
+    grades = iter(grade_batch([{"gold": e.answer, "reply": reply, "kind": e.kind} for e, reply in replies]))
+    episodes = [
+        replace(
+            e,
+            response_correct=next(grades),
+            refinement_correct=None if e.refinement is None else next(grades),
         )
-        sample[identity] += 1
+        for e in read
+    ]
     return episodes, _agreement(rows, episodes)
 
 
+def _episode(row: Row, dataset: str, default_kind: str | None) -> Episode:
+    """What a row says, not yet graded."""
+    kind = _kind(row, default_kind)
+    row.layout(("question", "answer", "response"))
+    refined = row.fields.get("refinement") is not None
+    if refined != (row.fields.get("critique") is not None):
+        raise UserError(f"{row.place}: a row has both `critique` and `refinement`, or neither.")
+    question = row.text("question")
+    critique = row.text("critique", may_be_empty=True) if refined else None
+    return Episode(
+        id=problem_id(question),
+        dataset=dataset,
+        question=question,
+        answer=_answer(row),
+        kind=kind,
+        response=row.text("response", may_be_empty=True),
+        response_correct=None,
+        critique=critique,
+        verdict=None if critique is None else parse_verdict(critique).value,
+        refinement=row.text("refinement", may_be_empty=True) if refined else None,
+        refinement_correct=None,
+        tokens=0,
+    )
+
+
 def _kind(row: Row, default: str | None) -> str:
-    known = get_args(AnswerKind)
+    known = get_args(GradedKind)
     kind = row.fields.get("kind", default)
     if kind is None:
         raise UserError(
@@ -118,19 +127,6 @@ def _answer(row: Row) -> str:
         str(answer)
         if isinstance(answer, int | float) and not isinstance(answer, bool)
         else row.text("answer")
-    )
-
-
-def _those(kinds: Sequence[str], which: Sequence[bool]) -> list[str]:
-    return [kind for kind, of in zip(kinds, which, strict=True) if of]
-
-
-def _grades(rows: Sequence[Row], kinds: Sequence[str], field: str) -> list[bool | None]:
-    return grade_batch(
-        [
-            {"gold": _answer(row), "reply": row.text(field, may_be_empty=True), "kind": kind}
-            for row, kind in zip(rows, kinds, strict=True)
-        ]
     )
 
 

@@ -47,6 +47,15 @@ COLUMNS = {
     "acc_dis_balanced": "Acc@Dis (balanced)",
     "parse_rate": "parse rate",
 }
+SCORED_COLUMNS = {
+    "score": "Score",
+    "score_refine": "Score@Refine",
+    "delta": "Δ",
+    "mse_dis": "MSE@Dis",
+    "mae_dis": "MAE@Dis",
+    "parse_rate": "parse rate",
+}
+"""Where replies are scored: in units of the score, and of the ratings from 1 to 10."""
 # Student's t, 97.5 % quantile, by degrees of freedom; beyond 10 seeds the normal one is close enough.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -90,8 +99,9 @@ def summarise(
         summary[name] = t_interval([v for v in column if v is not None])
         if name in ends:
             summary[name] |= dict(zip(("low", "high"), ends[name], strict=True))
-    if "acc" in summary:  # the paper's convention: one accuracy column, also without a critic
-        summary.setdefault("acc_refine", summary["acc"])
+    for before, after in (("acc", "acc_refine"), ("score", "score_refine")):
+        if before in summary:  # the paper's convention: one column of accuracies, also without a critic
+            summary.setdefault(after, summary[before])
     return summary
 
 
@@ -165,23 +175,34 @@ def _write(path: Path, content: str | bytes) -> None:
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table in percent; with several seeds, mean ± half of the 95 % interval."""
+    """The table, shares in percent; with several seeds, mean ± half of the 95 % interval."""
     datasets = len({row["dataset"] for row in rows}) > 1
-    head = ["Method", *(["Data set"] if datasets else []), *COLUMNS.values()]
+    scored = _scored(rows)
+    columns = SCORED_COLUMNS if scored else COLUMNS
+    head = ["Method", *(["Data set"] if datasets else []), *columns.values()]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
         cells = [row["method"], *([row["dataset"]] if datasets else [])]
-        cells += [format_metric(row["metrics"].get(name)) for name in COLUMNS]
+        cells += [
+            format_metric(row["metrics"].get(name), percent=not scored or name == "parse_rate")
+            for name in columns
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def format_metric(metric: Mapping[str, Any] | None) -> str:
-    """One cell: percent, with ± over several seeds, and a dash for what is not measured."""
+def _scored(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any("score" in row["metrics"] for row in rows)
+
+
+def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True) -> str:
+    """One cell: percent or as it is, with ± over several seeds, and a dash for what is not measured."""
     if metric is None:
         return "–"
-    text = f"{100 * metric['mean']:.1f}"
-    return text if len(metric["values"]) == 1 else f"{text} ± {50 * (metric['high'] - metric['low']):.1f}"
+    scale, digits = (100, 1) if percent else (1, 2)
+    text = f"{scale * metric['mean']:.{digits}f}"
+    half = scale * (metric["high"] - metric["low"]) / 2
+    return text if len(metric["values"]) == 1 else f"{text} ± {half:.{digits}f}"
 
 
 def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path) -> None:
@@ -191,11 +212,23 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels = {
-        "critic/acc_dis": "Acc@Dis",
-        "critic/acc_dis_on_correct": "Acc@Dis on originally correct",
-        "critic/acc_dis_on_wrong": "Acc@Dis on originally wrong",
-        "actor/acc_refine": "Acc@Refine",
+    logged = {key for seeds in histories.values() for rows in seeds for row in rows for key in row}
+    judged = (
+        {
+            "critic/mae_dis": "MAE@Dis",
+            "critic/parse_rate": "Parse rate",
+            "reward/r_dis": "r_dis",
+            "actor/rating_refine": "Rating of refinements",
+        }
+        if "critic/mae_dis" in logged
+        else {
+            "critic/acc_dis": "Acc@Dis",
+            "critic/acc_dis_on_correct": "Acc@Dis on originally correct",
+            "critic/acc_dis_on_wrong": "Acc@Dis on originally wrong",
+            "actor/acc_refine": "Acc@Refine",
+        }
+    )
+    panels = judged | {
         "kl": "KL to the stage's start (nats per token)",
         "entropy": "Entropy (nats per token)",
     }
@@ -254,8 +287,9 @@ def caption(content: Mapping[str, Any]) -> str:
         if len(seeds) == 1
         else f"mean ± half of the 95 % t-interval over {len(seeds)} seeds"
     )
+    unit = "Scores and ratings as they are" if _scored(content["rows"]) else "Percent"
     return (
-        f"Percent; {interval}. Commit {content['commit']}, {content['versions']['device']}. One record per "
+        f"{unit}; {interval}. Commit {content['commit']}, {content['versions']['device']}. One record per "
         "problem and row: seed*/evaluate/*/*/records.jsonl."
     )
 

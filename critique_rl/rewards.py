@@ -66,42 +66,29 @@ def gated(refinement_reward: float | None, dis_reward: float | None, *, beta_1: 
     return None if refinement_reward is None else refinement_reward + beta_1
 
 
-def r_dis_graded(score: float | None, true_score: float | None, *, tolerance: float) -> float | None:
-    """Discriminability reward for scored replies: 1[|f(x, y, c) - r_oracle(x, y)| <= tolerance].
+def r_dis_scored(rating: float | None, true_rating: float | None, *, tolerance: float) -> float | None:
+    """Discriminability reward for scored replies, appendix E: max(0, 1 - |f(x, y, c) - r_oracle(x, y)| / delta).
 
-    `score` is f, the critic's score, None if unparsed: 0. `true_score` is the scorer's, scaled to the critic's
-    1 to 10. The paper's own reward falls with the distance: `r_dis_graded_linear`.
+    `rating` is f, the critic's, None if unparsed: 0. `true_rating` is the scorer's on the same 1 to 10;
+    `tolerance` is delta, whose value the paper does not give.
 
-    >>> [r_dis_graded(score, 6.0, tolerance=1.0) for score in (7.0, 7.5, None)]
-    [1.0, 0.0, 0.0]
-    """
-    if true_score is None:
-        return None
-    return 0.0 if score is None else float(abs(score - true_score) <= tolerance)
-
-
-def r_dis_graded_linear(score: float | None, true_score: float | None, *, tolerance: float) -> float | None:
-    """Discriminability reward for scored replies, appendix E: max(0, 1 - |f - r_oracle(x, y)| / tolerance).
-
-    Arguments as in `r_dis_graded`; the value of the paper's tolerance is not given.
-
-    >>> [r_dis_graded_linear(score, 6.0, tolerance=2.0) for score in (6.0, 7.0, 9.0, None)]
+    >>> [r_dis_scored(rating, 6.0, tolerance=2.0) for rating in (6.0, 7.0, 9.0, None)]
     [1.0, 0.5, 0.0, 0.0]
     """
-    if true_score is None:
+    if true_rating is None:
         return None
-    return 0.0 if score is None else max(0.0, 1.0 - abs(score - true_score) / tolerance)
+    return 0.0 if rating is None else max(0.0, 1.0 - abs(rating - true_rating) / tolerance)
 
 
-def r_refine_graded(refinement_score: float | None) -> float | None:
+def r_refine_scored(refinement_rating: float | None) -> float | None:
     """Refinement reward for scored replies, appendix E: r_oracle(x, y'), scaled to 1 to 10.
 
     Beside it a beta_1 of 0.2 weighs r_dis nine times less than beside the 0 or 1 of `r_refine`.
 
-    >>> r_refine_graded(8.5), r_refine_graded(None)
+    >>> r_refine_scored(8.5), r_refine_scored(None)
     (8.5, None)
     """
-    return refinement_score
+    return refinement_rating
 
 
 REFINEMENT_REWARDS = {"r_refine": r_refine, "r_delta": r_delta, "r_correction": r_correction}

@@ -1,8 +1,8 @@
 """Replies that are scored instead of graded, as in the paper's summarisation task (appendix E).
 
-A scorer gives a reply a number on a scale of its own; `ScoreRange`, fixed on train data, maps it to the 1 to
-10 in which the critic states its own judgment on a line `Quality score: 7`. The paper names the reward model
-and the linear map, but neither its bounds nor its texts, so those are ours.
+A scorer gives a reply a number on a scale of its own, its *score*; `ScoreRange`, made from the responses of the
+pool, maps scores linearly to *ratings* from 1 to 10, on which scale the critic states its own judgment. The paper
+names the reward model and the linear map, but not its bounds, so those are ours.
 """
 
 from __future__ import annotations
@@ -10,66 +10,24 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from critique_rl.artifacts import written_once
-from critique_rl.prompts import _FENCE, _LINE_LEAD, _is_quoted  # quotation is one rule for both parsers
-from critique_rl.types import AnswerKind, UserError
+from critique_rl.prompts import HIGHEST, LOWEST
+from critique_rl.types import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
-SCORE: AnswerKind = "score"  # type: ignore[assignment]  # not one of the kinds that `grade` knows
-"""Kind of a problem whose replies are scored."""
-
-SCORE_LABEL = "Quality score:"
-LOWEST, HIGHEST = 1.0, 10.0  # of the critic's scale, appendix E
-
-# The label and what a number starts; the number, `/10` behind it, and nothing that makes it two numbers.
-_CLAIM = re.compile(rf"{re.escape(SCORE_LABEL)}[ \t*_\[]*([-+~]?\.?[0-9][^\n]*)")
-_VALUE = re.compile(
-    r"([0-9]+(?:\.[0-9]+)?)(?:[ \t*_]*(?:/|(?:out )?of)[ \t*_]*10)?(?![^\W_]|\.[0-9]|[ \t]*%)"
-    r"(?![ \t*_]*(?:[-–—/|,~]|(?:to|or|and|(?:out )?of)\b)[ \t*_]*[0-9])"
-)
-
-
-def parse_score(critique: str) -> float | None:
-    """Read the quality score f(x, y, c) that a critique states, in [1, 10]; `None` is unparsed.
-
-    The rule is that of `prompts.parse_verdict`: a line starts with `Quality score:`, quoted text does not
-    count, the same score may be said twice, and two scores, a range or a score off the scale is unparsed.
-
-    >>> parse_score("Comments: it leaves out the date.\\nQuality score: 7"), parse_score("Quality score: 7-8")
-    (7.0, None)
-    """
-    text = _FENCE.sub("", critique)
-    anchored: set[float | None] = set()
-    mentioned: set[float | None] = set()
-    for match in _CLAIM.finditer(text):
-        before = text[: match.start()]
-        if _is_quoted(before):
-            continue
-        number = _VALUE.match(match[1])
-        value = float(number[1]) if number else None
-        mentioned.add(value)
-        if _LINE_LEAD.match(before[before.rfind("\n") + 1 :]):
-            anchored.add(value)
-    if len(mentioned) != 1 or anchored != mentioned:
-        return None
-    stated = mentioned.pop()
-    return stated if stated is not None and LOWEST <= stated <= HIGHEST else None
-
-
-# -- from a scorer's scale to 1 to 10 ---------------------------------------------------------------------------
+# -- from scores to ratings -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ScoreRange:
-    """Which scores become 1 and 10; made from train data alone, see `train_range`.
+    """Which scores become ratings of 1 and 10; made from train data alone, see `train_range`.
 
     Attributes:
         low: Score that becomes 1.
@@ -86,22 +44,16 @@ class ScoreRange:
                 "different quality."
             )
 
+    def rating(self, score: float | None) -> float | None:
+        """A score on the scale of ratings, to which it is clipped; `None` stays.
 
-def scale_scores(values: Sequence[float | None], low: float, high: float) -> list[float | None]:
-    """Map scores linearly so that `low` becomes 1 and `high` 10; what lies outside is clipped, `None` stays.
-
-    Raises:
-        UserError: `low` is not below `high`, or one of them is not finite.
-
-    >>> scale_scores([-2.0, 0.0, 1.0, None, 9.0], low=-2.0, high=1.0)
-    [1.0, 7.0, 10.0, None, 10.0]
-    """
-    bounds = ScoreRange(low, high)
-    slope = (HIGHEST - LOWEST) / (bounds.high - bounds.low)
-    return [
-        None if value is None else min(max(LOWEST + slope * (value - bounds.low), LOWEST), HIGHEST)
-        for value in values
-    ]
+        >>> [ScoreRange(-2.0, 1.0).rating(score) for score in (-2.0, 0.0, 9.0, None)]
+        [1.0, 7.0, 10.0, None]
+        """
+        if score is None:
+            return None
+        scaled = LOWEST + (HIGHEST - LOWEST) * (score - self.low) / (self.high - self.low)
+        return min(max(scaled, LOWEST), HIGHEST)
 
 
 def train_range(scores: Iterable[float | None], *, tail: float = 0.01) -> ScoreRange:
@@ -120,24 +72,6 @@ def train_range(scores: Iterable[float | None], *, tail: float = 0.01) -> ScoreR
         raise UserError("score range: no train response could be scored.")
     low, high = np.quantile(known, (tail, 1 - tail))
     return ScoreRange(float(low), float(high))
-
-
-def stored_range(path: Path, make: Callable[[], Iterable[float | None]]) -> ScoreRange:
-    """The range in a file; made from train scores by the first process if the file is not there.
-
-    Everything after reads the file, so that no later data, above all no test data, can move the scale.
-
-    Args:
-        path: JSON-lines file of one row.
-        make: Gives the scores of train responses.
-
-    Raises:
-        UserError: The file holds something else; or as `train_range`.
-    """
-    rows = written_once(path, lambda: [asdict(train_range(make()))])
-    if len(rows) != 1 or rows[0].keys() != {"low", "high"}:
-        raise UserError(f"{path}: found {rows!r:.80}, expected one row with low and high; delete the file.")
-    return ScoreRange(**rows[0])
 
 
 # -- scorers ----------------------------------------------------------------------------------------------------
@@ -326,69 +260,45 @@ def _load_reward_model(location: str, dtype: Any) -> Any:
     return model
 
 
-# -- metrics ----------------------------------------------------------------------------------------------------
-
-_FIELDS = ("response_score", "critic_score", "refinement_score")
+SCORERS = ("keywords", "reward_model")
 
 
-def graded_metrics(
-    rows: Iterable[Mapping[str, float | None]], *, scale: ScoreRange | None = None
-) -> dict[str, float | None]:
-    """Metrics of the paper's Table 9; `None` where there is nothing to average.
-
-    Rows without a score of the response, or with a critic without one of the refinement, count in
-    `graded_rate` and nowhere else, so that delta = score_refine - score holds on the same rows. A critique
-    without score has no distance to the truth: read `mse_dis` and `mae_dis` beside `parse_rate`.
-
-    Args:
-        rows: Records with `response_score` and `refinement_score` on the scorer's scale, and `critic_score`
-            in [1, 10]; `None` is unknown. A run without critic has the first alone.
-        scale: What takes the scorer's scale to 1 to 10 for `mse_dis` and `mae_dis`; None if scores are on
-            it already.
-
-    Returns:
-        `score`, `score_refine`, `delta` on the scale of the rows, as the paper reports them; `mse_dis`,
-        `mae_dis` between the critic's and the scaled score, on 1 to 10; `parse_rate`, `graded_rate`.
+def make_scorer(spec: Mapping[str, Any]) -> Scorer:
+    """Build a scorer from a configuration: `{kind: keywords}`, or `{kind: reward_model, model: PATH, ...}`.
 
     Raises:
-        UserError: A row lacks a field, or holds no finite number in it.
+        UserError: The kind or an option is unknown, the model is missing or cannot be loaded.
     """
-    table = [[_number(row, field, number) for field in _FIELDS] for number, row in enumerate(rows)]
-    with_critic = any(critic is not None or after is not None for _, critic, after in table)
-    graded = [
-        (before, critic, after)
-        for before, critic, after in table
-        if before is not None and (not with_critic or after is not None)
-    ]
-    befores = [before for before, _, _ in graded]
-    truths = befores if scale is None else scale_scores(befores, scale.low, scale.high)
-    errors = [
-        critic - truth
-        for (_, critic, _), truth in zip(graded, truths, strict=True)
-        if critic is not None and truth is not None
-    ]
-    score = _mean(befores)
-    refined = _mean([after for _, _, after in graded if after is not None])
-    return {
-        "score": score,
-        "score_refine": refined,
-        "delta": None if score is None or refined is None else refined - score,
-        "mse_dis": _mean([error**2 for error in errors]),
-        "mae_dis": _mean([abs(error) for error in errors]),
-        "parse_rate": len(errors) / len(graded) if graded and with_critic else None,
-        "graded_rate": len(graded) / len(table) if table else None,
-    }
+    options = dict(spec)
+    kind = options.pop("kind", None)
+    if kind == "keywords" and not options:
+        return KeywordScorer()
+    if kind == "reward_model" and "model" in options:
+        try:
+            return RewardModelScorer(**options)
+        except TypeError as error:
+            raise UserError(f"scorer: {error}") from error
+    if kind not in SCORERS:
+        raise UserError(f"scorer.kind={kind!r} is unknown. {nearest(str(kind), SCORERS)}")
+    raise UserError(
+        "scorer: a reward_model needs `model`."
+        if kind == "reward_model"
+        else f"scorer: keywords has no option {', '.join(options)}."
+    )
 
 
-def _number(row: Mapping[str, float | None], field: str, number: int) -> float | None:
-    if field not in row:
-        raise UserError(f"row {number}: no field {field!r}; it has {', '.join(row)}. Write null if unknown.")
-    value = row[field]
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if value is not None and not known:
-        raise UserError(f"row {number}, field {field!r}: found {value!r}, expected a finite number or null.")
-    return value
+@dataclass(frozen=True)
+class Rater:
+    """r_oracle of scored replies; its call stands where `grade_batch` stands for answers that are right or wrong.
 
+    Attributes:
+        scorer: Gives scores.
+        range: Takes them to ratings.
+    """
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+    scorer: Scorer
+    range: ScoreRange
+
+    def __call__(self, items: Sequence[Mapping[str, str]]) -> list[float | None]:
+        """Ratings of replies, in order; the items are those of `Scorer.score`."""
+        return [self.range.rating(score) for score in self.scorer.score(items)]

@@ -12,7 +12,7 @@ import multiprocessing
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,7 @@ class Table:
         x_label: Heading of that axis.
         curves: Arms whose training is drawn, by label; several arms of one label follow each other.
         example: Picks episodes to show: two methods, and which pairs of their episodes count.
+        study: Whose runs it shows, if not those of the preset itself.
     """
 
     rows: Sequence[Row]
@@ -112,6 +113,7 @@ class Table:
     x_label: str | None = None
     curves: Mapping[str, Sequence[str]] = field(default_factory=dict)
     example: Example | None = None
+    study: Study | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Study:
         config: It.
         seeds: Seeds of every row.
         jobs: Seeds that run beside each other.
+        overrides: Settings given in place of the configuration's.
         arms: All critics by name.
     """
 
@@ -149,10 +152,16 @@ class Study:
     config: RunConfig
     seeds: Sequence[int]
     jobs: int = 1
+    overrides: Sequence[str] = ()
     arms: dict[str, StageConfig] = field(init=False)
 
     def __post_init__(self) -> None:
         self.arms = arms(self.config)
+
+    def variant(self, name: str) -> Study | None:
+        """The study of another task with the same models, configuration `PRESET-NAME`; None if there is none."""
+        path = EXPERIMENTS / "configs" / f"{self.preset}-{name}.yaml"
+        return _study(path, self.preset, self.seeds, self.jobs, self.overrides) if path.exists() else None
 
     def run(self, rows: Sequence[Row], seeds: Sequence[int]) -> Run:
         """The pipeline of some rows and seeds: their arms, what these start from, and their measurements."""
@@ -175,24 +184,8 @@ class Study:
         tasks = self.config.evaluation.tasks
         return tuple(tasks if most is None else [replace(task, limit=most) for task in tasks])
 
-    def execute(self, rows: Sequence[Row]) -> None:
-        """Train and measure what is missing."""
-        missing = [seed for seed in self.seeds if self._unfinished(rows, seed)]
-        if not missing:
-            return
-        self.run([], missing).execute(("base", "actor", "sft"))  # the part that all seeds share
-        if self.jobs == 1 or len(missing) == 1:
-            for seed in missing:
-                _run_seed(self, rows, seed)
-            return
-        display = Display()
-        with ProcessPoolExecutor(self.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = {pool.submit(_run_seed, self, rows, seed): seed for seed in missing}
-            for number, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                display.note(f"seed {futures[future]} is done ({number} of {len(missing)})")
-
-    def _unfinished(self, rows: Sequence[Row], seed: int) -> bool:
+    def unfinished(self, rows: Sequence[Row], seed: int) -> bool:
+        """Whether a seed lacks something that the rows need."""
         return any(not step.finished() for step in self.run(rows, [seed]).steps())
 
     def results(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -281,6 +274,56 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
+def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseException]:
+    """Train and measure what tables lack: `study.jobs` processes, of which no two work on one seed.
+
+    Args:
+        tables: By stem, in the order in which a seed goes through them.
+        study: The preset's.
+
+    Returns:
+        By stem what went wrong; the other tables are complete.
+    """
+    studies = {stem: table.study or study for stem, table in tables.items()}
+    failed: dict[str, BaseException] = {}
+    waiting: list[tuple[str, int]] = []
+    for stem, table in tables.items():
+        try:
+            missing = [seed for seed in study.seeds if studies[stem].unfinished(table.rows, seed)]
+            if missing:  # first the part that all seeds share
+                studies[stem].run([], missing).execute(("base", "actor", "sft"))
+            waiting += [(stem, seed) for seed in missing]
+        except UserError as error:
+            failed[stem] = error
+    if study.jobs == 1 or len({seed for _, seed in waiting}) == 1:
+        for stem, seed in waiting:
+            try:
+                _run_seed(studies[stem], tables[stem].rows, seed)
+            except UserError as error:
+                failed.setdefault(stem, error)
+        return failed
+    display, total = Display(), len(waiting)
+    with ProcessPoolExecutor(study.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running: dict[Future[None], tuple[str, int]] = {}
+        while waiting or running:
+            busy = {seed for _, seed in running.values()}
+            for stem, seed in list(waiting):
+                if len(running) < study.jobs and seed not in busy:
+                    waiting.remove((stem, seed))
+                    busy.add(seed)
+                    running[pool.submit(_run_seed, studies[stem], tables[stem].rows, seed)] = stem, seed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                stem, seed = running.pop(future)
+                raised = future.exception()
+                if raised is not None:
+                    failed.setdefault(stem, raised)
+                state = "done" if raised is None else "failed"
+                display.note(
+                    f"{stem}, seed {seed}: {state} ({total - len(waiting) - len(running)} of {total})"
+                )
+    return failed
+
+
 def _run_seed(study: Study, rows: Sequence[Row], seed: int) -> None:
     """One seed, in a process of its own or in this one."""
     from critique_rl.cli import quiet_libraries, set_threads
@@ -329,7 +372,8 @@ def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | Non
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that all scripts share."""
-    presets = sorted(path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml"))
+    found = {path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml")}
+    presets = sorted(name for name in found if name.rpartition("-")[0] not in found)
     parser.add_argument("--preset", default="tiny", help=f"one of {', '.join(presets)}, or a YAML file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of every row")
     parser.add_argument("--jobs", type=int, default=1, help="seeds that run beside each other")
@@ -347,13 +391,16 @@ def load_study(arguments: argparse.Namespace) -> Study:
         path = EXPERIMENTS / "configs" / f"{arguments.preset}.yaml"
     if arguments.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {arguments.jobs}.")
-    output = f"output=runs/tables/{path.stem}"
-    given = [output, f"seeds={json.dumps(arguments.seeds)}", *arguments.set]
+    return _study(path, path.stem, arguments.seeds, arguments.jobs, arguments.set)
+
+
+def _study(path: Path, preset: str, seeds: Sequence[int], jobs: int, overrides: Sequence[str]) -> Study:
+    given = [f"output=runs/tables/{path.stem}", f"seeds={json.dumps(list(seeds))}", *overrides]
     config = load_config(path, given)
     if config.threads is not None:
         # Sums of floats depend on the number of threads: so no result depends on --jobs.
         config = load_config(path, ["threads=1", *given])
-    return Study(path.stem, config, config.seeds, arguments.jobs)
+    return Study(preset, config, config.seeds, jobs, overrides)
 
 
 def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path) -> Path:
@@ -363,7 +410,9 @@ def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path
         Path of the result file.
     """
     table = build(study)
-    study.execute(table.rows)
+    for error in measure({stem: table}, study).values():
+        raise error
+    study = table.study or study
     config = study.run(table.rows, study.seeds).config
     content = result(as_dict(config), study.seeds, study.results(table.rows))
     prompts = prompt_set(config.prompts)

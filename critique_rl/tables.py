@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from critique_rl.config import build, differences
-from critique_rl.report import COLUMNS, format_metric, t_interval
+from critique_rl.report import COLUMNS, SCORED_COLUMNS, format_metric, t_interval
 from critique_rl.types import UserError, nearest
 
 UNITS = ("percent", "score")
@@ -295,16 +295,12 @@ def label(metric: str) -> str:
     at = re.fullmatch(r"(\w+)_at(?:_(\d+))?", metric)
     if at:
         return f"{at[1].replace('_', ' ').capitalize()}@{at[2] or 'K'}"
-    more = {"score": "Score", "score_refine": "Score@Refine", "mse_dis": "MSE@Dis", "mae_dis": "MAE@Dis"}
-    return COLUMNS.get(metric) or more.get(metric) or metric.replace("_", " ")
+    return COLUMNS.get(metric) or SCORED_COLUMNS.get(metric) or metric.replace("_", " ")
 
 
 def format_cell(metric: Mapping[str, Any] | None, name: str, unit: str = "percent") -> str:
     """One cell: shares as `report.format_metric` does, scores and counts as they are with two decimals."""
-    if metric is None or _is_share(name, unit):
-        return format_metric(metric)
-    text = f"{metric['mean']:.2f}"
-    return text if len(metric["values"]) == 1 else f"{text} ± {(metric['high'] - metric['low']) / 2:.2f}"
+    return format_metric(metric, percent=_is_share(name, unit))
 
 
 def _is_share(name: str, unit: str) -> bool:
@@ -505,6 +501,8 @@ def latex(content: Mapping[str, Any], paper: Paper, columns: Sequence[str]) -> s
 def draw_bars(content: Mapping[str, Any], paper: Paper, columns: Sequence[str], path: Path) -> None:
     """Draw a panel per metric: a bar per method and data set, its interval, the paper's value as hollow marker.
 
+    Scores of another model's replies, by another scorer, have no place on the axis: they are in the table alone.
+
     Args:
         content: A result file.
         paper: The paper's numbers.
@@ -530,6 +528,7 @@ def draw_bars(content: Mapping[str, Any], paper: Paper, columns: Sequence[str], 
     )
     for axis, name in zip(axes.flat, columns, strict=True):
         scale = 100 if _is_share(name, table.unit) else 1
+        elsewhere = bool(beside.note) and scale == 1 and name in ("score", "score_refine", "delta")
         for row in rows:
             which = datasets.index(row["dataset"])
             at = names.index(_line_name(row, one_dataset=True)) + (which - (len(datasets) - 1) / 2) * thick
@@ -553,7 +552,7 @@ def draw_bars(content: Mapping[str, Any], paper: Paper, columns: Sequence[str], 
                     error_kw={"elinewidth": 1, "capsize": 2.5},
                     label=row["dataset"],
                 )
-            if theirs:
+            if theirs and not elsewhere:
                 axis.plot(
                     scale * theirs["mean"],
                     at,

@@ -13,9 +13,34 @@ from typing import Protocol
 
 from critique_rl.actors.base import Actor
 from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, PromptSet
-from critique_rl.tasks.modular_chain import Chain
-from critique_rl.tasks.modular_chain_teacher import Annotator, Solver
+from critique_rl.tasks import made_up_facts_teacher, modular_chain_teacher
 from critique_rl.types import Problem, Sampling, child_seed
+
+SCRIPTED: dict[str, tuple[type, type]] = {
+    "made_up_facts": (made_up_facts_teacher.Summariser, made_up_facts_teacher.Annotator),
+    "modular_chain": (modular_chain_teacher.Solver, modular_chain_teacher.Annotator),
+}
+"""Tasks with scripted texts: who answers and refines, and who criticises."""
+
+
+class Solver(Protocol):
+    """Answers and refines, with the faults that it is made with."""
+
+    def solve(self, question: str, rng: random.Random) -> str:
+        """A response."""
+        ...
+
+    def refine(self, question: str, critique: str, rng: random.Random) -> str:
+        """A refinement."""
+        ...
+
+
+class Annotator(Protocol):
+    """Criticises, with the faults that it is made with."""
+
+    def critique(self, question: str, response: str, rng: random.Random) -> str:
+        """A critique."""
+        ...
 
 
 class Teacher(Protocol):
@@ -125,7 +150,7 @@ class ReferenceTeacher:
 
 
 class ScriptedTeacher:
-    """A faulty solver and an unreliable annotator for the embedded task, see `modular_chain_teacher`.
+    """A faulty solver and an unreliable annotator for an embedded task, see `SCRIPTED`.
 
     Args:
         solver: Writes responses and refinements.
@@ -138,9 +163,7 @@ class ScriptedTeacher:
 
     def solve(self, problems: Sequence[Problem], *, seed: int) -> list[str]:
         """Responses with the solver's errors."""
-        return [
-            self.solver.solve(Chain.parse(p.question), _rng(seed, "solve", i)) for i, p in enumerate(problems)
-        ]
+        return [self.solver.solve(p.question, _rng(seed, "solve", i)) for i, p in enumerate(problems)]
 
     def critique(
         self, problems: Sequence[Problem], responses: Sequence[str], *, seed: int, polished: bool
@@ -148,7 +171,7 @@ class ScriptedTeacher:
         """Critiques with the annotator's faults."""
         annotator = self.polished if polished else self.annotator
         return [
-            annotator.critique(Chain.parse(p.question), y, _rng(seed, "critique", i))
+            annotator.critique(p.question, y, _rng(seed, "critique", i))
             for i, (p, y) in enumerate(zip(problems, responses, strict=True))
         ]
 
@@ -157,7 +180,7 @@ class ScriptedTeacher:
     ) -> list[str]:
         """Refinements that take over the explained values."""
         return [
-            self.solver.refine(Chain.parse(p.question), c, _rng(seed, "refine", i))
+            self.solver.refine(p.question, c, _rng(seed, "refine", i))
             for i, (p, c) in enumerate(zip(problems, critiques, strict=True))
         ]
 
@@ -166,7 +189,9 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def gold_reasoning(problem: Problem) -> str:
-    """The data set's reasoning, with the sentence the reasoning prompt asks for at its end."""
+    """The data set's reasoning, with the sentence the reasoning prompt asks for at its end; a summary has none."""
+    if problem.kind == "score":
+        return problem.solution.strip()
     ending = f"The answer is {problem.answer}."
     solution = problem.solution.strip()
     return (

@@ -18,9 +18,11 @@ from transformers import (
 )
 from transformers.models.qwen2 import Qwen2Tokenizer
 
+from critique_rl.prompts import RATING_LABEL
+from critique_rl.tasks import made_up_facts, made_up_facts_teacher
 from critique_rl.tasks.modular_chain import OPERATIONS, SUFFIX
 
-PHRASES = (
+CHAIN_PHRASES = (
     "Question: ",
     "\nSolution: ",
     "Step sentence: ",
@@ -36,7 +38,24 @@ PHRASES = (
     SUFFIX,
     *(f"{operation}{operand}{equals}" for operation, operand in OPERATIONS for equals in ("", "=")),
 )
-"""One token each, so that a critique of three steps is 27 tokens; all other text is bytes."""
+FACT_PHRASES = (
+    "Question: ",
+    "\nSolution: ",
+    made_up_facts_teacher.COMMENTS_LABEL,
+    f"\n{RATING_LABEL} ",
+    f"\n{made_up_facts_teacher.SUGGESTIONS_LABEL}",
+    made_up_facts_teacher.STATED,
+    made_up_facts_teacher.MISSING,
+    made_up_facts_teacher.SURPLUS,
+    "user\n",
+    "assistant\n",
+    *(f"{name} has " for name in made_up_facts.NAMES),
+    *(f" {colour} " for colour in made_up_facts.COLOURS),
+    *(f"{thing}." for thing in made_up_facts.THINGS),
+    *made_up_facts.REMARKS,
+)
+PHRASES = {"modular_chain": CHAIN_PHRASES, "made_up_facts": FACT_PHRASES}
+"""By task, one token each, so that a critique of three steps is 27 tokens; all other text is bytes."""
 
 CONTEXT = 512
 
@@ -48,8 +67,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerBase:
-    """Byte-level tokenizer of Qwen2's class with the phrases of the compact prompts as single tokens."""
+def build_tokenizer(task: str = "modular_chain") -> PreTrainedTokenizerBase:
+    """Byte-level tokenizer of Qwen2's class with the phrases of a task's texts as single tokens."""
     # A tokenizer of another class saved beside a Qwen2 config is silently reloaded as this one.
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -62,7 +81,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
         unk_token="<|endoftext|>",
         extra_special_tokens=["<|im_start|>"],
     )
-    tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in PHRASES])
+    tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in PHRASES[task]])
     tokenizer.padding_side = "left"
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -94,8 +113,8 @@ def build_model(
     return model
 
 
-def save_untrained(directory: str | Path, *, seed: int) -> None:
+def save_untrained(directory: str | Path, *, seed: int, task: str = "modular_chain") -> None:
     """Write an untrained model and its tokenizer where `from_pretrained` finds them."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(task)
     build_model(tokenizer, seed=seed).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

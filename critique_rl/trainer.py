@@ -26,12 +26,14 @@ from trl.trainer.utils import RepeatSampler
 from critique_rl import objectives, rewards
 from critique_rl.actors.base import Actor
 from critique_rl.grading import grade_batch
-from critique_rl.prompts import Verdict, parse_verdict, prompt_set
+from critique_rl.prompts import Verdict, parse_rating, parse_verdict, prompt_set
 from critique_rl.types import Sampling, UserError, child_seed
 from critique_rl.value_model import ValueModel
 
-Grader = Callable[[Sequence[Mapping[str, str]]], list[bool | None]]
-COLUMNS = {"question": str, "response": str, "answer": str, "kind": str, "response_correct": bool}
+Grader = Callable[[Sequence[Mapping[str, str]]], Sequence[float | None]]
+"""r_oracle for replies: True, False or a rating for each, None where there is none; `grade_batch` or a `Rater`."""
+
+COLUMNS = {"question": str, "response": str, "answer": str, "kind": str}
 
 
 @dataclass
@@ -61,6 +63,8 @@ class CritiqueConfig(GRPOConfig):
         response_temperature: Sampling temperature of an online response.
         refinement_max_tokens: Most tokens of a refinement.
         refinement_temperature: Sampling temperature of a refinement; 0 is greedy.
+        tolerance: Distance from the true rating at which r_dis of a scored reply reaches 0; None is for replies
+            that are right or wrong.
         oracle_noise: Share of the labels o and o' that the rewards see inverted, by a hash of their text. What is
             logged of judgment and refinement uses the true ones.
     """
@@ -106,6 +110,7 @@ class CritiqueConfig(GRPOConfig):
     response_temperature: float = field(default=0.7, metadata={"help": "Of an online response."})
     refinement_max_tokens: int = field(default=1024, metadata={"help": "Tokens of a refinement."})
     refinement_temperature: float = field(default=0.0, metadata={"help": "0 is greedy, as released."})
+    tolerance: float | None = field(default=None, metadata={"help": "delta of r_dis for scored replies."})
     oracle_noise: float = field(default=0.0, metadata={"help": "Share of inverted labels in the rewards."})
 
     def __post_init__(self) -> None:
@@ -123,6 +128,8 @@ class CritiqueConfig(GRPOConfig):
             raise UserError("kl_placement='loss' is trl's k3 term: set kl_estimator='k3'.")
         if self.combination == "gated" and self.refinement_reward is None:
             raise UserError("combination='gated' needs a refinement_reward; Stage I has none.")
+        if self.tolerance is not None:
+            self._check_scored()
         if not 0.0 <= self.oracle_noise < 0.5:
             raise UserError(f"oracle_noise={self.oracle_noise} is not between 0 and 0.5.")
         if not 0.0 <= self.gae_lambda <= 1.0:
@@ -146,6 +153,28 @@ class CritiqueConfig(GRPOConfig):
                 f"save_steps={self.save_steps} falls inside an RL step of {block} optimizer steps, from which "
                 f"no run resumes exactly: make it a multiple of {block}."
             )
+
+    def _check_scored(self) -> None:
+        """Refuse what has no meaning where replies are scored."""
+        if self.tolerance is not None and self.tolerance <= 0:
+            raise UserError(f"tolerance={self.tolerance} must be above 0.")
+        of_grades = {
+            "refinement_reward": self.refinement_reward in ("r_delta", "r_correction"),
+            "combination": self.combination == "gated",
+            "signed_dis": self.signed_dis,
+            "oracle_noise": self.oracle_noise != 0.0,
+        }
+        for name, given in of_grades.items():
+            if given:
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} is for replies that are right or wrong; with tolerance="
+                    f"{self.tolerance} they are scored."
+                )
+
+    @property
+    def truth(self) -> str:
+        """Column of the dataset that holds r_oracle(x, y)."""
+        return "response_correct" if self.tolerance is None else "response_rating"
 
     @property
     def optimizer_steps_per_rl_step(self) -> int:
@@ -186,7 +215,7 @@ class CritiqueReward:
     Args:
         args: The stage's configuration.
         actor: Writes the refinements; None if the stage has no refinement reward.
-        grader: Grades refinements, see `critique_rl.grading.grade_batch`.
+        grader: Grades refinements, or rates them.
     """
 
     __name__ = "critique_reward"
@@ -202,7 +231,6 @@ class CritiqueReward:
         response: list[str],
         answer: list[str],
         kind: list[str],
-        response_correct: list[bool | None],
         trainer_state: Any,
         log_extra: Callable[[str, list[Any]], None],
         log_metric: Callable[[str, float], None],
@@ -215,51 +243,66 @@ class CritiqueReward:
         """
         args = self.args
         critiques = [c[0]["content"] if isinstance(c, list) else c for c in completions]
-        verdicts = [parse_verdict(critique) for critique in critiques]
-        seen = self._with_noise(response_correct, question, response)
-        dis = [rewards.r_dis(v, o) for v, o in zip(verdicts, seen, strict=True)]
-        log_extra("verdict", [v.value for v in verdicts])
+        truth = columns[args.truth]
+        if args.tolerance is None:
+            verdicts = [parse_verdict(critique) for critique in critiques]
+            seen = self._with_noise(truth, question, response)
+            dis = [rewards.r_dis(v, o) for v, o in zip(verdicts, seen, strict=True)]
+            log_extra("verdict", [v.value for v in verdicts])
+            _log_discrimination(verdicts, truth, log_metric)
+        else:
+            ratings = [parse_rating(critique) for critique in critiques]
+            dis = [
+                rewards.r_dis_scored(f, o, tolerance=args.tolerance)
+                for f, o in zip(ratings, truth, strict=True)
+            ]
+            log_extra("rating", ratings)
+            _log_ratings(ratings, truth, log_metric)
         log_extra("r_dis", dis)
-        _log_discrimination(verdicts, response_correct, log_metric)
+        for value in dis:
+            if value is not None:
+                log_metric("reward/r_dis", value)
         if args.refinement_reward is None:
-            one = rewards.r_dis_signed if args.signed_dis else rewards.r_dis
-            return [one(v, o) for v, o in zip(verdicts, seen, strict=True)]
+            if args.signed_dis:
+                return [rewards.r_dis_signed(v, o) for v, o in zip(verdicts, seen, strict=True)]
+            return dis
 
         # A gated critique with a wrong verdict is rewarded -1 whatever the actor makes of it: do not ask.
         asked = [i for i, d in enumerate(dis) if args.combination == "additive" or d]
-        conversations = [
-            self.prompts.refinement_prompt(question[i], response[i], critiques[i]) for i in asked
-        ]
-        refined = [""] * len(critiques)
-        graded: list[bool | None] = [None] * len(critiques)
+        seed = child_seed(args.seed, "refinement", trainer_state.global_step, args.process_index)
         started = time.perf_counter()
         generations = self._actor().generate(
-            conversations,
-            Sampling(
-                max_tokens=args.refinement_max_tokens,
-                temperature=args.refinement_temperature,
-                seed=child_seed(args.seed, "refinement", trainer_state.global_step, args.process_index),
-            ),
+            [self.prompts.refinement_prompt(question[i], response[i], critiques[i]) for i in asked],
+            Sampling(args.refinement_max_tokens, args.refinement_temperature, seed=seed),
         )
         log_metric("time/refine", time.perf_counter() - started)
+        log_metric("tokens/actor", float(sum(g.prompt_tokens + g.completion_tokens for g in generations)))
+        refined = [""] * len(critiques)
         for i, generation in zip(asked, generations, strict=True):
             refined[i] = self.prompts.refinement_prefill + generation.text
         started = time.perf_counter()
-        items = [{"gold": answer[i], "reply": refined[i], "kind": kind[i]} for i in asked]
+        graded: list[Any] = [None] * len(critiques)
+        items = [
+            {"question": question[i], "gold": answer[i], "reply": refined[i], "kind": kind[i]} for i in asked
+        ]
         for i, grade in zip(asked, self.grader(items), strict=True):
             graded[i] = grade
         log_metric("time/grade", time.perf_counter() - started)
-        log_metric("tokens/actor", float(sum(g.prompt_tokens + g.completion_tokens for g in generations)))
         log_extra("refinement", refined)
-        log_extra("refinement_correct", graded)
-        _log_refinement([response_correct[i] for i in asked], [graded[i] for i in asked], log_metric)
-        refinement_reward = rewards.REFINEMENT_REWARDS[args.refinement_reward]
-        combine = rewards.STAGE_2_REWARDS[args.combination]
-        seen_after = self._with_noise(graded, question, refined)
-        refinement = [refinement_reward(o, r) for o, r in zip(seen, seen_after, strict=True)]
+        if args.tolerance is None:
+            log_extra("refinement_correct", graded)
+            _log_refinement([truth[i] for i in asked], [graded[i] for i in asked], log_metric)
+            reward = rewards.REFINEMENT_REWARDS[args.refinement_reward]
+            after = self._with_noise(graded, question, refined)
+            refinement = [reward(o, r) for o, r in zip(seen, after, strict=True)]
+        else:
+            log_extra("refinement_rating", graded)
+            _log_rescoring(truth, graded, log_metric)
+            refinement = [rewards.r_refine_scored(r) for r in graded]
         for value in refinement:
             if value is not None:
                 log_metric(f"reward/{args.refinement_reward}", value)
+        combine = rewards.STAGE_2_REWARDS[args.combination]
         return [combine(r, d, beta_1=args.beta_1) for r, d in zip(refinement, dis, strict=True)]
 
     def _with_noise(
@@ -289,7 +332,6 @@ def _log_discrimination(
         right = rewards.r_dis(verdict, o)
         if right is None:
             continue
-        log_metric("reward/r_dis", right)
         log_metric("critic/acc_dis", right)
         log_metric(f"critic/acc_dis_on_{'correct' if o else 'wrong'}", right)
 
@@ -308,6 +350,27 @@ def _log_refinement(
                 "actor/delta_ci_given_correct" if before else "actor/delta_ic_given_wrong",
                 float(before != after),
             )
+
+
+def _log_ratings(
+    ratings: Sequence[float | None], truth: Sequence[float | None], log_metric: Callable[[str, float], None]
+) -> None:
+    for rating, o in zip(ratings, truth, strict=True):
+        log_metric("critic/parse_rate", float(rating is not None))
+        if rating is not None and o is not None:
+            log_metric("critic/mae_dis", abs(rating - o))
+            log_metric("critic/mse_dis", (rating - o) ** 2)
+
+
+def _log_rescoring(
+    before: Sequence[float | None], after: Sequence[float | None], log_metric: Callable[[str, float], None]
+) -> None:
+    for o, r in zip(before, after, strict=True):
+        log_metric("actor/graded_rate", float(r is not None))
+        if r is not None:
+            log_metric("actor/rating_refine", r)
+        if o is not None and r is not None:
+            log_metric("actor/delta_rating", r - o)
 
 
 class EpochSampler(RepeatSampler):
@@ -343,14 +406,15 @@ class CritiqueTrainer(GRPOTrainer):
             The KL is taken to exactly these weights.
         actor: Frozen model that refines (and answers, with `response_source="online"`).
         args: The stage's configuration.
-        train_dataset: Columns question, response, answer, kind, response_correct (see `pool.py`); the prompt
-            is made from them by the prompt set.
+        train_dataset: Columns question, response, answer, kind, response_correct (see `pool.py`), or
+            response_rating where replies are scored; the prompt is made from them by the prompt set.
         eval_dataset: The same, for trl's evaluation loop.
         processing_class: Tokenizer; by default the model's.
         callbacks: As in `Trainer`.
         optimizers: As in `Trainer`.
         peft_config: Adapter to train instead of the full model.
-        grader: Grades refinements; by default `critique_rl.grading.grade_batch`.
+        grader: Grades refinements; by default `critique_rl.grading.grade_batch`. A `scoring.Rater` where they are
+            scored.
 
     Raises:
         UserError: The dataset lacks a column or holds an empty or mistyped value, a prompt exceeds the
@@ -401,7 +465,7 @@ class CritiqueTrainer(GRPOTrainer):
                 "advantage='gae' loads its value model from the critic's directory, which a model in memory has "
                 "not: save it whole (an adapter after merge_and_unload()) and pass the directory."
             )
-        self.actor, self.grader = actor, grader
+        self.args, self.actor, self.grader = args, actor, grader
         self.value_model: ValueModel | None = None
         self._prompts = prompt_set(args.prompts)
         self._gathered_rewards: torch.Tensor | None = None
@@ -437,15 +501,17 @@ class CritiqueTrainer(GRPOTrainer):
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Check the columns and add the critic's prompt, which never holds the gold answer."""
-        missing = sorted(set(COLUMNS) - set(dataset.column_names))
+        truth, type_of_truth = self.args.truth, bool if self.args.tolerance is None else float
+        columns = {**COLUMNS, truth: type_of_truth}
+        missing = sorted(set(columns) - set(dataset.column_names))
         if missing:
             raise UserError(
                 f"{name} lacks the column(s) {', '.join(missing)}; it has {dataset.column_names}."
             )
         if len(dataset) == 0:
             raise UserError(f"{name} is empty.")
-        for row, record in enumerate(dataset.select_columns(list(COLUMNS))):
-            for column, kind in COLUMNS.items():
+        for row, record in enumerate(dataset.select_columns(list(columns))):
+            for column, kind in columns.items():
                 if not isinstance(record[column], kind) or record[column] == "":
                     raise UserError(
                         f"{name}, row {row}, column '{column}': {record[column]!r} is no {kind.__name__}."
@@ -617,7 +683,7 @@ class CritiqueTrainer(GRPOTrainer):
         responses = [self._prompts.reasoning_prefill + g.text for g in generations]
         grades = self.grader(
             [
-                {"gold": row["answer"], "reply": y, "kind": row["kind"]}
+                {"question": row["question"], "gold": row["answer"], "reply": y, "kind": row["kind"]}
                 for row, y in zip(heads, responses, strict=True)
             ]
         )
@@ -625,7 +691,7 @@ class CritiqueTrainer(GRPOTrainer):
             {
                 **row,
                 "response": y,
-                "response_correct": o,
+                args.truth: o,
                 "prompt": self._prompts.critique_prompt(row["question"], y),
             }
             for row, y, o in zip(heads, responses, grades, strict=True)

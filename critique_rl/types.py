@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict
 
-AnswerKind = Literal["math", "number", "choice", "yes_no", "mixed"]
+GradedKind = Literal["math", "number", "choice", "yes_no", "mixed"]
+AnswerKind = GradedKind | Literal["score"]
+"""How replies are graded; those of kind `score` are scored instead, see `critique_rl.scoring`."""
 
 
 class UserError(Exception):

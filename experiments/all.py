@@ -2,8 +2,8 @@
 
     python experiments/all.py --preset tiny --seeds 0 1 2 --jobs 2
 
-What is there already is reused, so that the same command goes on after an interruption. A script that fails is
-named at the end and does not keep the others from being made.
+What is missing is trained and measured first, with `--jobs` seeds beside each other; what is there is reused, so
+that the same command goes on after an interruption. A script that fails does not keep the others from being made.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from critique_rl.cli import guarded
-from critique_rl.study import add_arguments, load_study, make
+from critique_rl.study import add_arguments, load_study, make, measure
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("table", "figure", "controls")
@@ -42,21 +42,25 @@ def main() -> int:
         "--only", nargs="+", metavar="STEM", help="some of the scripts, by the start of their name"
     )
     arguments = parser.parse_args()
-    failed = []
-    for stem in stems():
-        if arguments.only and not stem.startswith(tuple(arguments.only)):
-            continue
-        build = importlib.import_module(stem).build
-        code = guarded(lambda: make(stem, build, load_study(arguments), Path(arguments.results)))  # noqa: B023
-        if code == 130:
-            return code
-        if code:
-            failed.append(stem)
-    importlib.import_module("ledger").write(
-        Path(arguments.results), Path(arguments.results).parent / "README.md"
-    )
-    if failed:
-        sys.stderr.write(f"failed: {', '.join(failed)}; the messages are above.\n")
+    return guarded(lambda: everything(arguments))
+
+
+def everything(arguments: argparse.Namespace) -> int:
+    """Measure, write all results, then the ledger.
+
+    Returns:
+        The exit code.
+    """
+    study, results = load_study(arguments), Path(arguments.results)
+    chosen = [stem for stem in stems() if not arguments.only or stem.startswith(tuple(arguments.only))]
+    builds = {stem: importlib.import_module(stem).build for stem in chosen}
+    failed = measure({stem: build(study) for stem, build in builds.items()}, study)
+    for stem, build in builds.items():
+        if stem in failed:
+            sys.stderr.write(f"failed: {stem}: {failed[stem]}\n")
+        else:
+            make(stem, build, study, results)
+    importlib.import_module("ledger").write(results, results.parent / "README.md")
     return 1 if failed else 0
 
 

@@ -22,7 +22,8 @@ HEAD = """# Ledger
 Written by `python experiments/ledger.py`; do not edit. A claim says that a difference is above a bound. The
 difference is taken seed by seed. **holds**: the 95 % t-interval over seeds lies above the bound. **does not
 show**: it does not. **not run**: a result file or a row is missing. Shares are in percentage points, scores in
-their own unit. Where the paper's number is of another model or data set, that stands beside it.
+their own unit. Where the paper's number is of another model or data set, that stands beside it. Intervals are not
+corrected for the number of claims: of those about a difference of 0, one in forty holds by chance.
 """
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from critique_rl import cli
 from critique_rl.actors import ActorError, OpenAIActor
 from critique_rl.artifacts import read_records
-from critique_rl.audit import Opinion, audit, judge_prompt, parse_opinion, summary
+from critique_rl.audit import Opinion, audit, judge_prompt, markdown_table, parse_opinion, summary
 from critique_rl.evaluation import Episode
-from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError
+from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError, problem_id
 
 PROBLEMS = {
     f"p{i}": Problem(f"p{i}", "toy", f"What is {i} + 1?", "", str(i + 1), "number") for i in range(40)
@@ -261,8 +264,10 @@ def test_summary_of_nothing_is_none() -> None:
         "unparsed_rate": None,
         "accurate": nothing,
         "high_quality": nothing,
+        "tokens": 0,
     }
     assert summary([unread])["unparsed_rate"] == 1.0 and summary([unread])["accurate"] == nothing
+    assert markdown_table(summary([unread])).splitlines()[-1] == "| 1 | 1 | – | – | 3 |"
 
 
 # --- a judge behind HTTP ------------------------------------------------------------------------------
@@ -276,6 +281,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.model = "judge"
         self.healthy = 10**6
         self.asked: list[int] = []
         self.bodies: list[dict[str, Any]] = []
@@ -296,10 +302,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
-        self.send(200, {"object": "list", "data": [{"id": "judge", "object": "model"}]})
+        self.send(200, {"object": "list", "data": [{"id": self.server.model, "object": "model"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if body["model"] != self.server.model:
+            return self.send(404, {"error": {"message": "no such model"}})
         i = number(body["messages"][0]["content"])
         if len(self.server.asked) >= self.server.healthy:
             return self.send(400, {"error": {"message": "no credit left"}})
@@ -312,14 +320,20 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, {**head, "choices": [choice], "usage": usage})
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@contextmanager
+def serving() -> Iterator[Server]:
     running = Server()
     thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield running
     running.shutdown()
     running.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
 
 
 def judge_at(server: Server) -> OpenAIActor:
@@ -342,3 +356,187 @@ def test_a_served_judge_is_asked_greedily_and_once(server: Server, tmp_path: Pat
     assert [body["max_tokens"] for body in server.bodies] == [512] * 11 + [99] * 12
     assert summary(run(judge_at(server), records)) == summary(expected)
     assert len(server.asked) == 11 + 12
+
+
+# --- the command --------------------------------------------------------------------------------------
+
+
+def asked_episode(i: int, **fields: Any) -> Episode:
+    """An episode as `evaluate` writes it: the identity of its problem is that of the question."""
+    return episode(i, id=problem_id(f"What is {i} + 1?"), **fields)
+
+
+def write(path: Path, rows: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    """Records in which 40 responses are corrected, more than are asked and written together."""
+    episodes = [*(asked_episode(i) for i in range(40)), asked_episode(0, sample=1, response_correct=True)]
+    return write(tmp_path / "records.jsonl", [asdict(e) for e in episodes])
+
+
+@pytest.fixture
+def gsm8k(tmp_path: Path) -> Path:
+    """The problems of `evaluated`, with gold solutions."""
+    rows = [{"question": f"What is {i} + 1?", "answer": f"Count on.\n#### {i + 1}"} for i in range(40)]
+    return write(tmp_path / "gsm8k.jsonl", rows)
+
+
+def command(records: Path, server: Server, *more: str) -> int:
+    output = records.parent / "out"
+    return cli.main(["audit", str(records), str(output), "--judge", server.url, *more])
+
+
+def test_the_command_prints_and_writes_what_the_judge_says(
+    server: Server, evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = evaluated.parent / "out"
+    assert command(evaluated, server, "--max-tokens", "99") == 0
+    shown = capsys.readouterr()
+    # Of 40 critiques 7 is not read: 19 odd ones and 14 below 15 are left of 39.
+    assert shown.out == (
+        "| Audited | Unparsed | Accurate | High quality | Tokens |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| 40 | 1 | 48.7% (33.9% to 63.8%) | 35.9% (22.7% to 51.6%) | 1520 |\n"
+        f"\nresults: {output / 'audit.json'}\n"
+    )
+    assert "32/40" in shown.err and "40/40" in shown.err
+    assert sorted(server.asked) == list(range(40))
+    assert {(body["max_tokens"], body["temperature"], body["model"]) for body in server.bodies} == {
+        (99, 0, "judge")
+    }
+    texts = [body["messages"][0]["content"] for body in server.bodies]
+    assert all(f"[begin reference answer]\n{number(text) + 1}\n" in text for text in texts)
+    assert not any("reference solution" in text for text in texts)
+    opinions = read_records(output / "opinions.jsonl", Opinion)
+    content = json.loads((output / "audit.json").read_text(encoding="utf-8"))
+    assert set(content) == {"config", "commit", "versions", "seeds", "rows"}
+    assert content["rows"] == [{"judge": "judge", "dataset": "toy", **summary(opinions)}]
+    assert content["config"] == {
+        "records": str(evaluated),
+        "task": None,
+        "judge": server.url,
+        "model": "judge",
+        "limit": 600,
+        "max_tokens": 99,
+    }
+
+
+def test_a_named_task_gives_the_gold_solutions(
+    server: Server, evaluated: Path, gsm8k: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = ["--task", "gsm8k", "--source", str(gsm8k)]
+    assert command(evaluated, server, *task, "--limit", "5", "--seed", "1", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+    assert len(server.asked) == 5
+    for body in server.bodies:
+        assert "[begin reference solution]\nCount on." in body["messages"][0]["content"]
+    content = json.loads((evaluated.parent / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert content["config"]["task"]["source"] == str(gsm8k) and content["seeds"] == [1]
+
+
+def test_the_same_command_goes_on_and_asks_nothing_again(
+    server: Server, evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = evaluated.parent / "out"
+    server.healthy = 35
+    assert command(evaluated, server) == 2
+    assert "no credit left" in capsys.readouterr().err
+    kept = {o.id for o in read_records(output / "opinions.jsonl", Opinion)}
+    assert len(kept) == 32 and not (output / "audit.json").exists()
+    with serving() as moved:  # the same judge elsewhere
+        assert command(evaluated, moved) == 0
+        assert sorted(moved.asked) == [i for i in range(40) if asked_episode(i).id not in kept]
+        shown = capsys.readouterr()
+        assert "| 40 | 1 | 48.7%" in shown.out and "40/40" in shown.err
+        assert command(evaluated, moved) == 0
+        assert capsys.readouterr().out == shown.out and len(moved.asked) == 8
+
+
+@pytest.mark.parametrize("other", ["judge", "critique", "reference"])
+def test_another_audit_in_the_same_folder_is_refused(
+    server: Server, evaluated: Path, gsm8k: Path, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(evaluated, server) == 0
+    opinions = evaluated.parent / "out" / "opinions.jsonl"
+    before, asked = opinions.read_bytes(), len(server.asked)
+    more: list[str] = []
+    if other == "judge":
+        server.model = "elder"
+    elif other == "critique":
+        evaluated.write_text(evaluated.read_text(encoding="utf-8").replace("number 3,", "number 3 again,"))
+    else:
+        more = ["--task", "gsm8k", "--source", str(gsm8k)]
+    capsys.readouterr()
+    assert command(evaluated, server, *more, "--quiet") == 2
+    assert capsys.readouterr().err == (
+        f"error: {opinions} holds opinions of another judge than {server.model}, on other critiques or with "
+        "other references: delete it, or audit into another place.\n"
+    )
+    assert opinions.read_bytes() == before and len(server.asked) == asked
+
+
+def test_a_task_without_one_of_the_problems_is_refused_before_the_judge_is_asked(
+    server: Server, evaluated: Path, gsm8k: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = gsm8k.read_text(encoding="utf-8").splitlines(keepends=True)
+    gsm8k.write_text("".join([*lines[:4], *lines[5:]]), encoding="utf-8")
+    assert command(evaluated, server, "--task", "gsm8k", "--source", str(gsm8k)) == 2
+    missing = asked_episode(4).id
+    assert f"records of problem {missing}, which is not among the 39 problems" in capsys.readouterr().err
+    assert server.asked == [] and not (evaluated.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; give the records.jsonl of an evaluation"),
+        ("", "is empty; give the records.jsonl"),
+        ("\n", "is empty; give the records.jsonl"),
+        ('{"id": "p0"}\n', "line 1 is no episode record"),
+        ('{"id": "p0", "data', "the last line is cut short"),
+        (json.dumps(asdict(episode(0, True))) + "\n", "has no critique to audit"),
+    ],
+)
+def test_records_that_cannot_be_audited_are_refused_and_left_alone(
+    server: Server, tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "r.jsonl"
+    if content is not None:
+        records.write_text(content, encoding="utf-8")
+    assert command(records, server) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {records}") and message in error and error.count("\n") == 1
+    assert server.asked == [] and not (tmp_path / "out").exists()
+    assert (records.read_text(encoding="utf-8") if records.exists() else None) == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --judge"),
+        (["--judge", "http://127.0.0.1:9/v1"], "no server answers at http://127.0.0.1:9/v1"),
+        (["--judge", "no/such/model"], "no/such/model"),
+        (["--judge", "{url}", "--model", "elder"], "does not serve 'elder'; it lists: judge"),
+        (["--judge", "{url}", "--limit", "0"], "limit must be at least 1, got 0"),
+        (["--judge", "{url}", "--max-tokens", "0"], "max_tokens must be at least 1, got 0"),
+        (["--judge", "{url}", "--source", "x"], "belong to a task: say which with --task"),
+        (["--judge", "{url}", "--task", "gsm8"], "Did you mean 'gsm8k'"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_clear_error(
+    server: Server,
+    evaluated: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = evaluated.parent / "out"
+    given = [part.replace("{url}", server.url) for part in arguments]
+    assert cli.main(["audit", str(evaluated), str(output), *given, "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and message in captured.err and captured.out == ""
+    assert server.asked == [] and not (output / "audit.json").exists()

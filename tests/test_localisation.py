@@ -11,7 +11,7 @@ from critique_rl.evaluation import Episode
 from critique_rl.localisation import first_flagged_step, localisation, step_judgments
 from critique_rl.prompts import COMPACT, PAPER, STEP_LABEL, VERDICT_LABEL, PromptSet, parse_verdict
 from critique_rl.tasks import TASKS, load_task
-from critique_rl.tasks.modular_chain import Chain, first_error
+from critique_rl.tasks.modular_chain import first_error
 from critique_rl.tasks.modular_chain_teacher import Annotator, Solver
 from critique_rl.types import Problem, UserError
 
@@ -176,9 +176,8 @@ def measure(problems: list[Problem], annotator: Annotator, prompts: PromptSet = 
     rng = random.Random(0)
     episodes = []
     for problem in problems:
-        chain = Chain.parse(problem.question)
-        response = Solver(slip=0.3).solve(chain, rng)
-        text = annotator.critique(chain, response, rng)
+        response = Solver(slip=0.3).solve(problem.question, rng)
+        text = annotator.critique(problem.question, response, rng)
         correct = response.endswith(f" {problem.answer}")
         made = dataclasses.replace(episode(response, text, correct), id=problem.id)
         episodes.append(made)

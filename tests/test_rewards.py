@@ -14,11 +14,10 @@ from critique_rl.rewards import (
     r_correction,
     r_delta,
     r_dis,
-    r_dis_graded,
-    r_dis_graded_linear,
+    r_dis_scored,
     r_dis_signed,
     r_refine,
-    r_refine_graded,
+    r_refine_scored,
 )
 
 CORRECT, WRONG, UNPARSED = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
@@ -105,33 +104,29 @@ def test_beta_1_weighs_r_dis_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "true_score", "within", "linear", "why"),
+    ("rating", "true_rating", "expected", "why"),
     [
-        (6.0, 6.0, 1.0, 1.0, "exact"),
-        (7.0, 6.0, 1.0, 0.5, "half the tolerance above: 1 - 1 / 2"),
-        (5.0, 6.0, 1.0, 0.5, "and below"),
-        (4.0, 6.0, 1.0, 0.0, "the tolerance itself: within, and 1 - 2 / 2"),
-        (3.5, 6.0, 0.0, 0.0, "beyond"),
-        (1.0, 10.0, 0.0, 0.0, "far beyond: never negative"),
-        (None, 6.0, 0.0, 0.0, "no score is not right"),
-        (6.0, None, None, None, "the scorer does not know"),
-        (None, None, None, None, "nothing is known"),
+        (6.0, 6.0, 1.0, "exact"),
+        (7.0, 6.0, 0.5, "half the tolerance above: 1 - 1 / 2"),
+        (5.0, 6.0, 0.5, "and below"),
+        (4.0, 6.0, 0.0, "the tolerance itself: 1 - 2 / 2"),
+        (1.0, 10.0, 0.0, "far beyond: never negative"),
+        (None, 6.0, 0.0, "no rating is not right"),
+        (6.0, None, None, "the scorer does not know"),
+        (None, None, None, "nothing is known"),
     ],
 )
-def test_graded_discrimination(
-    score: float | None, true_score: float | None, within: float | None, linear: float | None, why: str
+def test_discrimination_of_scored_replies(
+    rating: float | None, true_rating: float | None, expected: float | None, why: str
 ) -> None:
-    assert r_dis_graded(score, true_score, tolerance=2.0) == within, why
-    assert r_dis_graded_linear(score, true_score, tolerance=2.0) == linear, why
+    assert r_dis_scored(rating, true_rating, tolerance=2.0) == expected, why
 
 
-def test_graded_tolerance_is_in_points_of_the_score() -> None:
-    assert r_dis_graded(6.5, 6.0, tolerance=0.0) == 0.0
-    assert r_dis_graded(6.0, 6.0, tolerance=0.0) == 1.0
-    assert r_dis_graded_linear(7.0, 6.0, tolerance=4.0) == 0.75
+def test_tolerance_is_in_points_of_the_rating() -> None:
+    assert r_dis_scored(7.0, 6.0, tolerance=4.0) == 0.75
 
 
-def test_graded_refinement_goes_through_eq_9() -> None:
-    assert r_refine_graded(None) is None
-    assert additive(r_refine_graded(8.5), r_dis_graded(7.0, 6.0, tolerance=1.0), beta_1=0.2) == 8.7
-    assert additive(r_refine_graded(None), 1.0, beta_1=0.2) is None
+def test_refinement_of_scored_replies_goes_through_eq_9() -> None:
+    assert r_refine_scored(None) is None
+    assert additive(r_refine_scored(8.5), r_dis_scored(7.0, 6.0, tolerance=2.0), beta_1=0.2) == 8.6
+    assert additive(r_refine_scored(None), 1.0, beta_1=0.2) is None

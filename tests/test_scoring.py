@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +21,32 @@ from transformers import (
     GPT2ForSequenceClassification,
     PreTrainedTokenizerBase,
     Qwen2Config,
+    TrainerState,
 )
 from transformers.models.qwen2 import Qwen2ForSequenceClassification
 
 from critique_rl import tasks
+from critique_rl.config import load_config
+from critique_rl.display import Display
+from critique_rl.evaluation import Episode, Protocol, evaluate, read_episodes
+from critique_rl.metrics import metrics
+from critique_rl.pipeline import Run
+from critique_rl.pool import collect_pool, score_range
+from critique_rl.prompts import SUMMARY, parse_rating, prompt_set
+from critique_rl.report import markdown_table, summarise, write_report
 from critique_rl.scoring import (
     KeywordScorer,
+    Rater,
     RewardModelScorer,
     ScoreRange,
-    graded_metrics,
-    parse_score,
-    scale_scores,
-    stored_range,
     train_range,
 )
-from critique_rl.tasks.summarisation import FACTS, SUMMARY, TASK
+from critique_rl.tasks.cnn_dailymail import TASK
+from critique_rl.tasks.made_up_facts import TASK as FACTS
+from critique_rl.tasks.made_up_facts_teacher import Annotator, Summariser
 from critique_rl.tiny import CONTEXT, build_tokenizer, save_untrained
-from critique_rl.types import UserError, problem_id
+from critique_rl.trainer import CritiqueConfig, CritiqueReward, Stage1Config, Stage2Config
+from critique_rl.types import Conversation, Generation, Sampling, UserError, problem_id
 
 LABEL = "Quality score:"
 FENCE = "```"
@@ -95,8 +106,8 @@ SCORES = [
 
 
 @pytest.mark.parametrize(("critique", "expected", "why"), SCORES, ids=[why for _, _, why in SCORES])
-def test_parse_score(critique: str, expected: float | None, why: str) -> None:
-    assert parse_score(critique) == expected, why
+def test_parse_rating(critique: str, expected: float | None, why: str) -> None:
+    assert parse_rating(critique) == expected, why
 
 
 # -- scales -------------------------------------------------------------------------------------------------
@@ -104,14 +115,15 @@ def test_parse_score(critique: str, expected: float | None, why: str) -> None:
 
 def test_scale_is_linear_and_clipped() -> None:
     # 1 + 9 * (value - 10) / 30: a third of the way is 4, half of it 5.5; beyond the ends it stops.
-    assert scale_scores([10, 20, 25, 40, 9, 100], 10, 40) == pytest.approx([1, 4, 5.5, 10, 1, 10])
-    assert scale_scores([None, 10], 10, 40) == [None, 1]
+    scale = ScoreRange(10, 40)
+    assert [scale.rating(s) for s in (10, 20, 25, 40, 9, 100)] == pytest.approx([1, 4, 5.5, 10, 1, 10])
+    assert scale.rating(None) is None
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
 def test_a_scale_needs_two_ends(low: float, high: float) -> None:
     with pytest.raises(UserError, match="span no scale"):
-        scale_scores([1.0], low, high)
+        ScoreRange(low, high)
 
 
 def test_range_of_train_scores_leaves_out_tails() -> None:
@@ -127,21 +139,6 @@ def test_range_of_train_scores_leaves_out_tails() -> None:
 def test_scores_that_give_no_range(scores: list[float | None], message: str) -> None:
     with pytest.raises(UserError, match=message):
         train_range(scores)
-
-
-def test_the_range_is_made_once(tmp_path: Path) -> None:
-    path = tmp_path / "scorer" / "range.jsonl"
-    made = stored_range(path, lambda: [0.0, 50.0, 100.0])
-    assert made == ScoreRange(1.0, 99.0)  # 0.01 of two steps of 50 from either end
-    assert stored_range(path, lambda: pytest.fail("made again, for instance from test data")) == made
-
-
-@pytest.mark.parametrize("rows", [[], [{"low": 0.0}], [{"low": 0.0, "high": 1.0}] * 2])
-def test_another_file_is_no_range(tmp_path: Path, rows: list[dict[str, float]]) -> None:
-    path = tmp_path / "range.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=r"range\.jsonl: found .*expected one row with low and high"):
-        stored_range(path, lambda: [0.0, 1.0])
 
 
 # -- the stand-in scorer ------------------------------------------------------------------------------------
@@ -355,67 +352,252 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path) -> None:
 # -- metrics ------------------------------------------------------------------------------------------------
 
 
-def record(response: float | None, critic: float | None, refinement: float | None) -> dict[str, float | None]:
-    return {"response_score": response, "critic_score": critic, "refinement_score": refinement}
+def episode(
+    score: float | None,
+    critic: float | None,
+    refined: float | None,
+    *,
+    critique: str | None = "c",
+    number: int = 0,
+) -> Episode:
+    """On a scale of 10 to 40 the scores 20 and 40 are ratings of 4 and 10."""
+    rating = ScoreRange(10.0, 40.0).rating(score)
+    texts = ("x", "a", "score", "y", None, critique, None, "z", None)
+    return Episode(
+        f"p{number}",
+        "made_up_facts",
+        *texts,
+        tokens=10,
+        response_score=score,
+        response_rating=rating,
+        critic_rating=critic,
+        refinement_score=refined,
+    )
 
 
-def test_graded_metrics_by_hand() -> None:
-    rows = [
-        record(4.0, 7.0, 6.0),  # off by 3
-        record(8.0, 7.0, 9.0),  # off by -1
-        record(6.0, None, 3.0),  # unparsed: no distance
-        record(None, 1.0, 9.0),  # not graded: counts nowhere
-        record(9.0, 1.0, None),
+def test_metrics_of_scores_by_hand() -> None:
+    episodes = [
+        episode(20.0, 7.0, 26.0),  # 3 above its rating of 4
+        episode(40.0, 9.0, 39.0),  # 1 below
+        episode(30.0, None, 13.0),  # unparsed: no distance
+        episode(None, 1.0, 39.0),  # not scored: counts nowhere
+        episode(39.0, 1.0, None),
     ]
-    assert graded_metrics(rows) == pytest.approx(
+    assert metrics(episodes) == pytest.approx(
         {
-            "score": (4 + 8 + 6) / 3,
-            "score_refine": (6 + 9 + 3) / 3,
-            "delta": 0.0,
+            "score": (20 + 40 + 30) / 3,
+            "score_refine": (26 + 39 + 13) / 3,
+            "delta": -4.0,
             "mse_dis": (9 + 1) / 2,
             "mae_dis": (3 + 1) / 2,
             "parse_rate": 2 / 3,
             "graded_rate": 3 / 5,
+            "tokens": 10.0,
         }
     )
 
 
-def test_distances_are_taken_on_the_critics_scale() -> None:
-    # On a scale of 10 to 40 the scores 20 and 40 are 4 and 10; the means stay on the scorer's scale.
-    rows = [record(20.0, 6.0, 25.0), record(40.0, 9.0, 40.0)]
-    result = graded_metrics(rows, scale=ScoreRange(10.0, 40.0))
-    assert (result["mse_dis"], result["mae_dis"]) == pytest.approx(((4 + 1) / 2, (2 + 1) / 2))
-    assert (result["score"], result["score_refine"], result["delta"]) == pytest.approx((30.0, 32.5, 2.5))
+def test_metrics_of_scores_where_there_is_nothing() -> None:
+    alone = metrics([episode(40.0, None, None, critique=None), episode(None, None, None, critique=None)])
+    assert alone == {"score": 40.0, "graded_rate": 0.5, "tokens": 10.0}
+    unparsed = metrics([episode(20.0, None, 30.0)])
+    assert (unparsed["parse_rate"], unparsed["mse_dis"], unparsed["delta"]) == (0.0, None, 10.0)
 
 
-def test_graded_metrics_where_there_is_nothing() -> None:
-    alone = graded_metrics([record(4.0, None, None), record(None, None, None)])
-    assert alone == {
-        "score": 4.0,
-        "score_refine": None,
-        "delta": None,
-        "mse_dis": None,
-        "mae_dis": None,
-        "parse_rate": None,
-        "graded_rate": 0.5,
+def test_intervals_of_scores_contain_the_mean() -> None:
+    episodes = [episode(10.0 + i, 1.0, 20.0 + 2 * i, number=i) for i in range(30)]
+    summary = summarise([episodes])
+    assert summary["delta"]["mean"] == pytest.approx(10 + 14.5)
+    # A bootstrap over 30 values 10, 11, ..., 39: the mean's standard error is 8.66 / sqrt(30) = 1.58.
+    assert summary["delta"]["high"] - summary["delta"]["low"] == pytest.approx(2 * 1.96 * 1.58, rel=0.1)
+    assert markdown_table([{"method": "m", "dataset": "d", "metrics": summary}]).endswith("| 100.0 |")
+
+
+# -- a run ------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """An actor and critic that answers each conversation by a rule."""
+
+    name = "writer"
+
+    def __init__(self, rule: Callable[[str], str]) -> None:
+        self.rule = rule
+
+    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
+        return [Generation(self.rule(p[-1]["content"]), 5, 2, False) for p in prompts]
+
+
+def test_protocol_with_scores(tmp_path: Path) -> None:
+    problems = FACTS.load(source=None, split="test", seed=0, facts=1, remarks=1, size=100)[:5]
+    answers = {p.question: p.solution for p in problems}
+    # Answers with the whole text, which is too long, and after a critique with the facts alone.
+    actor = Writer(lambda text: text.partition("Suggestions: ")[2] or text)
+    critic = Writer(
+        lambda text: f"{LABEL} 4\nSuggestions: {answers[text.splitlines()[0][len('Question: ') :]]}"
+    )
+    greedy = Sampling(20)
+    protocol = Protocol(prompt_set("compact"), greedy, greedy, greedy, rounds=2)
+    rater = Rater(KeywordScorer(), ScoreRange(0.0, 1.0))
+    episodes = evaluate(problems, actor, critic, protocol, records=tmp_path / "r.jsonl", rater=rater)
+    first, second = episodes[0::2], episodes[1::2]
+    assert all(e.refinement_score == 1.0 and e.response_score < 1.0 for e in first)
+    assert all(e.response_rating == pytest.approx(1 + 9 * e.response_score) for e in first)
+    assert [e.response_score for e in second] == [1.0] * 5
+    assert {e.critic_rating for e in episodes} == {4.0}
+    assert {e.response_rating for e in second} == {10.0}
+    assert all(e.verdict is None and e.response_correct is None for e in episodes)
+    measured = metrics(first)
+    assert measured["score_refine"] == 1.0
+    assert measured["delta"] == pytest.approx(1 - sum(e.response_score for e in first) / 5)
+    assert read_episodes(tmp_path / "r.jsonl") == episodes
+    for wrong in (replace(protocol, spare_correct=True), replace(protocol, critiques="oracle")):
+        with pytest.raises(UserError, match="neither right nor wrong"):
+            evaluate(problems, actor, critic, wrong, records=tmp_path / "other.jsonl", rater=rater)
+
+
+def test_pool_with_scores() -> None:
+    problems = FACTS.load(source=None, split="train", seed=0, size=40)
+    actor = Writer(lambda text: text if len(text) % 2 else text.partition(". ")[0] + ".")
+    collect = partial(collect_pool, problems, actor, prompt_set("compact"), samples=2, balanced=False)
+    pool = collect(sampling=Sampling(20), scorer=KeywordScorer())
+    assert len(pool) == len(problems)  # both samples are equal
+    scale = score_range(pool)
+    by_question = {p.question: p for p in problems}
+    for row in pool:
+        gold = by_question[row["question"]].answer
+        item = {"question": row["question"], "reply": row["response"], "gold": gold}
+        assert [row["response_score"]] == KeywordScorer().score([item])
+        assert row["response_rating"] == scale.rating(row["response_score"])
+    assert {1.0, 10.0} <= set(pool["response_rating"])
+    assert "response_correct" not in pool.column_names
+
+
+def test_reward_of_scored_critiques() -> None:
+    """Both stages by hand: a rating of 7 where 6 is true, a refinement that is worth 10, an unparsed critique."""
+    logged: dict[str, list[float]] = {}
+    critiques = [f"{LABEL} 7", "no rating", f"{LABEL} 6"]
+    question = ["Bo has 7 blue pens. It rains."] * 3
+    columns = {
+        "completions": [[{"role": "assistant", "content": c}] for c in critiques],
+        "question": question,
+        "response": ["It rains."] * 3,
+        "answer": ["Bo has 7 blue pens."] * 3,
+        "kind": ["score"] * 3,
+        "response_rating": [6.0, 6.0, None],
+        "trainer_state": TrainerState(),
+        "log_extra": lambda name, values: None,
+        "log_metric": lambda name, value: logged.setdefault(name, []).append(value),
     }
-    assert set(graded_metrics([]).values()) == {None}
-    unparsed = graded_metrics([record(4.0, None, 5.0)])
-    assert (unparsed["parse_rate"], unparsed["mse_dis"], unparsed["delta"]) == (0.0, None, 1.0)
+    machine = {"output_dir": "unused", "bf16": False, "use_cpu": True, "prompts": "compact"}
+    actor = Writer(lambda text: "Bo has 7 blue pens." if "7" in text else "It rains.")
+    rater = Rater(KeywordScorer(), ScoreRange(-1.0, 1.0))
+    first = CritiqueReward(Stage1Config(tolerance=2.0, **machine), actor, rater)
+    assert first(**columns) == [0.5, 0.0, None]
+    second = CritiqueReward(Stage2Config(tolerance=2.0, beta_1=0.2, **machine), actor, rater)
+    # "It rains." earns 0, in the middle of -1 to 1: 5.5.
+    assert second(**columns) == [pytest.approx(10.0 + 0.2 * 0.5), pytest.approx(5.5), None]
+    assert logged["critic/mae_dis"] == [1.0] * 2
+    assert logged["critic/parse_rate"] == [1.0, 0.0, 1.0] * 2
+    assert logged["actor/delta_rating"] == pytest.approx([4.0, -0.5])
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("options", "message"),
     [
-        ({"response_score": 1.0}, "row 1: no field 'critic_score'; it has response_score"),
-        (record(1.0, float("nan"), 1.0), "row 1, field 'critic_score': found nan"),
-        (record(1.0, 1.0, True), "row 1, field 'refinement_score': found True"),
-        ({**record(1.0, 1.0, 1.0), "critic_score": "7"}, "row 1, field 'critic_score': found '7'"),
+        (
+            {"refinement_reward": "r_delta"},
+            "refinement_reward='r_delta' is for replies that are right or wrong",
+        ),
+        ({"refinement_reward": "r_refine", "combination": "gated"}, "combination='gated' is for"),
+        ({"signed_dis": True}, "signed_dis=True is for"),
+        ({"oracle_noise": 0.1}, "oracle_noise=0.1 is for"),
+        ({"tolerance": 0.0}, "tolerance=0.0 must be above 0"),
     ],
 )
-def test_a_bad_record_is_named(row: dict[str, Any], message: str) -> None:
+def test_what_scores_do_not_have_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        graded_metrics([record(1.0, 1.0, 1.0), row])
+        CritiqueConfig(**({"output_dir": "x", "bf16": False, "use_cpu": True, "tolerance": 2.0} | options))
+
+
+SCORED = Path(__file__).parent.parent / "experiments" / "configs" / "tiny-summarisation.yaml"
+SMALL = (
+    "cold_start.reasoning=64",
+    "cold_start.refinements=64",
+    "cold_start.critiques=64",
+    "pool.problems=64",
+    "evaluation.tasks=[{name: made_up_facts, split: test, limit: 8, options: {size: 2000}}]",
+    "train=[{name: made_up_facts, split: train, options: {size: 2000}}]",
+    *(f"stages.{stage}.trainer.rl_steps=1" for stage in ("stage1", "stage2")),
+    *(f"stages.{stage}.trainer.generation_batch_size=64" for stage in ("stage1", "stage2")),
+)
+
+
+def small_run(tmp_path: Path, *overrides: str) -> Run:
+    config = load_config(SCORED, [f"output={tmp_path}", *SMALL, *overrides])
+    assert config.cold_start.base is not None
+    few = replace(config.cold_start.base.passes[0], reasoning=64, critiques=64, refinements=64)
+    base = replace(config.cold_start.base, passes=[few])
+    return Run(replace(config, cold_start=replace(config.cold_start, base=base)), display=Display(quiet=True))
+
+
+def test_a_scored_run_from_cold_start_to_table(tmp_path: Path) -> None:
+    """All steps of Table 9 in small: untrained texts teach nothing, but every step hands on scores."""
+    run = small_run(tmp_path)
+    run.execute()
+    rows, histories = run.results()
+    table = {row["method"]: row["metrics"] for row in rows}
+    assert set(table) == {"No critic", "SFT critic", "Stage I", "Critique-RL"}
+    assert {"score", "score_refine", "graded_rate"} <= set(table["Critique-RL"])
+    assert "acc" not in table["Critique-RL"]
+    assert len(histories["Critique-RL"][0]) == 1
+    assert "actor/rating_refine" in histories["Critique-RL"][0][0]
+    path = write_report(run.config, rows, histories)
+    assert "MAE@Dis" in path.with_name("report.md").read_text(encoding="utf-8")
+    # The scale comes from the pool: a measurement is not made anew unless that is.
+    assert all("pool" in " ".join(s.inputs) for s in run.steps() if s.kind == "evaluate")
+    assert all(step.finished() for step in run.steps())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scorer=null", "tolerance goes with `scorer`"),
+        ("stages.stage1.trainer.tolerance=null", "stages.stage1.trainer.tolerance goes with `scorer`"),
+        ("pool.balanced=true", "pool.balanced: scored replies"),
+        ("stages.stage2.method=star", "'star' is not made for replies with scores"),
+        ("scorer={kind: keyword}", "scorer.kind='keyword' is unknown. Did you mean 'keywords'"),
+        ("scorer={kind: reward_model}", "a reward_model needs `model`"),
+        ("evaluation.tasks=[{name: modular_chain, split: test, limit: 8}]", "its replies are right or wrong"),
+    ],
+)
+def test_a_scored_run_is_checked_before_it_starts(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        small_run(tmp_path, override).execute()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_graded_run_refuses_a_scored_task(tmp_path: Path) -> None:
+    tiny = SCORED.with_name("tiny.yaml")
+    task = "evaluation.tasks=[{name: made_up_facts, split: test, limit: 8}]"
+    with pytest.raises(UserError, match="its replies are scored, set `scorer`"):
+        Run(load_config(tiny, [f"output={tmp_path}", task]), display=Display(quiet=True)).execute()
+
+
+def test_the_reviewer_says_what_is_so() -> None:
+    text = "It rains. Ana has 3 red cups. Bo has 7 blue pens."
+    rng = random.Random(0)
+    critique = Annotator().critique(text, "It rains. Ana has 3 red cups.", rng)
+    assert critique == (
+        "Comments: It rains. Surplus. Ana has 3 red cups. Stated. Bo has 7 blue pens. Missing.\n"
+        "Quality score: 4\nSuggestions: Ana has 3 red cups. Bo has 7 blue pens."
+    )
+    assert Summariser(conviction=0.0).refine(text, critique, rng) == "Ana has 3 red cups. Bo has 7 blue pens."
+    assert Summariser().solve(text, rng) == "Ana has 3 red cups. Bo has 7 blue pens."
+    assert Summariser(overlooked=1.0, mistaken=1.0).solve(text, rng) == "It rains."
+    silent = Annotator(stop=1.0).critique(text, "It rains.", rng)
+    assert silent.endswith("Suggestions: ")
+    assert Summariser(overlooked=1.0, mistaken=1.0).refine(text, silent, rng) == "It rains."
 
 
 # -- the task -----------------------------------------------------------------------------------------------
@@ -452,7 +634,6 @@ def test_news_from_the_hub(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
         return datasets.Dataset.from_list([NEWS])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setitem(tasks.MODULES, "cnn_dailymail", "summarisation")
     assert [p.question for p in tasks.load_task("cnn_dailymail", split=split)] == [NEWS["article"]]
     assert seen == [("abisee/cnn_dailymail", "3.0.0", split)]  # validation is published, not cut from train
 
@@ -520,4 +701,4 @@ def test_prompts_of_the_task_do_not_state_a_score() -> None:
     assert problem.answer not in prompt[0]["content"]
     assert LABEL in prompt[0]["content"]
     # A critic that begins by repeating its instructions has not said two things.
-    assert parse_score(f"{prompt[0]['content']}\n\n{LABEL} 4") == 4.0
+    assert parse_rating(f"{prompt[0]['content']}\n\n{LABEL} 4") == 4.0

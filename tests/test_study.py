@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,18 @@ from critique_rl.config import load_config
 from critique_rl.evaluation import read_episodes
 from critique_rl.measures import by_round, majority, powers_of_two
 from critique_rl.pipeline import Run
-from critique_rl.study import EXPERIMENTS, Example, NotRun, Row, Study, Table, make, sampled
+from critique_rl.study import (
+    EXPERIMENTS,
+    Example,
+    NotRun,
+    Row,
+    Study,
+    Table,
+    load_study,
+    make,
+    measure,
+    sampled,
+)
 from critique_rl.types import UserError
 
 SHORT = ("stages.stage2.trainer.rl_steps=1", "evaluation.tasks.0.limit=12", "evaluation.protocol={}")
@@ -105,6 +117,32 @@ def test_again_nothing_is_run_and_a_deleted_seed_is_run_alone(study: Study, made
     changed = {name for name, date in dates(runs).items() if date != before.get(name)}
     assert changed == {f"{measured}/records.jsonl", f"{measured}/step.json"}
     assert made.read_bytes() == result
+
+
+def test_seeds_beside_each_other_give_the_same_and_a_failure_stays_alone(study: Study, made: Path) -> None:
+    runs = study.config.directory
+    measured = [runs / f"seed{seed}/evaluate/{row}" for seed in (0, 1) for row in ("stage2", "no_critic")]
+    before = {p: p.read_bytes() for folder in measured for p in folder.rglob("records.jsonl")}
+    for folder in measured:
+        shutil.rmtree(folder)
+    tables = {
+        "one": Table([Row("No critic", "no_critic")]),
+        "broken": Table([Row("Nobody", "nobody")]),
+        "two": build(study),
+    }
+    failed = measure(tables, replace(study, jobs=2))
+    assert list(failed) == ["broken"] and "no arm 'nobody'" in str(failed["broken"])
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_variant_has_runs_of_its_own_and_the_presets_name() -> None:
+    tiny = load_study(Namespace(preset="tiny", seeds=[3], jobs=2, set=["pool.samples=1"]))
+    scored = tiny.variant("summarisation")
+    assert scored is not None and tiny.variant("translation") is None
+    assert (scored.preset, scored.seeds, scored.jobs) == ("tiny", [3], 2)
+    assert str(scored.config.directory) == "runs/tables/tiny-summarisation"
+    assert scored.config.scorer == {"kind": "keywords"} and scored.config.pool.samples == 1
+    assert scored.config.threads == 1
 
 
 def test_results_of_other_settings_never_mix(study: Study, made: Path) -> None:
@@ -195,7 +233,7 @@ def test_measures_by_hand() -> None:
     assert values == {"refinement_at_1": {"a": 0.0, "b": 0.5}, "refinement_at_2": {"a": 1.0, "b": None}}
 
 
-@pytest.mark.parametrize("name", ["tiny", "smollm2-135m", "qwen2.5-3b", "qwen2.5-7b", "llama3.2-3b"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml")))
 def test_every_arm_of_a_shipped_config_has_valid_options(name: str) -> None:
     cpu = [f"stages.{stage}.trainer.use_cpu=true" for stage in ("stage1", "stage2")]
     config = load_config(EXPERIMENTS / "configs" / f"{name}.yaml", cpu)

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from critique_rl.actors import TransformersActor
 from critique_rl.prompts import COMPACT, PAPER
 from critique_rl.tasks import load_task
-from critique_rl.tasks.modular_chain import Chain
 from critique_rl.tasks.modular_chain_teacher import Annotator
 from critique_rl.tiny import CONTEXT, PHRASES, build_model, build_tokenizer, save_untrained
 from critique_rl.types import Sampling
@@ -28,9 +27,9 @@ def test_any_text_survives_the_tokenizer(text: str) -> None:
 
 def test_phrases_are_one_token_and_a_critique_of_three_steps_is_short() -> None:
     tokenizer = build_tokenizer()
-    assert all(len(tokenizer(phrase)["input_ids"]) == 1 for phrase in PHRASES)
+    assert all(len(tokenizer(phrase)["input_ids"]) == 1 for phrase in PHRASES["modular_chain"])
     problem = load_task("modular_chain", split="train", steps=3, size=200)[0]
-    critique = Annotator().critique(Chain.parse(problem.question), problem.solution, random.Random(0))
+    critique = Annotator().critique(problem.question, problem.solution, random.Random(0))
     assert len(tokenizer(critique + tokenizer.eos_token)["input_ids"]) == 27
 
 

@@ -77,7 +77,7 @@ class ActorTrainer(CritiqueTrainer):
             {"gold": answer, "reply": reply, "kind": kind}
             for answer, reply, kind in zip(answers, replies, kinds, strict=True)
         ]
-        return self.grader(items)
+        return [None if grade is None else bool(grade) for grade in self.grader(items)]
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Each question once, with the actor's prompt."""

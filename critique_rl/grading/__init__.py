@@ -22,11 +22,11 @@ from typing import get_args
 from critique_rl.grading.prepare import GradeResult, Question, prepare
 from critique_rl.grading.prepare import extract_answer as _extract_answer
 from critique_rl.grading.workers import SHARED
-from critique_rl.types import AnswerKind
+from critique_rl.types import GradedKind
 
 __all__ = ["GradeResult", "explain", "extract_answer", "grade", "grade_batch"]
 
-_KINDS = get_args(AnswerKind)
+_KINDS = get_args(GradedKind)
 
 
 class _Cache:

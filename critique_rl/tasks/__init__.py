@@ -1,7 +1,7 @@
 """Data sets: a name and a split give a list of problems.
 
 >>> sorted(TASKS)
-['aqua', 'gsm8k', 'math', 'modular_chain', 'reasoning_gym', 'svamp', 'theoremqa']
+['aqua', 'cnn_dailymail', 'gsm8k', 'made_up_facts', 'math', 'modular_chain', 'reasoning_gym', 'svamp', 'theoremqa']
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ __all__ = [
 
 MODULES = {
     "aqua": "aqua",
+    "cnn_dailymail": "cnn_dailymail",
     "gsm8k": "gsm8k",
+    "made_up_facts": "made_up_facts",
     "math": "math_",
     "modular_chain": "modular_chain",
     "reasoning_gym": "reasoning_gym_",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from critique_rl.types import Problem
+from critique_rl.types import Problem, UserError
 
 
 class GoldFailure(NamedTuple):
@@ -45,9 +45,15 @@ class GoldReport:
 
 
 def gold_report(problems: Sequence[Problem]) -> GoldReport:
-    """Grade each problem's gold answer, stated in the form that the actor is asked for."""
+    """Grade each problem's gold answer, stated in the form that the actor is asked for.
+
+    Raises:
+        UserError: Replies to the problems are scored.
+    """
     from critique_rl.grading import explain, grade_batch
 
+    if any(p.kind == "score" for p in problems):
+        raise UserError("replies to these problems are scored: there is no gold answer to be graded.")
     items = [{"gold": p.answer, "reply": f"The answer is {p.answer}.", "kind": p.kind} for p in problems]
     grades = grade_batch(items)
     failures = [

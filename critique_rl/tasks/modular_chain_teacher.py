@@ -45,12 +45,13 @@ class Solver:
             return wrong if rng.random() < self.conviction else right
         return rng.randrange(10) if rng.random() < self.slip else right
 
-    def solve(self, chain: Chain, rng: random.Random) -> str:
+    def solve(self, question: str, rng: random.Random) -> str:
         """A response."""
-        return self.refine(chain, "", rng)
+        return self.refine(question, "", rng)
 
-    def refine(self, chain: Chain, critique: str, rng: random.Random) -> str:
+    def refine(self, question: str, critique: str, rng: random.Random) -> str:
         """A refinement: explained values are taken over, the steps that no explanation covers computed."""
+        chain = Chain.parse(question)
         explained = [int(v) for v in _EXPLANATION.findall(critique)]
         values, value = [], chain.start
         for i, (operation, operand) in enumerate(chain.operations):
@@ -77,8 +78,9 @@ class Annotator:
     stop_at_error: float = 0.0
     wrong_value: float = 0.0
 
-    def critique(self, chain: Chain, response: str, rng: random.Random) -> str:
+    def critique(self, question: str, response: str, rng: random.Random) -> str:
         """A critique of a well-formed response, in the fields of the compact prompt set."""
+        chain = Chain.parse(question)
         lines, flagged, value = [], False, chain.start
         for (operation, operand), sentence in zip(chain.operations, response.split("\n"), strict=False):
             value = apply(value, operation, operand)

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from critique_rl.tasks.base import DataError, Task, check_fractions, split_problems
 from critique_rl.tasks.published import make_problem
-from critique_rl.types import AnswerKind, Problem, UserError, child_seed, nearest, problem_id
+from critique_rl.types import GradedKind, Problem, UserError, child_seed, nearest, problem_id
 
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 DRAWS_PER_PROBLEM = 10
@@ -41,7 +41,7 @@ def load(
     size: int = 1000,
     config: Mapping[str, Any] | None = None,
     splits: Mapping[str, float] | None = None,
-    kind: AnswerKind | None = None,
+    kind: GradedKind | None = None,
 ) -> list[Problem]:
     """Draw `size` distinct problems and keep those of one split.
 
@@ -59,8 +59,8 @@ def load(
     """
     if source is not None:
         raise DataError("task reasoning_gym is generated: remove `source`")
-    if kind is not None and kind not in get_args(AnswerKind):
-        raise DataError(f"kind: found {kind!r}. {nearest(str(kind), get_args(AnswerKind))}")
+    if kind is not None and kind not in get_args(GradedKind):
+        raise DataError(f"kind: found {kind!r}. {nearest(str(kind), get_args(GradedKind))}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise DataError(f"size: found {size!r}, expected a whole number above 0")
     fractions = SPLITS if splits is None else splits
@@ -118,7 +118,7 @@ def _draw(generate: Callable[[int], dict[str, Any]], dataset: str, size: int) ->
     )
 
 
-def _kind(dataset: str, answers: list[str]) -> AnswerKind:
+def _kind(dataset: str, answers: list[str]) -> GradedKind:
     if all(_NUMBER.fullmatch(answer) for answer in answers):
         return "number"
     if all(_YES_NO.fullmatch(answer) for answer in answers):
@@ -128,7 +128,7 @@ def _kind(dataset: str, answers: list[str]) -> AnswerKind:
     example = next((answer for answer in answers if not _NUMBER.fullmatch(answer)), "")
     raise DataError(
         f"{dataset}: answers like {example[:60]!r} are not all numbers, nor all yes or no; choose how to "
-        f"grade them by the option `kind` ({', '.join(get_args(AnswerKind))}) or take another data set"
+        f"grade them by the option `kind` ({', '.join(get_args(GradedKind))}) or take another data set"
     )
 
 
