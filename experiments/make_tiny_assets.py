@@ -12,7 +12,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +37,6 @@ def main() -> None:
     parser.add_argument("name", choices=("tiny", "tiny-summarisation"))
     parser.add_argument("--output", help="folder for the run; a temporary one if left out")
     arguments = parser.parse_args()
-    started = time.time()
     with tempfile.TemporaryDirectory() as temporary:
         config = load_config(ROOT / "experiments" / "configs" / f"{arguments.name}.yaml")
         tasks = [replace(task, split="validation") for task in config.evaluation.tasks]
@@ -62,7 +60,6 @@ def main() -> None:
             config.seeds,
             rows,
         )
-        figures["seconds"] = round(time.time() - started)
         (assets / "figures.json").write_text(
             json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )

@@ -522,6 +522,7 @@ def test_what_scores_do_not_have_is_refused(options: dict[str, Any], message: st
 
 SCORED = Path(__file__).parent.parent / "experiments" / "configs" / "tiny-summarisation.yaml"
 SMALL = (
+    "cold_start.shipped=null",
     "cold_start.reasoning=64",
     "cold_start.refinements=64",
     "cold_start.critiques=64",
