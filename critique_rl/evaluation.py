@@ -169,9 +169,11 @@ def evaluate(
         Episodes by sample, then in the order of `problems`, then by round.
 
     Raises:
-        UserError: `records` holds a line that is no episode, or episodes of other problems; or critiques are
-            to be shuffled and there is one problem alone.
+        UserError: `records` holds a line that is no episode, or episodes of other problems; critiques are to be
+            shuffled and there is one problem alone; or scored replies meet what is made for right and wrong ones.
     """
+    if any((p.kind == "score") != (rater is not None) for p in problems):
+        raise UserError("a `rater` is for problems of kind 'score', and these cannot be graded without one.")
     if rater is not None and (protocol.spare_correct or protocol.critiques in ("verdict", "oracle")):
         raise UserError("scored replies are neither right nor wrong: no spare_correct, verdict or oracle.")
     if protocol.critiques == "shuffled" and len(problems) < 2:

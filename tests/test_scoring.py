@@ -451,6 +451,8 @@ def test_protocol_with_scores(tmp_path: Path) -> None:
     assert measured["score_refine"] == 1.0
     assert measured["delta"] == pytest.approx(1 - sum(e.response_score for e in first) / 5)
     assert read_episodes(tmp_path / "r.jsonl") == episodes
+    with pytest.raises(UserError, match="cannot be graded without one"):
+        evaluate(problems, actor, critic, protocol, records=tmp_path / "other.jsonl")
     for wrong in (replace(protocol, spare_correct=True), replace(protocol, critiques="oracle")):
         with pytest.raises(UserError, match="neither right nor wrong"):
             evaluate(problems, actor, critic, wrong, records=tmp_path / "other.jsonl", rater=rater)
