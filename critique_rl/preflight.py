@@ -161,11 +161,10 @@ def check_cold_start(run: Run) -> None:
         if cold.teacher.kind == "model" and not cold.teacher.actor:
             raise UserError("cold_start.teacher.actor: say which model writes the texts.")
         check_actor(cold.teacher.actor, "cold_start.teacher.actor")
-    solver, annotator = SCRIPTED.get(run.config.train[0].name, (object, object))
-    if cold.teacher.kind == "scripted":
-        check_options(solver, cold.teacher.solver, "cold_start.teacher.solver")
-        check_options(annotator, cold.teacher.annotator, "cold_start.teacher.annotator")
-        check_options(annotator, cold.teacher.polished, "cold_start.teacher.polished")
+    solver, annotator = SCRIPTED.get(run.config.train[0].name, SCRIPTED["modular_chain"])
+    check_options(solver, cold.teacher.solver, "cold_start.teacher.solver")
+    check_options(annotator, cold.teacher.annotator, "cold_start.teacher.annotator")
+    check_options(annotator, cold.teacher.polished, "cold_start.teacher.polished")
     given = {"cold_start.actor_sft": cold.actor_sft, "cold_start.critic_sft": cold.critic_sft}
     if cold.base is not None:
         check_options(solver, cold.base.solver, "cold_start.base.solver")

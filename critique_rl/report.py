@@ -201,8 +201,9 @@ def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True) -> 
         return "–"
     scale, digits = (100, 1) if percent else (1, 2)
     text = f"{scale * metric['mean']:.{digits}f}"
-    half = scale * (metric["high"] - metric["low"]) / 2
-    return text if len(metric["values"]) == 1 else f"{text} ± {half:.{digits}f}"
+    if len(metric["values"]) == 1:
+        return text
+    return f"{text} ± {scale * (metric['high'] - metric['low']) / 2:.{digits}f}"
 
 
 def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path) -> None:

@@ -311,7 +311,9 @@ def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseExceptio
                 if len(running) < study.jobs and seed not in busy:
                     waiting.remove((stem, seed))
                     busy.add(seed)
-                    running[pool.submit(_run_seed, studies[stem], tables[stem].rows, seed)] = stem, seed
+                    # What measures the episodes is for the results, and cannot go to another process.
+                    rows = [replace(row, by_problem=None) for row in tables[stem].rows]
+                    running[pool.submit(_run_seed, studies[stem], rows, seed)] = stem, seed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 stem, seed = running.pop(future)
                 raised = future.exception()

@@ -189,9 +189,17 @@ def test_the_callback_shows_rl_steps_and_the_stages_own_measure(tmp_path: Path) 
     state.log_history = [{"loss": 1.0}]
     callback.on_log(args, state, control)
     assert stream.getvalue() == ""
-    state.log_history = [{"critic/acc_dis": 0.5, "kl": 0.0}, {"critic/acc_dis": 0.625, "kl": 0.25}]
+    state.log_history = [
+        {"critic/parse_rate": 1.0, "critic/acc_dis": 0.5, "kl": 0.0},
+        {"critic/parse_rate": 1.0, "critic/acc_dis": 0.625, "kl": 0.25},
+    ]
     callback.on_log(args, state, control)
     assert stream.getvalue() == "    2/10  Acc@Dis 62 (right -, wrong -)  KL 0.250  ▁█\n"
+    shown, stream = display(terminal=False)
+    callback = DisplayCallback(shown, block=4)
+    state.log_history = [{"critic/parse_rate": 0.5, "critic/mae_dis": 1.5, "actor/rating_refine": 7.25}]
+    callback.on_log(args, state, control)
+    assert "MAE@Dis 1.50 (parsed 50)  rating of refinements 7.25  KL 0.000" in stream.getvalue()
 
 
 def test_a_sparkline_spans_its_own_range() -> None:

@@ -346,7 +346,9 @@ def test_missing_paths_and_files_are_named(tmp_path: Path) -> None:
 
 
 def test_unknown_names_suggest_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no task 'gms8k'\. Did you mean 'gsm8k'\? There are: aqua, gsm8k"):
+    with pytest.raises(
+        UserError, match=r"no task 'gms8k'\. Did you mean 'gsm8k'\? There are: aqua, cnn_dailymail, gsm8k"
+    ):
         load_task("gms8k")
     with pytest.raises(UserError, match=r"task gsm8k: no option 'heldout'\. Did you mean 'held_out'\?"):
         load_task("gsm8k", heldout=0.2)

@@ -13,7 +13,7 @@ import re
 from fractions import Fraction
 from typing import get_args
 
-from critique_rl.types import AnswerKind
+from critique_rl.types import GradedKind
 
 _TRIGGERS = ("The answer is:", "The answer is", "the answer is")
 _OPTIONS = tuple(f"({letter})" for letter in "abcdef")
@@ -28,8 +28,8 @@ def grade(*, gold: str, reply: str, kind: str) -> bool:
     >>> grade(gold="0.5", reply=r"The answer is: \\frac{1}{2}", kind="math")
     False
     """
-    if kind not in get_args(AnswerKind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(AnswerKind))}, not {kind!r}")
+    if kind not in get_args(GradedKind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(GradedKind))}, not {kind!r}")
     wanted, given = (_compared(_extract(text, kind)) for text in (gold, reply))
     if not wanted or not given:
         return False
