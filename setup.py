@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+LEGACY = ["mathruler==0.1.0", "pylatexenc>=2.10,<3", "tqdm"]  # what LLaVA-Critic-R1's released reward calls
+
 setup(
     name="critique_rl",
     version="0.1.0",
@@ -35,7 +37,9 @@ setup(
             "types-PyYAML",
             "transformers[serving]",
             "reasoning-gym>=0.1.23",
+            *LEGACY,
         ],
+        "legacy": LEGACY,
         "procedural": ["reasoning-gym>=0.1.23"],
         "vllm": ["vllm>=0.19"],
         "eval": ["lm-eval>=0.4.9"],

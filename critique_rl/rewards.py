@@ -1,11 +1,16 @@
 """The rewards of Critique-RL (arXiv 2510.24320), one pure function for each.
 
+Those of LLaVA-Critic-R1 are in `pairwise_rewards.py`; their names are here as well.
+
 Everywhere `response_correct` is o = r_oracle(x, y), `refinement_correct` is o' = r_oracle(x, y'), and `None`
 means that the grader could not tell; a reward that needs what is not known is `None`, never a score.
 """
 
 from __future__ import annotations
 
+from critique_rl.pairwise_rewards import pairwise_reward as pairwise_reward
+from critique_rl.pairwise_rewards import r_format as r_format
+from critique_rl.pairwise_rewards import r_pref as r_pref
 from critique_rl.prompts import Verdict
 
 
