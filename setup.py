@@ -28,6 +28,8 @@ setup(
         "rich>=13.0",
         "tensorboard>=2.17",
         "gguf>=0.10",
+        "numpy>=2.0",
+        "pillow>=11.0",
     ],
     extras_require={
         "test": [

@@ -68,7 +68,7 @@ def parse_preference(text: str, *, ties: bool = False, thinking: bool = True) ->
     _, thought_ends, answer = text.rpartition(_THINK_END)
     if _THINK in answer or (thinking and not thought_ends):
         return None
-    named = {None if box is None else _name(box, ties) for box in _boxes(answer)}
+    named = {None if box is None else parse_label(box, ties=ties) for box in _boxes(answer)}
     return named.pop() if len(named) == 1 else None
 
 
@@ -118,14 +118,18 @@ _NAMES: dict[Preference, re.Pattern[str]] = {
     2: _names("[2b]", "two", "(?:second|2nd)"),
 }
 _TIE_NAMES = re.compile(
-    r"0|(?:a )?(?:tie|draw)|tied|both|neither"
+    r"(?:a )?(?:tie|draw)|tied|both|neither"
     rf"|(?:both )?(?:{_NOUN}s )?(?:are )?(?:equal|equally (?:good|bad)|(?:the )?same)"
 )
 
 
-def _name(box: str, ties: bool) -> Preference | None:
-    """The response that the content of a box names."""
-    name = " ".join(_MARKUP.sub(" ", box).casefold().split()).strip(" *_'.")
+def parse_label(text: str, *, ties: bool = False) -> Preference | None:
+    """The response that a label, such as the content of a box, names; `None` if it names none.
+
+    >>> [parse_label(text, ties=True) for text in ("2", "first", "Response B", "tie", "3")]
+    [2, 1, 2, 0, None]
+    """
+    name = " ".join(_MARKUP.sub(" ", text).casefold().split()).strip(" *_'.")
     while match := re.fullmatch(r"\((.*)\)|\[(.*)\]", name):
         name = (match[1] or match[2] or "").strip()
     for label, pattern in _NAMES.items():

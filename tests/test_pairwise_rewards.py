@@ -135,7 +135,7 @@ def test_a_critic_that_was_not_told_to_think() -> None:
     "box",
     [
         *("tie", "Tie", "a tie", "Tied", "draw", "equal", "equally good", "Both are equally good", "same"),
-        *("the same", "Both answers are equally bad", "both", "neither", "0", r"\text{tie}"),
+        *("the same", "Both answers are equally bad", "both", "neither", r"\text{tie}"),
     ],
 )  # fmt: skip
 def test_ties_are_a_third_label_behind_a_flag(box: str) -> None:
@@ -147,7 +147,7 @@ def test_ties_are_a_third_label_behind_a_flag(box: str) -> None:
 def test_the_flag_of_ties_changes_nothing_else() -> None:
     for label, boxes in NAMES.items():
         for box in boxes:
-            expected = {"0": TIE, "tie": TIE, "both": TIE}.get(box, label)
+            expected = {"tie": TIE, "both": TIE}.get(box, label)
             assert parse_preference(reply(box), ties=True) == expected, box
 
 
