@@ -27,6 +27,7 @@ STEP_COMMANDS = {
     "train": (("train",), "train the critic through its RL stages"),
     "evaluate": (("evaluate",), "run the protocol with every critic of the run"),
 }
+GRADED_TASKS = "gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym"
 COMMANDS = ("run", *STEP_COMMANDS, "report", "eval", "audit", "check-data")
 
 
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("audit", help="have a judge model read the critiques of an evaluation")
     )
     check = commands.add_parser("check-data", help="load a data set and grade each gold answer as a reply")
-    check.add_argument("task", help="gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym")
+    check.add_argument("task", help=GRADED_TASKS)
     check.add_argument("source", nargs="?", help="local file or directory; the hub if left out")
     check.add_argument("--split", default="test")
     check.set_defaults(run=_check_data)
@@ -163,7 +164,7 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _task_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--task", help="gsm8k, math, aqua, svamp, theoremqa, modular_chain, reasoning_gym")
+    group.add_argument("--task", help=f"{GRADED_TASKS}; with scores cnn_dailymail, made_up_facts")
     group.add_argument("--source", help="local file or directory of the task; the hub if left out")
     group.add_argument("--split", default="test")
     group.add_argument(
