@@ -218,7 +218,7 @@ def base_examples(
 
     Args:
         problems: Train problems, used again and again in turn.
-        teacher: Solves, criticises and refines without faults.
+        teacher: Solves, criticises and refines; its polished critiques are those that the refinements follow.
         faulty: Writes the responses that are criticised and refined.
         prompts: Prompt set.
         reasoning: Examples of reasoning.
@@ -229,8 +229,9 @@ def base_examples(
     asked = [problems[i % len(problems)] for i in range(max(reasoning, critiques, refinements))]
     drafts = faulty.solve(asked, seed=seed)
     written = teacher.critique(asked, drafts, seed=seed, polished=False)
+    followed = teacher.critique(asked[:refinements], drafts[:refinements], seed=seed, polished=True)
     solved = teacher.solve(asked[:reasoning], seed=seed)
-    refined = teacher.refine(asked[:refinements], drafts[:refinements], written[:refinements], seed=seed)
+    refined = teacher.refine(asked[:refinements], drafts[:refinements], followed, seed=seed)
     return [
         *(example(prompts.reasoning_prompt(p.question), y) for p, y in zip(asked, solved, strict=False)),
         *(
@@ -239,6 +240,6 @@ def base_examples(
         ),
         *(
             example(prompts.refinement_prompt(p.question, y, c), z)
-            for p, y, c, z in zip(asked, drafts, written, refined, strict=False)
+            for p, y, c, z in zip(asked, drafts, followed, refined, strict=False)
         ),
     ]

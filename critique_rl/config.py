@@ -105,12 +105,15 @@ class BaseConfig:
     Attributes:
         solver: Fields of `Solver`: the faults of the responses that it learns to criticise.
         annotator: Fields of `Annotator`: how far its critiques go.
+        polished: The same for the critiques that it learns to follow; empty takes `annotator`. Where many of
+            their explanations are wrong, only a base that reads them writes what the teacher writes.
         passes: Passes over fresh texts, at least one.
     """
 
     solver: dict[str, float]
     annotator: dict[str, float]
     passes: list[BasePassConfig]
+    polished: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.passes:

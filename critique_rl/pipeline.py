@@ -402,7 +402,8 @@ class Run:
             return
         task = config.train[0].name
         solver, annotator = SCRIPTED[task]
-        teacher = ScriptedTeacher(solver(), annotator(**made.annotator), annotator(**made.annotator))
+        followed = made.polished or made.annotator
+        teacher = ScriptedTeacher(solver(), annotator(**made.annotator), annotator(**followed))
         faulty = ScriptedTeacher(solver(**made.solver), annotator(), annotator())
         start = directory / "untrained"
         if is_first_process() and not start.exists():

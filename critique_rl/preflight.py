@@ -169,6 +169,7 @@ def check_cold_start(run: Run) -> None:
     if cold.base is not None:
         check_options(solver, cold.base.solver, "cold_start.base.solver")
         check_options(annotator, cold.base.annotator, "cold_start.base.annotator")
+        check_options(annotator, cold.base.polished, "cold_start.base.polished")
         given |= {f"cold_start.base.passes[{i}].sft": part.sft for i, part in enumerate(cold.base.passes)}
     from trl import SFTConfig
 

@@ -238,6 +238,27 @@ def test_base_examples_have_as_many_of_each_kind_as_asked() -> None:
     assert (turns[3], len(critiques), turns[1] - len(critiques)) == (5, 4, len(problems) + 3)
 
 
+def test_a_base_may_learn_to_follow_critiques_that_are_wrong() -> None:
+    """What is criticised stays right; refinements follow other critiques, wrong values and all."""
+    problems = load_task("modular_chain", split="train", steps=1, size=60)
+    teacher = ScriptedTeacher(Solver(), Annotator(), Annotator(wrong_value=1.0))
+    found = base_examples(
+        problems, teacher, teacher, COMPACT, reasoning=1, critiques=30, refinements=30, seed=0
+    )
+    answers = {p.question: p.answer for p in problems}
+    right = {"critique": 0, "refinement": 0}
+    for e in found:
+        written = e["completion"][0]["content"]
+        if len(e["prompt"]) == 3:
+            value = e["prompt"][2]["content"].partition("Explanation: ")[2][0]
+            assert written.endswith(f"={value}\nThe answer is {value}")
+            right["refinement"] += value == answers[e["prompt"][0]["content"]]
+        elif "Explanation: " in written:
+            question = e["prompt"][0]["content"].removeprefix("Question: ").split("\n")[0]
+            right["critique"] += written.partition("Explanation: ")[2][0] == answers[question]
+    assert right["critique"] == 30 and right["refinement"] < 15  # one in ten is right by chance
+
+
 @pytest.mark.parametrize("prompts", PROMPT_SETS.values(), ids=lambda p: p.name)
 def test_only_completions_are_trained_on(untrained: Path, tmp_path: Path, prompts: PromptSet) -> None:
     problem = load_task("modular_chain", split="train", steps=1, size=60)[0]
