@@ -414,6 +414,11 @@ def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path
     table = build(study)
     for error in measure({stem: table}, study).values():
         raise error
+    return write(stem, table, study, results)
+
+
+def write(stem: str, table: Table, study: Study, results: Path) -> Path:
+    """Write and draw the result of a table of which everything is measured; as `make` in what is written."""
     study = table.study or study
     config = study.run(table.rows, study.seeds).config
     content = result(as_dict(config), study.seeds, study.results(table.rows))

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from critique_rl.cli import guarded
-from critique_rl.study import add_arguments, load_study, make, measure
+from critique_rl.study import add_arguments, load_study, measure, write
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("table", "figure", "controls")
@@ -53,13 +53,13 @@ def everything(arguments: argparse.Namespace) -> int:
     """
     study, results = load_study(arguments), Path(arguments.results)
     chosen = [stem for stem in stems() if not arguments.only or stem.startswith(tuple(arguments.only))]
-    builds = {stem: importlib.import_module(stem).build for stem in chosen}
-    failed = measure({stem: build(study) for stem, build in builds.items()}, study)
-    for stem, build in builds.items():
+    tables = {stem: importlib.import_module(stem).build(study) for stem in chosen}
+    failed = measure(tables, study)
+    for stem, table in tables.items():
         if stem in failed:
             sys.stderr.write(f"failed: {stem}: {failed[stem]}\n")
         else:
-            make(stem, build, study, results)
+            write(stem, table, study, results)
     importlib.import_module("ledger").write(results, results.parent / "README.md")
     return 1 if failed else 0
 
