@@ -14,7 +14,6 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -134,16 +133,10 @@ def majority_by_problem(episodes: Iterable[Episode], ks: Iterable[int]) -> ByPro
         return statistics.fmean(decided) if decided else None
 
     votes = {
-        i: [(_answer(outcome(c[-1])[0], c[-1].kind), outcome(c[-1])[1]) for c in samples]
+        i: [(extract_answer(outcome(c[-1])[0], c[-1].kind), outcome(c[-1])[1]) for c in samples]
         for i, samples in chains(episodes).items()
     }
     return _by_problem(votes, ks, blocks)
-
-
-@lru_cache(maxsize=100_000)
-def _answer(reply: str, kind: str) -> str | None:
-    """The answer of a reply; chains of one problem often end in the same words."""
-    return extract_answer(reply, kind)
 
 
 def majority_at(episodes: Iterable[Episode], ks: Iterable[int]) -> dict[int, float | None]:

@@ -17,6 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import get_args
 
 from critique_rl.grading.prepare import GradeResult, Question, prepare
@@ -27,6 +28,8 @@ from critique_rl.types import GradedKind
 __all__ = ["GradeResult", "explain", "extract_answer", "grade", "grade_batch"]
 
 _KINDS = get_args(GradedKind)
+_known_answer = lru_cache(maxsize=20_000)(_extract_answer)
+"""Samples of one problem often end in the same words."""
 
 
 class _Cache:
@@ -134,4 +137,4 @@ def extract_answer(reply: str, kind: str) -> str | None:
     done: `2x + 2` and `2(x + 1)` are different votes.
     """
     _check(kind, reply=reply)
-    return _extract_answer(reply, kind)
+    return _known_answer(reply, kind)
