@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+DOCS = ["mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0,<2"]
 LEGACY = ["mathruler==0.1.0", "pylatexenc>=2.10,<3", "tqdm"]  # what LLaVA-Critic-R1's released reward calls
 
 setup(
@@ -30,6 +31,7 @@ setup(
         "gguf>=0.10",
         "numpy>=2.0",
         "pillow>=11.0",
+        "shtab>=1.13,<2",
     ],
     extras_require={
         "test": [
@@ -40,7 +42,9 @@ setup(
             "transformers[serving]",
             "reasoning-gym>=0.1.23",
             *LEGACY,
+            *DOCS,
         ],
+        "docs": DOCS,
         "legacy": LEGACY,
         "procedural": ["reasoning-gym>=0.1.23"],
         "vllm": ["vllm>=0.19"],

@@ -1,34 +1,81 @@
 """The command line: `critique-rl COMMAND ...`.
 
-Exit codes: 0 done, 1 failed for a reason of the program's own, 2 something the user can mend, 130
-interrupted.
+A command's arguments are declared beside it, in a module that is imported when the command is asked for, so that
+`--help` imports none. Progress and messages go to stderr; stdout has the result alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import re
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from critique_rl.types import UserError, nearest
 
 if TYPE_CHECKING:
     from critique_rl.config import RunConfig
+    from critique_rl.display import Outcome
 
-STEP_COMMANDS = {
-    "sft": (("base", "actor", "sft"), "cold start: fine-tune the actor and the SFT critic"),
-    "pool": (("pool",), "collect the response pool"),
-    "train": (("train",), "train the critic through its RL stages"),
-    "evaluate": (("evaluate",), "run the protocol with every critic of the run"),
+Declare = Callable[[argparse.ArgumentParser], object]
+Work = Callable[[argparse.Namespace], "Outcome | int"]
+
+EXIT_CODES = {
+    0: "done",
+    1: "failed for a reason of the program's own, or what reads its output went away",
+    2: "something you can mend: an argument, a setting, a file, a server; or a finding to look at:\n"
+    "       gold answers that cannot be graded, labels that differ from grades",
+    130: "interrupted; the same command goes on from the last finished piece",
 }
-GRADED_TASKS = "gsm8k, math, aqua, svamp, theoremqa, modular_chain, drawings, reasoning_gym"
-COMMANDS = ("run", *STEP_COMMANDS, "report", "eval", "audit", "self-critique", "check-data")
+PRECEDENCE = """\
+Settings: --set wins over the YAML file, the file over the defaults, as with trl. KEY names a setting with
+dots, also in lists (train.0.limit=5); VALUE is YAML (seeds=[0,1], train.0.options={held_out: 0}). A mapping
+`env:` in the file sets environment variables, and wins over what is set already, also as with trl."""
+COMPLETION = """\
+Tab completes commands, options and files with this line in ~/.bashrc (or zsh's, with zsh):
+  eval "$(critique-rl --print-completion bash)\""""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        group: What it is for; heading in the overview.
+        text: What it does.
+        examples: Command lines, without `critique-rl`.
+        load: Gives what declares its arguments and what does its work.
+        models: Whether it loads models or data of the hub, whose libraries must be told some things before.
+        reports: Whether it takes `--quiet` and `--json`.
+        details: What else its help says.
+    """
+
+    group: str
+    text: str
+    examples: tuple[str, ...]
+    load: Callable[[], tuple[Declare, Work]]
+    models: bool = False
+    reports: bool = True
+    details: str = ""
+
+
+def _beside(module: str, declare: str = "add_arguments", work: str = "run") -> Callable[[], tuple[Any, Any]]:
+    """What a module of its own declares and does."""
+
+    def load() -> tuple[Any, Any]:
+        home = import_module(f"critique_rl.{module}")
+        return getattr(home, declare), getattr(home, work)
+
+    return load
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,20 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None takes those of the process.
 
     Returns:
-        The exit code.
+        The exit code, of `EXIT_CODES`.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forking graders would warn on every batch
-    given = sys.argv[1:] if argv is None else argv
-
-    def command() -> int:
-        for name in given[:1]:
-            _check_command(name)
-        arguments = _parser().parse_args(given)
-        go_offline_without_hub()
-        return int(arguments.run(arguments))
-
-    return guarded(command)
+    given = list(sys.argv[1:] if argv is None else argv)
+    of_a_command = given and not given[0].startswith("-")
+    return guarded(lambda: _execute(given[0], given[1:]) if of_a_command else _overview(given))
 
 
 def guarded(command: Callable[[], object]) -> int:
@@ -67,221 +107,265 @@ def guarded(command: Callable[[], object]) -> int:
         return 130
 
 
+def _execute(name: str, given: Sequence[str]) -> int:
+    if name not in COMMANDS:
+        raise UserError(f"there is no command '{name}'. {nearest(name, COMMANDS)}")
+    command = COMMANDS[name]
+    parser, work = command_line(name)
+    arguments = _parsed(parser, given)
+    if arguments is None:
+        return _tell()
+    if command.models:
+        go_offline_without_hub()
+        quiet_libraries()
+    as_json = command.reports and arguments.json
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a library may print something
+        outcome = work(arguments)
+    if isinstance(outcome, int):
+        return _tell(status=outcome)
+    return _tell(outcome.document(name) if as_json else outcome.text, outcome.status)
+
+
+def command_line(name: str) -> tuple[argparse.ArgumentParser, Work]:
+    """What reads the arguments of a command, and what does its work; imports its module."""
+    command = COMMANDS[name]
+    declare, work = command.load()
+    examples = "\n".join(["examples:", *(f"  critique-rl {example}" for example in command.examples)])
+    parser = _Parser(
+        prog=f"critique-rl {name}",
+        description=f"{command.text[0].upper()}{command.text[1:]}.",
+        epilog="\n\n".join(filter(None, (examples, command.details))),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    declare(parser)
+    if command.reports:
+        output = parser.add_argument_group("output")
+        output.add_argument("--quiet", action="store_true", help="no progress on stderr")
+        output.add_argument(
+            "--json",
+            action="store_true",
+            help="one JSON document on stdout: command, exit_status, rows, paths",
+        )
+    return parser, work
+
+
+def _overview(given: Sequence[str]) -> int:
+    parser = _overview_parser()
+    arguments = _parsed(parser, given)
+    if arguments is None:
+        return _tell()
+    if arguments.print_completion:
+        return _tell(_completion(parser, arguments.print_completion))
+    raise UserError("no command is given. See `critique-rl --help`.")
+
+
+def _parsed(parser: argparse.ArgumentParser, given: Sequence[str]) -> argparse.Namespace | None:
+    """The arguments; None if they asked for help or the version, which is written."""
+    try:
+        return parser.parse_args(given)
+    except SystemExit:
+        return None
+
+
+def _tell(text: str = "", status: int = 0) -> int:
+    """Write a result and give the exit code; what reads it may have gone, as of `| head`."""
+    try:
+        sys.stdout.write(f"{text}\n" if text else "")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at its end
+        return 1
+    return status
+
+
 class _Parser(argparse.ArgumentParser):
-    """Reports mistakes as every other mistake of the user is reported."""
+    """Reports mistakes as every other mistake of the user is reported, with the name that was meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Look for mistyped options first: argparse would rather miss an argument that is required."""
+        known = list(self._option_string_actions)
+        for word in args or ():
+            option = word.partition("=")[0]
+            if word == "--":
+                break
+            if re.match(r"-[^\d.\s]\S*\Z", option) and not any(name.startswith(option) for name in known):
+                names = [name for name in known if name.startswith("--")]
+                raise UserError(
+                    f"unrecognized arguments: {option}. {nearest(option, names)} See `{self.prog} --help`."
+                )
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = nearest(str(value), map(str, action.choices))
+            raise argparse.ArgumentError(action, f"there is no {value!r}. {known}")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} See `{self.prog} --help`.")
+        raise UserError(f"{message}{'' if message.endswith('.') else '.'} See `{self.prog} --help`.")
 
 
-def _check_command(name: str) -> None:
-    if not name.startswith("-") and name not in COMMANDS:
-        raise UserError(f"there is no command '{name}'. {nearest(name, COMMANDS)}")
+class _OverviewParser(_Parser):
+    """What stands before a command; its help is the overview of all of them."""
+
+    def format_help(self) -> str:
+        """Commands by what they are for, options, examples, exit codes."""
+        lines = ["usage: critique-rl COMMAND ...", "", f"{self.description}"]
+        for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+            lines += ["", f"{group}:"]
+            lines += [f"  {name:<15}{c.text}" for name, c in COMMANDS.items() if c.group == group]
+        lines += ["", "Options:"]
+        lines += [f"  {', '.join(a.option_strings):<20}{a.help}" for a in self._actions if a.option_strings]
+        examples = ("run experiments/configs/tiny.yaml", "run experiments/configs/tiny.yaml --dry-run")
+        lines += ["", "Examples:", *(f"  critique-rl {example}" for example in examples)]
+        lines += ["  critique-rl COMMAND --help"]
+        lines += ["", COMPLETION]
+        lines += ["", "Exit codes:", *(f"  {code:<5}{text}" for code, text in EXIT_CODES.items())]
+        return "\n".join(lines) + "\n"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="critique-rl", description="Train language-model critics with RL.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run a configuration from cold start to result table")
-    _config_arguments(run)
-    run.add_argument("--dry-run", action="store_true", help="check the configuration and print the plan")
-    run.set_defaults(run=_run)
-    for name, (kinds, text) in STEP_COMMANDS.items():
-        command = commands.add_parser(name, help=f"{text} (steps of `run`)")
-        _config_arguments(command)
-        command.set_defaults(run=_steps, kinds=kinds)
-    report = commands.add_parser("report", help="write the report of a run from its records")
-    _config_arguments(report)
-    report.set_defaults(run=_report)
-    _eval_arguments(commands.add_parser("eval", help="measure any actor and critic, or recorded replies"))
-    _audit_arguments(
-        commands.add_parser("audit", help="have a judge model read the critiques of an evaluation")
+def _overview_parser() -> _OverviewParser:
+    from importlib.metadata import version
+
+    parser = _OverviewParser(
+        prog="critique-rl",
+        description="Train critics of language and vision-language models with reinforcement learning.",
+        add_help=False,
     )
-    _self_critique_arguments(
-        commands.add_parser(
-            "self-critique", help="have judges choose among the samples of an evaluation, two at a time"
-        )
+    parser.add_argument("-h", "--help", action="help", help="show this, or of a command what it takes")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"critique-rl {version('critique_rl')}",
+        help="show the version",
     )
-    check = commands.add_parser("check-data", help="load a data set and grade each gold answer as a reply")
-    check.add_argument("task", help=GRADED_TASKS)
-    check.add_argument("source", nargs="?", help="local file or directory; the hub if left out")
-    check.add_argument("--split", default="test")
-    check.set_defaults(run=_check_data)
+    shells = ("bash", "zsh", "fish", "tcsh", "powershell")
+    parser.add_argument(
+        "--print-completion", choices=shells, help=f"print a completion script: {', '.join(shells)}"
+    )
     return parser
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
+def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Script that completes commands, options, values and files in a shell, without starting Python."""
+    import shtab
+
+    files = {
+        "config": shtab.glob("*.yaml", "*.yml"),
+        "records": shtab.glob("*.jsonl"),
+        "recorded": shtab.glob("*.jsonl", "*.json", "*.parquet"),
+        "output": shtab.DIRECTORY,
+        "run": shtab.DIRECTORY,
+        "other": shtab.DIRECTORY,
+        "source": shtab.FILE,
+    }
+    commands = parser.add_subparsers()
+    for name, command in COMMANDS.items():
+        own, _ = command_line(name)
+        for action in own._actions:
+            if action.dest in files and action.choices is None:
+                action.complete = files[action.dest]  # type: ignore[attr-defined]
+        commands.add_parser(name, help=command.text, parents=[own], add_help=False)
+    script: str = shtab.complete(parser, shell)
+    return script
+
+
+# -- commands of a configuration --------------------------------------------------------------------------
+
+
+def _config_arguments(parser: argparse.ArgumentParser, *, plans: bool = False) -> None:
     parser.add_argument("config", help="YAML file, see experiments/configs")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds instead of the config's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--from-scratch", action="store_true", help="make the shipped cold-start models anew")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-
-
-def _eval_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", help="folder for records and report; the same command goes on there")
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--recorded", metavar="FILE", help="replies that are there already: see the README")
-    what.add_argument("--kind", help="how recorded answers are graded: math, number, choice, yes_no, mixed")
-    _task_arguments(what)
-    what.add_argument("--limit", type=int, help="most problems, drawn by seed")
-    what.add_argument("--actor", help="path, hub id, or URL of an OpenAI-compatible server")
-    what.add_argument("--critic", help="the same; without it the actor is measured alone")
-    how = parser.add_argument_group(
-        "how, by default as in the paper: greedy, one critique and one refinement"
-    )
-    how.add_argument("--prompts", default="paper")
-    how.add_argument("--temperature", type=float, default=0.0, help="of all three texts")
-    how.add_argument("--samples", type=int, default=1, help="independent chains of each problem")
-    how.add_argument("--rounds", type=int, default=1, help="critiques and refinements in a chain")
-    how.add_argument("--history", default="markov", help="what later rounds see: markov or full")
-    how.add_argument("--critiques", default="critic", help="critic, or empty, verdict, shuffled, oracle")
-    how.add_argument("--spare-correct", action="store_true", help="keep right responses: an oracle verifier")
-    how.add_argument("--scorer", metavar="MODEL", help="reward model of a task with scores, or keywords")
-    how.add_argument(
-        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="scores that are ratings of 1 and 10"
-    )
-    how.add_argument("--tokens", type=int, nargs=3, metavar=("RESPONSE", "CRITIQUE", "REFINEMENT"))
-    how.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    parser.set_defaults(run=_eval)
-
-
-def _audit_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("records", help="records.jsonl of an evaluation")
-    parser.add_argument("output", help="folder for opinions and summary; the same command goes on there")
-    parser.add_argument(
-        "--judge", required=True, help="path, hub id, or URL of an OpenAI-compatible server; asked greedily"
-    )
-    parser.add_argument("--model", metavar="NAME", help="served model, by default the first of the server")
-    parser.add_argument("--limit", type=int, default=600, help="most critiques, drawn by seed")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--max-tokens", type=int, default=512, help="of a reply; what is judged already is not asked again"
-    )
-    _task_arguments(
-        parser.add_argument_group(
-            "where the gold solutions are; without a task the judge sees gold answers alone"
+    if plans:
+        parser.add_argument(
+            "--dry-run", action="store_true", help="check the configuration and print the plan"
         )
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    parser.set_defaults(run=_audit)
-
-
-def _self_critique_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("records", help="records.jsonl of an evaluation with several samples, as of `eval`")
-    parser.add_argument(
-        "output", help="folder for judgements, tables and result; the same command goes on there"
-    )
-    parser.add_argument(
-        "--judge",
-        action="append",
-        required=True,
-        metavar="[NAME=]SPEC",
-        help="path, hub id, or URL of an OpenAI-compatible server; asked greedily; several are compared. The "
-        "model that wrote the samples makes it self-critique. NAME is for tables and files",
-    )
-    parser.add_argument(
-        "--one-order",
-        action="store_true",
-        help="ask about each pair once: half the calls, and a liking for a position decides matches",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of pairing, coins, draw and intervals")
-    parser.add_argument("--prompts", default="paper", help="prompt set; thinking is that of LLaVA-Critic-R1")
-    parser.add_argument("--max-tokens", type=int, default=2048, help="of a reply")
-    parser.add_argument("--limit", type=int, help="most problems, drawn by seed")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    parser.set_defaults(run=_self_critique)
-
-
-def _task_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--task", help=f"{GRADED_TASKS}; with scores cnn_dailymail, made_up_facts")
-    group.add_argument("--source", help="local file or directory of the task; the hub if left out")
-    group.add_argument("--split", default="test")
-    group.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the task"
-    )
 
 
 def _load(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration; its `env` holds for what is imported after, and for the check of the hub."""
     from critique_rl.config import load_config
 
-    seeds = [] if arguments.seeds is None else [f"seeds={json.dumps(arguments.seeds)}"]
-    return load_config(arguments.config, [*arguments.set, *seeds])
+    seeds = [] if arguments.seeds is None else [f"seeds={arguments.seeds}"]
+    config = load_config(arguments.config, [*arguments.set, *seeds])
+    go_offline_without_hub()
+    return config
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.dry_run:
-        config = _load(arguments)  # before what is slow to import
-        from critique_rl.plan import describe
+def _run(arguments: argparse.Namespace) -> Outcome | int:
+    if not arguments.dry_run:
+        return _report(arguments) if _steps(arguments) else 0
+    config = _load(arguments)  # before what is slow to import
+    from critique_rl.display import Outcome
+    from critique_rl.plan import describe
 
-        quiet_libraries()
-        sys.stdout.write(describe(config, from_scratch=arguments.from_scratch) + "\n")
-        return 0
-    _steps(arguments)
-    from critique_rl.artifacts import is_first_process
-
-    return _report(arguments) if is_first_process() else 0
+    quiet_libraries()
+    plan = describe(config, from_scratch=arguments.from_scratch)
+    return Outcome(plan, paths={"run": config.directory}, more={"plan": plan.splitlines()})
 
 
-def _steps(arguments: argparse.Namespace) -> int:
+def _steps(arguments: argparse.Namespace, kinds: Sequence[str] = ()) -> Outcome | int:
+    """Run the steps of some kinds, or all; only the first process of a distributed launch has an outcome."""
     config = _load(arguments)  # before what is slow to import
     from critique_rl.artifacts import is_first_process
-    from critique_rl.display import Display
+    from critique_rl.display import Display, Outcome
     from critique_rl.pipeline import KINDS, Run
 
     set_threads(config)
     quiet_libraries()
     display = Display(quiet=arguments.quiet or not is_first_process())
     run = Run(config, display=display, from_scratch=arguments.from_scratch)
-    run.execute(getattr(arguments, "kinds", KINDS))
-    return 0
+    run.execute(kinds or KINDS)
+    if not is_first_process():
+        return 0
+    return Outcome(paths={step.name: step.directory for step in run.steps() if step.kind in kinds})
 
 
-def _report(arguments: argparse.Namespace) -> int:
+def _report(arguments: argparse.Namespace) -> Outcome:
     config = _load(arguments)  # before what is slow to import
+    from critique_rl.display import Display, Outcome
     from critique_rl.pipeline import Run
     from critique_rl.report import markdown_table, write_report
 
     set_threads(config)  # the report names the device
-    run = Run(config, from_scratch=arguments.from_scratch)
+    run = Run(config, display=Display(quiet=arguments.quiet), from_scratch=arguments.from_scratch)
     rows, histories = run.results()
     path = write_report(config, rows, histories)
-    sys.stdout.write(f"\n{markdown_table(rows)}\n\nresults: {path}\n")
+    paths = {"run": config.directory, "report": path, "table": path.with_suffix(".md")}
+    text = f"\n{markdown_table(rows)}\n\nresults: {path}"
     if histories:
-        sys.stdout.write(f"curves:  {path.parent / 'curves.png'}\n")
-    return 0
+        paths["curves"] = path.parent / "curves.png"
+        text += f"\ncurves:  {paths['curves']}"
+    return Outcome(text, rows, paths)
 
 
-def _eval(arguments: argparse.Namespace) -> int:
-    from critique_rl import standalone
-
-    quiet_libraries()
-    return standalone.run(arguments)
+# -- check-data -------------------------------------------------------------------------------------------
 
 
-def _audit(arguments: argparse.Namespace) -> int:
-    from critique_rl import standalone
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    from critique_rl.tasks import TASKS
 
-    quiet_libraries()
-    return standalone.run_audit(arguments)
-
-
-def _self_critique(arguments: argparse.Namespace) -> int:
-    from critique_rl.self_critique import command
-
-    quiet_libraries()
-    return command.run(arguments)
+    parser.add_argument("task", choices=list(TASKS), metavar="TASK", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("source", nargs="?", help="local file or directory; the hub if left out")
+    parser.add_argument("--split", default="test", help="train, validation or test, which is the default")
 
 
-def _check_data(arguments: argparse.Namespace) -> int:
-    from critique_rl.tasks import load_task
-    from critique_rl.tasks.check import gold_report
+def _check_data(arguments: argparse.Namespace) -> Outcome:
+    from critique_rl.display import Display, Outcome
+    from critique_rl.tasks import gold_report, load_task
 
+    go_offline_without_hub()
     problems = load_task(arguments.task, source=arguments.source, split=arguments.split)
-    report = gold_report(problems)
-    sys.stdout.write(report.summary() + "\n")
-    return 2 if report.failures else 0
+    with Display(quiet=arguments.quiet).step(f"{arguments.task}, {arguments.split}", 1, 1):
+        report = gold_report(problems)
+    row = {"task": arguments.task, "source": arguments.source, "split": arguments.split}
+    counts = {name: getattr(report, name) for name in ("correct", "wrong", "ungradable")}
+    failures = [failure._asdict() for failure in report.failures]
+    return Outcome(report.summary(), [{**row, **counts, "failures": failures}], status=2 if failures else 0)
+
+
+# -- what the libraries must be told ----------------------------------------------------------------------
 
 
 def go_offline_without_hub() -> None:
@@ -321,6 +405,93 @@ def set_threads(config: RunConfig) -> None:
         import torch
 
         torch.set_num_threads(config.threads)
+
+
+def _steps_command(group: str, text: str, kinds: tuple[str, ...], example: str) -> Command:
+    return Command(
+        group,
+        text,
+        (example, f"{example} --json --quiet"),
+        lambda: (_config_arguments, partial(_steps, kinds=kinds)),
+        details=PRECEDENCE,
+    )
+
+
+TINY = "experiments/configs/tiny.yaml"
+COMMANDS: Mapping[str, Command] = {
+    "run": Command(
+        "Train",
+        "run a configuration from cold start to result table; resumable",
+        (
+            f"run {TINY} --seeds 0 1 2",
+            "run experiments/configs/qwen2.5-3b.yaml --dry-run",
+            f"run {TINY} --set output=runs/mine --set stages.stage2.trainer.beta=1e-2",
+        ),
+        lambda: (partial(_config_arguments, plans=True), _run),
+        details=PRECEDENCE,
+    ),
+    "sft": _steps_command(
+        "Train",
+        "only the cold start: fine-tune actor and SFT critic",
+        ("base", "actor", "sft"),
+        f"sft {TINY}",
+    ),
+    "pool": _steps_command("Train", "only the pool: collect responses", ("pool",), f"pool {TINY}"),
+    "train": _steps_command(
+        "Train", "only the RL stages: train the critic", ("train",), f"train {TINY} --seeds 0"
+    ),
+    "evaluate": _steps_command(
+        "Measure", "run the protocol with every critic of a configuration", ("evaluate",), f"evaluate {TINY}"
+    ),
+    "eval": Command(
+        "Measure",
+        "measure any actor and critic, or recorded replies",
+        (
+            "eval OUT --task gsm8k --actor ACTOR --critic CRITIC",
+            "eval OUT --task gsm8k --actor http://localhost:8000/v1 --samples 8 --temperature 0.7",
+            "eval OUT --recorded replies.jsonl --kind number --json",
+        ),
+        _beside("standalone"),
+        models=True,
+    ),
+    "self-critique": Command(
+        "Measure",
+        "have judges choose among samples of an evaluation",
+        (
+            "self-critique OUT/records.jsonl CHOSEN --judge ACTOR",
+            "self-critique OUT/records.jsonl CHOSEN --judge self=ACTOR --judge http://localhost:8000/v1",
+        ),
+        _beside("self_critique.command"),
+        models=True,
+    ),
+    "audit": Command(
+        "Measure",
+        "have a judge model read the critiques of an evaluation",
+        ("audit OUT/records.jsonl AUDIT --judge http://localhost:8000/v1 --task gsm8k",),
+        _beside("standalone", "add_audit_arguments", "run_audit"),
+        models=True,
+    ),
+    "report": Command(
+        "Look at results",
+        "write the report of a run from its records",
+        (f"report {TINY}", f"report {TINY} --json | jq '.rows[].metrics.acc_refine.mean'"),
+        lambda: (_config_arguments, _report),
+        details=PRECEDENCE,
+    ),
+    "view": Command(
+        "Look at results",
+        "make a page of a run: curves, table, single episodes",
+        ("view runs/tiny",),
+        _beside("view.command"),
+        reports=False,
+    ),
+    "check-data": Command(
+        "Check",
+        "load a data set and grade each gold answer as a reply",
+        ("check-data gsm8k path/to/gsm8k_test.jsonl", "check-data math --split math500 --json"),
+        lambda: (_check_arguments, _check_data),
+    ),
+}
 
 
 if __name__ == "__main__":

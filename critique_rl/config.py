@@ -1,12 +1,15 @@
 """What a run is: one typed, documented dataclass per concern, read from YAML and checked before any work.
 
-A typo is refused with the nearest name; nothing here touches the disk, the network or a model.
+A typo is refused with the nearest name; nothing here touches the network or a model. What wins is as with trl's
+`TrlParser`: overrides over the file, the file over the defaults, and the file's `env` over the environment.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -442,28 +445,72 @@ RESERVED = ("actor", "sft", "no_critic", "pool", "evaluate")  # names of other r
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
-    """Read a run's YAML file.
+    """Read a run's YAML file, and set the environment variables of its `env`.
+
+    As in trl's `TrlParser`, `env` is a mapping beside the settings, and wins over a variable that is set already.
+    It is no setting of the run: no result names it, and no step is refused because it has changed. What a library
+    reads when it is imported must be set before that: from the command line all come after this but numpy.
 
     Args:
         path: The file.
-        overrides: `a.b.c=value` items that win over the file; the value is YAML.
+        overrides: `a.b.c=value` items that win over the file; the value is YAML. `env.NAME=value` too.
 
     Raises:
         UserError: No such file, no valid YAML, an unknown or missing key, a value of the wrong type.
     """
     path = Path(path)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        raise UserError(f"no config at {path}." + (f" Did you mean {path.parent / near[0]}?" if near else ""))
+        raise UserError(f"no config at {path}.{_near(path)}")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no mapping of settings.")
     for item in overrides:
         _override(data, item)
-    return build(RunConfig, data, str(path))
+    environment = _environment(data.pop("env", {}), f"{path}: env")
+    config: RunConfig = build(RunConfig, data, str(path))
+    os.environ.update(environment)
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-4` as a number, as YAML 1.2, Python and trl do; to YAML 1.1 it is text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Read YAML as all settings are read.
+
+    >>> parse_yaml("[1e-4, 3, yes, tiny]")
+    [0.0001, 3, True, 'tiny']
+    """
+    return yaml.load(text, Loader=_Loader)  # a safe loader
+
+
+def _near(path: Path) -> str:
+    """A file that may have been meant: of the same folder, or a preset that is called by its name alone."""
+    there = [*path.parent.glob("*.yaml"), *Path("experiments/configs").glob("*.yaml")]
+    by_name = {known.stem: known for known in reversed(there)}  # the same folder wins
+    close = difflib.get_close_matches(path.name.removesuffix(".yaml"), by_name, n=1)
+    return f" Did you mean {by_name[close[0]]}?" if close else ""
+
+
+def _environment(given: Any, where: str) -> dict[str, str]:
+    """Environment variables as trl writes them, `str(value)`."""
+    if not isinstance(given, dict):
+        raise UserError(f"{where} must be a mapping of environment variables, got {given!r}.")
+    for name, value in given.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise UserError(f"{where}: {name!r} is no name of an environment variable.")
+        if not isinstance(value, str | int | float) or "\0" in str(value):
+            raise UserError(f"{where}.{name} must be a text, a number, true or false, got {value!r}.")
+    return {name: str(value) for name, value in given.items()}
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -508,7 +555,7 @@ def _override(data: dict[str, Any], item: str) -> None:
     if not equals or not all(names):
         raise UserError(f"override '{item}' is not of the form key=value.")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"override '{item}': its value is not valid YAML.") from error
     place: Any = data
@@ -575,9 +622,7 @@ def _value(hint: Any, value: Any, source: str, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        looks_like_a_number = hint is float and isinstance(value, str)
-        hint_text = " (YAML reads 1e-4 as text: write 1.0e-4)" if looks_like_a_number else ""
-        raise UserError(f"{where} must be {hint.__name__}, got {value!r}{hint_text}.")
+        raise UserError(f"{where} must be {hint.__name__}, got {value!r}.")
     return value
 
 

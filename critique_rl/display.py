@@ -1,14 +1,18 @@
-"""What a person sees while a run works: a progress bar and the growing curve, on stderr.
+"""What a command shows: a progress bar and the growing curve on stderr, and in the end what it found on stdout.
 
-In a terminal the bar moves; elsewhere (a log file, CI) a line is printed every tenth of the way.
+In a terminal the bar moves; elsewhere (a log file, CI) a line is printed every tenth of the way. Both say how long
+it will still take. Colours are for terminals alone, and not where `NO_COLOR` is set (https://no-color.org).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +36,51 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     return "".join(_BLOCKS[int((m - low) * scale + 0.5)] for m in means)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found, for people or for a script.
+
+    Attributes:
+        text: For people.
+        rows: Rows of its result, as in its result file.
+        paths: What it wrote, by name.
+        status: The exit code.
+        more: Further entries of the JSON document.
+    """
+
+    text: str = ""
+    rows: Sequence[Mapping[str, Any]] = ()
+    paths: Mapping[str, Any] = field(default_factory=dict)
+    status: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self, command: str) -> str:
+        """One JSON document.
+
+        >>> print(Outcome(rows=[{"acc": 0.5}], paths={"report": "out/report.json"}).document("eval"))
+        {
+         "command": "eval",
+         "exit_status": 0,
+         "rows": [
+          {
+           "acc": 0.5
+          }
+         ],
+         "paths": {
+          "report": "out/report.json"
+         }
+        }
+        """
+        paths = {name: str(path) for name, path in self.paths.items()}
+        content: dict[str, Any] = {
+            "command": command,
+            "exit_status": self.status,
+            "rows": list(self.rows),
+            "paths": paths,
+        }
+        return json.dumps({**content, **self.more}, indent=1, ensure_ascii=False)
+
+
 class Display:
     """Shows steps, their progress and notes.
 
@@ -40,21 +89,21 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+        # FORCE_COLOR, which many CI systems set, makes rich take a log file for a terminal and move its cursor.
+        interactive = None if sys.stderr.isatty() else False
+        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False, force_interactive=interactive)
         self._progress: Progress | None = None
         self._task: Any = None
         self._tenth = -1
+        self._total = 0
 
     @contextmanager
     def step(self, name: str, number: int, of: int) -> Iterator[None]:
         """Show one step from its start to its end."""
-        title, started = f"[{number}/{of}] {name}", time.monotonic()
+        title, started, moving = f"[{number}/{of}] {name}", time.monotonic(), self.console.is_interactive
         self._tenth = -1
-        if not self.console.is_terminal:
+        if not moving:
             self._print(title)
-            yield
-            self._print(f"{title}: done in {time.monotonic() - started:.0f} s")
-            return
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -63,25 +112,40 @@ class Display:
             TextColumn("{task.fields[note]}", markup=False),
         )
         try:
-            with Progress(*columns, console=self.console) as self._progress:
+            # Where no bar moves it still works out the time that is left. By default it forgets after 30 s, and
+            # an RL step may take minutes.
+            with Progress(
+                *columns, console=self.console, disable=not moving, speed_estimate_period=float("inf")
+            ) as self._progress:
                 self._task = self._progress.add_task(title, total=None, note="")
                 yield
                 self._progress.update(self._task, total=1, completed=1)
         finally:
             self._progress = None
+        if not moving:
+            self._print(f"{title}: done in {time.monotonic() - started:.0f} s")
 
     def advance(self, done: int, total: int, note: str = "") -> None:
         """Show how far the current step is."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=total, note=note)
-        elif total and done * 10 // total > self._tenth:
+            if self.console.is_interactive:
+                return
+        if total != self._total:  # a step may count several things, one after the other
+            self._tenth, self._total = -1, total
+        if total and done * 10 // total > self._tenth:
             self._tenth = done * 10 // total
-            self._print(f"    {done}/{total}  {note}".rstrip())
+            self._print(f"    {done}/{total}{self._left()}  {note}".rstrip())
 
     def note(self, text: str) -> None:
         """Print a line beside the bar."""
         self._print(f"    {text}")
 
+    def _left(self) -> str:
+        """Time that is left, for a log file."""
+        left = None if self._progress is None else self._progress.tasks[0].time_remaining
+        return f"  {timedelta(seconds=left)} left" if left else ""
+
     def _print(self, line: str) -> None:
         # A log file has no width: rich would break lines at 80 characters.
-        self.console.print(line, markup=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(line, markup=False, soft_wrap=not self.console.is_interactive)

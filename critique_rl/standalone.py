@@ -8,37 +8,100 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
-
-import yaml
+from typing import Any, cast, get_args
 
 from critique_rl import audit
 from critique_rl.actors import Actor, make_actor
-from critique_rl.config import LengthConfig, ProtocolConfig, TaskConfig, as_dict, build
-from critique_rl.display import Display
-from critique_rl.evaluation import Episode, evaluate, read_episodes, read_finished
+from critique_rl.config import LengthConfig, ProtocolConfig, TaskConfig, as_dict, build, parse_yaml
+from critique_rl.display import Display, Outcome
+from critique_rl.evaluation import CRITIQUES, HISTORIES, Episode, evaluate, read_episodes, read_finished
 from critique_rl.localisation import problem_of
 from critique_rl.measures import by_round, majority, passing, powers_of_two
 from critique_rl.pipeline import Step, load_problems, protocol_of
-from critique_rl.prompts import prompt_set
+from critique_rl.prompts import PROMPT_SETS, prompt_set
 from critique_rl.recorded import read_recorded
 from critique_rl.report import ByProblem, markdown_table, result, summarise
 from critique_rl.scoring import Rater, ScoreRange, make_scorer
-from critique_rl.types import AnswerKind, Problem, UserError
+from critique_rl.tasks import TASKS
+from critique_rl.types import AnswerKind, GradedKind, Problem, UserError
 
 DISAGREE = 2
 """Exit code where a recorded label and a grade differ: something for the user to look at."""
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure what the arguments of `critique-rl eval` say, print the table, write records and report.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `critique-rl eval`."""
+    parser.add_argument("output", help="folder for records and report; the same command goes on there")
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--recorded", metavar="FILE", help="replies that are there already: see the README")
+    what.add_argument("--kind", choices=get_args(GradedKind), help="how recorded answers are graded")
+    _task_arguments(what)
+    what.add_argument("--limit", type=int, help="most problems, drawn by seed")
+    what.add_argument("--actor", help="path, hub id, or URL of an OpenAI-compatible server")
+    what.add_argument("--critic", help="the same; without it the actor is measured alone")
+    how = parser.add_argument_group(
+        "how, by default as in the paper: greedy, one critique and one refinement"
+    )
+    how.add_argument("--prompts", default="paper", choices=list(PROMPT_SETS), help="prompt set")
+    how.add_argument("--temperature", type=float, default=0.0, help="of all three texts")
+    how.add_argument("--samples", type=int, default=1, help="independent chains of each problem")
+    how.add_argument("--rounds", type=int, default=1, help="critiques and refinements in a chain")
+    how.add_argument("--history", default="markov", choices=HISTORIES, help="what later rounds see")
+    how.add_argument(
+        "--critiques", default="critic", choices=CRITIQUES, help="the critic's, or a control in their place"
+    )
+    how.add_argument("--spare-correct", action="store_true", help="keep right responses: an oracle verifier")
+    how.add_argument("--scorer", metavar="MODEL", help="reward model of a task with scores, or keywords")
+    how.add_argument(
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="scores that are ratings of 1 and 10"
+    )
+    how.add_argument(
+        "--tokens",
+        type=int,
+        nargs=3,
+        metavar=("RESPONSE", "CRITIQUE", "REFINEMENT"),
+        help="most tokens of each text",
+    )
+    how.add_argument("--seed", type=int, default=0, help="of draws and intervals")
+
+
+def add_audit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `critique-rl audit`."""
+    parser.add_argument("records", help="records.jsonl of an evaluation")
+    parser.add_argument("output", help="folder for opinions and summary; the same command goes on there")
+    parser.add_argument(
+        "--judge", required=True, help="path, hub id, or URL of an OpenAI-compatible server; asked greedily"
+    )
+    parser.add_argument("--model", metavar="NAME", help="served model, by default the first of the server")
+    parser.add_argument("--limit", type=int, default=600, help="most critiques, drawn by seed")
+    parser.add_argument("--seed", type=int, default=0, help="of that draw")
+    parser.add_argument(
+        "--max-tokens", type=int, default=512, help="of a reply; what is judged already is not asked again"
+    )
+    _task_arguments(
+        parser.add_argument_group(
+            "where the gold solutions are; without a task the judge sees gold answers alone"
+        )
+    )
+
+
+def _task_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--task", choices=list(TASKS), metavar="TASK", help=f"one of {', '.join(TASKS)}")
+    group.add_argument("--source", help="local file or directory of the task; the hub if left out")
+    group.add_argument("--split", default="test", help="train, validation or test, which is the default")
+    group.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the task"
+    )
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    """Measure what the arguments of `critique-rl eval` say, write records and report.
 
     Returns:
-        The exit code.
+        The table.
 
     Raises:
         UserError: An argument is missing or wrong, or the folder holds another measurement.
@@ -48,20 +111,25 @@ def run(arguments: argparse.Namespace) -> int:
     return _recorded(arguments) if arguments.recorded else _measured(arguments)
 
 
-def _recorded(arguments: argparse.Namespace) -> int:
+def _recorded(arguments: argparse.Namespace) -> Outcome:
     path, output = Path(arguments.recorded), Path(arguments.output)
     episodes, agreement = read_recorded(path, kind=arguments.kind)
     output.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in episodes]
     (output / "records.jsonl").write_text("".join(lines), encoding="utf-8")
     settings = {"recorded": str(path), "kind": arguments.kind}
-    _report(output, settings, 0, path.stem, "recorded", episodes, {})
-    if agreement.labelled:
-        sys.stdout.write(f"{agreement.summary()}\n")
-    return DISAGREE if agreement.differing else 0
+    measured = _report(output, settings, 0, path.stem, "recorded", episodes, {})
+    if not agreement.labelled:
+        return measured
+    return replace(
+        measured,
+        text=f"{measured.text}\n{agreement.summary()}",
+        status=DISAGREE if agreement.differing else 0,
+        more={"agreement": asdict(agreement)},
+    )
 
 
-def _measured(arguments: argparse.Namespace) -> int:
+def _measured(arguments: argparse.Namespace) -> Outcome:
     if arguments.actor is None:
         raise UserError("--actor is missing: a path, a hub id or the URL of a server.")
     task = replace(_task(arguments), limit=arguments.limit)
@@ -115,8 +183,7 @@ def _measured(arguments: argparse.Namespace) -> int:
     if protocol.rounds > 1:
         further |= by_round(range(1, protocol.rounds + 1))(episodes)
     method = "No critic" if arguments.critic is None and protocol.critiques == "critic" else "Critic"
-    _report(output, settings, arguments.seed, task.title, method, episodes, further)
-    return 0
+    return _report(output, settings, arguments.seed, task.title, method, episodes, further)
 
 
 def _rater(arguments: argparse.Namespace, problems: Sequence[Problem]) -> Rater | None:
@@ -151,7 +218,7 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not key or not equals:
             raise UserError(f"--option {item} is not of the form key=value.")
-        options[key] = yaml.safe_load(value)
+        options[key] = parse_yaml(value)
     return options
 
 
@@ -163,30 +230,31 @@ def _report(
     method: str,
     episodes: Sequence[Episode],
     further: ByProblem,
-) -> None:
+) -> Outcome:
     first = [e for e in episodes if e.round == 0]
     measured = summarise([first], [further])
     row = {"method": method, "dataset": dataset, "metrics": measured}
     content = result(settings, [seed], [row])
     path = output / "report.json"
     _write(path, content)
-    sys.stdout.write(f"{markdown_table([row])}\n\n")
+    lines = [f"{markdown_table([row])}\n"]
     for name in further:
         if name in measured:
             m = measured[name]
-            sys.stdout.write(f"{name}: {m['mean']:.1%} ({m['low']:.1%} to {m['high']:.1%})\n")
-    sys.stdout.write(f"results: {path}\n")
+            lines.append(f"{name}: {m['mean']:.1%} ({m['low']:.1%} to {m['high']:.1%})")
+    lines.append(f"results: {path}")
+    return Outcome("\n".join(lines), [row], {"records": output / "records.jsonl", "report": path})
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def run_audit(arguments: argparse.Namespace) -> int:
-    """Audit what the arguments of `critique-rl audit` say, print the table, write opinions and summary.
+def run_audit(arguments: argparse.Namespace) -> Outcome:
+    """Audit what the arguments of `critique-rl audit` say, write opinions and summary.
 
     Returns:
-        The exit code.
+        The table.
 
     Raises:
         UserError: The records are missing, empty or not finished, nothing in them can be audited, the task
@@ -226,8 +294,8 @@ def run_audit(arguments: argparse.Namespace) -> int:
     row = {"judge": judge.name, "dataset": ", ".join(sorted({e.dataset for e in episodes})), **found}
     path = output / "audit.json"
     _write(path, result(settings, [arguments.seed], [row]))
-    sys.stdout.write(f"{audit.markdown_table(found)}\n\nresults: {path}\n")
-    return 0
+    text = f"{audit.markdown_table(found)}\n\nresults: {path}"
+    return Outcome(text, [row], {"opinions": output / "opinions.jsonl", "audit": path})
 
 
 def _problems(

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MINI
+from rich.console import Console
 from safetensors.torch import load_file
+from test_audit import asked_episode, serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from critique_rl import cli
 from critique_rl.config import load_config
+from critique_rl.display import Display, Outcome
 from critique_rl.pipeline import Run, last_checkpoint
+from critique_rl.tiny import save_untrained
 from critique_rl.types import UserError
 
 STEPS = [
@@ -334,7 +345,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
             ["stages.stage1.trainer.rl_stps=3"],
             ["stages.stage1.trainer: setting 'rl_stps' is unknown. Did you mean"],
         ),
-        (["stages.stage1.trainer.beta=1e-2"], ["beta must be float, got '1e-2' (YAML reads"]),
+        (["stages.stage1.trainer.beta='1e-2'"], ["beta must be float, got '1e-2'"]),
         (["stages.stage1.trainer.advantage=ppo"], ["stages.stage1.trainer: advantage='ppo' is none of"]),
         (["stages.stage1.trainer.bf16=true"], ["stages.stage1.trainer: ", "bf16"]),
         (["stages.stage1.lora={rank: 8}"], ["stages.stage1.lora: setting 'rank' is unknown"]),
@@ -391,10 +402,25 @@ def test_a_task_can_leave_out_what_is_evaluated_and_what_no_reply_can_earn(
         (["run"], "the following arguments are required: config"),
         (["self-critic"], "there is no command 'self-critic'. Did you mean 'self-critique'?"),
         (["self-critique", "r.jsonl", "out"], "the following arguments are required: --judge"),
-        (["run", "x.yaml", "--dry-rum"], "unrecognized arguments: --dry-rum"),
+        (["run", "x.yaml", "--dry-rum"], "unrecognized arguments: --dry-rum. Did you mean '--dry-run'?"),
+        (["run", "x.yaml", "--seds", "1"], "unrecognized arguments: --seds. Did you mean '--seeds'?"),
+        (["run", "x.yaml", "--seds=1"], "unrecognized arguments: --seds. Did you mean '--seeds'?"),
+        (["run", "--s=1", "x.yaml"], "ambiguous option: --s=1 could match --seeds, --set"),
+        (["run", "x.yaml", "-q"], "unrecognized arguments: -q"),
+        (["self-critique", "r", "o", "--juge", "x"], "--juge. Did you mean '--judge'?"),
+        (["check-data", "gsm8"], "argument TASK: there is no 'gsm8'. Did you mean 'gsm8k'?"),
+        (["check-data", "modular_chain", "--split", "tst"], "split 'tst'"),
+        (["eval", "o", "--task", "svmp"], "argument --task: there is no 'svmp'. Did you mean 'svamp'?"),
+        (["eval", "o", "--prompts", "compct"], "there is no 'compct'. Did you mean 'compact'?"),
+        (["eval", "o", "--critiques", "oracel"], "there is no 'oracel'. Did you mean 'oracle'?"),
+        (["eval", "o", "--recorded", "x", "--kind", "numbr"], "there is no 'numbr'. Did you mean 'number'?"),
+        (["self-critique", "r", "o", "--judge", "x", "--prompts", "thinkin"], "Did you mean 'thinking'?"),
+        (["--verison"], "unrecognized arguments: --verison. Did you mean '--version'?"),
+        (["--print-completion", "bsh"], "there is no 'bsh'. Did you mean 'bash'?"),
+        (["run", "experiments/configs/tinny.yaml"], "Did you mean experiments/configs/tiny.yaml?"),
         (["run", "x.yaml", "--seeds", "one"], "invalid int value: 'one'"),
         (["run", "no/such.yaml"], "no config at no/such.yaml."),
-        ([], "the following arguments are required: COMMAND"),
+        ([], "no command is given. See `critique-rl --help`."),
         (["check-data", "gsm8k", "no/such.jsonl"], "no/such.jsonl: no such file"),
     ],
 )
@@ -406,13 +432,45 @@ def test_a_mistyped_command_line_is_refused(
     assert captured.err.startswith("error: ") and expected in captured.err and captured.out == ""
 
 
-def test_help_lists_the_commands_at_once() -> None:
-    started = time.monotonic()
+def test_help_lists_the_commands_by_what_they_are_for_and_imports_nothing_slow() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "critique_rl.cli", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
-    assert all(f"    {name} " in done.stdout or f"    {name}\n" in done.stdout for name in cli.COMMANDS)
-    assert "| torch" not in done.stderr and "| transformers" not in done.stderr
-    assert time.monotonic() - started < 10
+    overview, codes = done.stdout.split("\nOptions:\n")[0], done.stdout.split("\nExit codes:\n")[1]
+    listed = dict(re.findall(r"^  ([a-z-]+) +(\S.*)$", overview, re.MULTILINE))
+    assert listed == {name: command.text for name, command in cli.COMMANDS.items()}
+    assert re.findall(r"^(\w.*):$", overview, re.MULTILINE) == [
+        "Train",
+        "Measure",
+        "Look at results",
+        "Check",
+    ]
+    assert [int(code) for code in re.findall(r"^  (\d+) ", codes, re.MULTILINE)] == [0, 1, 2, 130]
+    assert max(map(len, done.stdout.splitlines())) < 100
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "transformers", "datasets", "numpy", "rich", "yaml", "shtab"}
+    assert "argparse" in imported
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_says_what_it_takes_with_examples_that_it_takes(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    command = cli.COMMANDS[name]
+    assert shown.startswith(f"usage: critique-rl {name} ") and command.examples
+    parser, _ = cli.command_line(name)
+    for example in command.examples:
+        assert f"\n  critique-rl {example}" in shown
+        given = shlex.split(example.partition("|")[0])
+        assert given[0] == name
+        parser.parse_args(given[1:])
+    assert all(action.help for action in parser._actions)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"critique-rl {version('critique_rl')}\n"
 
 
 def test_a_mistake_of_the_user_sets_the_exit_code_of_the_process(data: Path) -> None:
@@ -456,3 +514,262 @@ def test_without_a_hub_the_libraries_are_told_and_behind_a_proxy_they_are_not(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
         cli.go_offline_without_hub()
         assert os.environ["HF_HUB_OFFLINE"] == ""
+
+
+def test_the_environment_of_the_config_holds_for_the_check_of_the_hub(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT"):
+        monkeypatch.setenv(name, "")
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        for port, offline in ((hub.getsockname()[1], ""), (9, "1")):
+            given = ["--set", f"env.HF_ENDPOINT=http://127.0.0.1:{port}", "--set", "base=./none"]
+            assert cli.main(["sft", str(data / "real.yaml"), *given]) == 2
+            assert "./none is no directory of a model" in capsys.readouterr().err
+            assert os.environ["HF_HUB_OFFLINE"] == offline
+
+
+# -- what scripts read ------------------------------------------------------------------------------------
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The JSON document that a command wrote; there must be nothing else, and no progress."""
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    content = json.loads(captured.out)
+    assert list(content)[:4] == ["command", "exit_status", "rows", "paths"]
+    assert all(Path(path).exists() for path in content["paths"].values())
+    return dict(content)
+
+
+def test_json_of_a_run_has_the_rows_of_the_report_and_the_places_of_all_files(
+    config: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    names = ("report.json", "report.md", "curves.png")
+    paths = {"run": finished} | dict(
+        zip(("report", "table", "curves"), (finished / n for n in names), strict=True)
+    )
+    for command in ("run", "report"):
+        assert run(config, finished, "--json", command=command) == 0
+        assert document(capsys) == {
+            "command": command,
+            "exit_status": 0,
+            "rows": report["rows"],
+            "paths": {name: str(path) for name, path in paths.items()},
+        }
+    made = {"sft": STEPS[:3], "pool": STEPS[3:4], "train": STEPS[4:6], "evaluate": STEPS[6:]}
+    for command, steps in made.items():
+        assert run(config, finished, "--json", command=command) == 0
+        assert document(capsys)["paths"] == {step: str(finished / step) for step in steps}
+    assert run(config, finished, "--json", "--dry-run") == 0
+    assert f"  done  {STEPS[0]}" in document(capsys)["plan"]
+
+
+def test_json_of_a_measurement_and_of_a_finding(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": "?", "answer": "18", "kind": "number", "response": "18", "response_label": True}]
+    rows += [rows[0] | {"response": "17"}]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = ["eval", str(tmp_path / "out"), "--recorded", str(tmp_path / "r.jsonl"), "--json"]
+    assert cli.main(given) == 2  # a label that differs
+    found = document(capsys)
+    assert found["exit_status"] == 2 and set(found["paths"]) == {"records", "report"}
+    assert found["rows"] == json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["rows"]
+    assert found["agreement"]["labelled"] == 2 and len(found["agreement"]["differing"]) == 1
+
+    assert cli.main(["check-data", "math", str(data / "math_test.jsonl"), "--json", "--quiet"]) == 2
+    (row,) = document(capsys)["rows"]
+    assert (row["task"], row["correct"], row["wrong"], row["ungradable"]) == ("math", 3, 0, 1)
+    assert row["failures"][0]["gold"] == "$$" and "does not parse" in row["failures"][0]["reason"]
+
+
+def test_json_of_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records, judge = tmp_path / "records.jsonl", tmp_path / "judge"
+    save_untrained(judge, seed=1)
+    rows = [asdict(replace(asked_episode(i), sample=sample)) for i in range(3) for sample in range(2)]
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    few = ["--judge", str(judge), "--prompts", "compact", "--max-tokens", "8"]
+    with serving() as server:
+        for command, file, more in (
+            ("self-critique", "self_critique.json", few),
+            ("audit", "audit.json", ["--judge", server.url]),
+        ):
+            output = tmp_path / command
+            given = [command, str(records), str(output), *more, "--quiet", "--json"]
+            capsys.readouterr()
+            assert cli.main(given) == 0
+            found = document(capsys)
+            result = json.loads((output / file).read_text(encoding="utf-8"))
+            assert found["rows"] == result["rows"] and str(output / file) in found["paths"].values()
+
+
+def test_an_error_is_text_on_stderr_also_with_json(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(config, tmp_path / "none", "--json", command="report") == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: not finished: base, actor, sft")
+
+
+def test_what_a_library_prints_does_not_get_into_the_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(arguments: Namespace) -> Outcome:
+        sys.stdout.write("a library says hello\n")
+        return Outcome("for people", rows=[{"acc": 0.5}], status=2)
+
+    def declare(parser: ArgumentParser) -> None:
+        parser.add_argument("--more")
+
+    noisy = cli.Command("Check", "make noise", ("noisy",), lambda: (declare, work))
+    monkeypatch.setattr(cli, "COMMANDS", {"noisy": noisy})
+    assert cli.main(["noisy", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "a library says hello\n"
+    assert json.loads(captured.out) == {
+        "command": "noisy",
+        "exit_status": 2,
+        "rows": [{"acc": 0.5}],
+        "paths": {},
+    }
+    assert cli.main(["noisy"]) == 2
+    assert capsys.readouterr() == ("a library says hello\nfor people\n", "")
+
+
+# -- the real program -------------------------------------------------------------------------------------
+
+
+def program(*given: str) -> list[str]:
+    return [sys.executable, "-m", "critique_rl.cli", *given]
+
+
+def test_a_reader_that_goes_away_ends_it_with_1_and_without_a_traceback() -> None:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    for unbuffered in ("", "1"):
+        env = environment() | {"PYTHONUNBUFFERED": unbuffered}
+        given = program("check-data", "modular_chain", "--quiet")
+        with subprocess.Popen(given, text=True, env=env, **pipes) as process:
+            process.stdout.close()  # type: ignore[union-attr]
+            error = process.stderr.read()  # type: ignore[union-attr]
+        assert (process.returncode, error) == (1, ""), unbuffered
+
+
+def test_a_failure_of_the_program_ends_it_with_1_and_a_traceback_to_report(
+    config: Path, fresh: Fresh
+) -> None:
+    output = fresh()
+    (output / "sft" / "step.json").write_text("{", encoding="utf-8")
+    given = program("report", str(config), "--set", f"output={output}", "--json")
+    done = subprocess.run(given, capture_output=True, text=True, env=environment())
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" in done.stderr
+
+
+def on_a_terminal(given: Sequence[str], more: dict[str, str]) -> str:
+    """What a command writes to stderr where that is a terminal."""
+    leader, follower = os.openpty()
+    shown = {key: value for key, value in environment().items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    shown |= {"TERM": "xterm-256color", **more}
+    with subprocess.Popen(program(*given), stdout=subprocess.PIPE, stderr=follower, env=shown) as process:
+        os.close(follower)
+        written = b""
+        while True:
+            try:
+                piece = os.read(leader, 4096)
+            except OSError:  # so a terminal says on Linux that nobody writes to it any more
+                break
+            if not piece:
+                break
+            written += piece
+        out = process.stdout.read() if process.stdout else b""
+    os.close(leader)
+    assert process.returncode == 0 and b"\x1b" not in out and b"correct" in out
+    return written.decode()
+
+
+def test_colours_are_for_terminals_alone_and_not_with_no_color() -> None:
+    given, colour = ["check-data", "modular_chain"], re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|38;|9[0-7])[0-9;]*m")
+    assert colour.search(on_a_terminal(given, {}))
+    bare = on_a_terminal(given, {"NO_COLOR": "1"})
+    assert not colour.search(bare) and "modular_chain, test" in bare
+    assert on_a_terminal([*given, "--quiet"], {}) == ""
+    # Many CI systems set FORCE_COLOR: a log file is still no place to move a cursor in.
+    forced = {**environment(), "FORCE_COLOR": "1"}
+    done = subprocess.run(program(*given), capture_output=True, text=True, check=True, env=forced)
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr.splitlines()[0] == "[1/1] modular_chain, test"
+
+
+# -- completion -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("completion") / "critique-rl"
+    done = subprocess.run(
+        program("--print-completion", "bash"), capture_output=True, check=True, env=environment()
+    )
+    path.write_bytes(done.stdout)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("critique-rl ", set(cli.COMMANDS)),
+        ("critique-rl se", {"self-critique"}),
+        ("critique-rl run --s", {"--seeds", "--set"}),
+        ("critique-rl eval o --history ", {"markov", "full"}),
+        ("critique-rl eval o --task m", {"made_up_facts", "math", "modular_chain"}),
+        ("critique-rl check-data gs", {"gsm8k"}),
+        ("critique-rl run --quiet configs/", {"configs/a.yaml", "configs/deeper"}),
+        ("critique-rl run con", {"configs"}),
+        ("critique-rl self-critique ", {"records.jsonl", "configs"}),
+        ("critique-rl --print-completion z", {"zsh"}),
+    ],
+)
+def test_tab_completes_commands_options_values_and_files(
+    completion: Path, tmp_path: Path, line: str, expected: set[str]
+) -> None:
+    (tmp_path / "configs" / "deeper").mkdir(parents=True)
+    for name in ("configs/a.yaml", "configs/notes.txt", "records.jsonl", "report.json"):
+        (tmp_path / name).touch()
+    words = " ".join(shlex.quote(word) for word in line.split(" "))
+    script = (
+        f"source {shlex.quote(str(completion))}; COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ));"
+        r"$(complete -p critique-rl | sed 's/.*-F \([^ ]*\).*/\1/'); printf '%s\n' \"${COMPREPLY[@]}\""
+    ).replace('\\"', '"')
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+# -- progress ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_says_how_long_it_will_take_also_where_a_step_takes_minutes(terminal: bool) -> None:
+    stream, clock = io.StringIO(), [0.0]
+    shown = Display()
+    shown.console = Console(file=stream, force_terminal=terminal, width=100, get_time=lambda: clock[0])
+    with shown.step("seed0/stage1", 1, 1):
+        for done in range(40, 51):  # 40 of 50 were done before: they say nothing of the speed
+            clock[0] += 600
+            shown.advance(done, 50)
+            if done == 45 and shown._progress is not None:
+                shown._progress.refresh()
+    assert "0:50:00" in stream.getvalue()  # five more at ten minutes each
+    if not terminal:
+        lines = stream.getvalue().splitlines()
+        assert lines[1:-1] == ["    40/50", "    45/50  0:50:00 left", "    50/50"]
+
+
+def test_a_step_that_counts_two_things_shows_both(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Display()
+    with shown.step("sft", 1, 1):
+        for total in (3, 4):
+            for done in range(1, total + 1):
+                shown.advance(done, total)
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines()[1:-1]] == (
+        ["1/3", "2/3", "3/3", "1/4", "2/4", "3/4", "4/4"]
+    )

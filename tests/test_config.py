@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,7 @@ def test_settings_and_defaults_arrive_as_typed_dataclasses(minimal: Path) -> Non
             "deep",
         ),
         ("evaluation.tasks.0.splt=test", "evaluation.tasks[0]: setting 'splt' is unknown.", "in a list"),
-        (
-            "pool.temperature=1e-4",
-            "pool.temperature must be float, got '1e-4' (YAML reads 1e-4 as text",
-            "text",
-        ),
+        ("pool.temperature='1e-4'", "pool.temperature must be float, got '1e-4'", "text"),
         ("pool.samples=2.5", "pool.samples must be int, got 2.5", "a fraction"),
         ("pool.samples=true", "pool.samples must be int, got True", "a flag is no number"),
         ("pool.balanced=1", "pool.balanced must be bool, got 1", "a number is no flag"),
@@ -102,6 +99,22 @@ def test_settings_and_defaults_arrive_as_typed_dataclasses(minimal: Path) -> Non
         ("train.7.limit=3", "'7' is no place in a list of 1", "override outside the list"),
         ("name.x=3", "'name' holds no settings", "override inside a text"),
         ("seeds=[1", "is not valid YAML", "override that YAML cannot read"),
+        ("evaluation.protocol.history=ful", "history='ful' is unknown. Did you mean 'full'?", "a choice"),
+        (
+            "evaluation.rows=[stage3]",
+            "evaluation.rows 'stage3' is unknown. Did you mean",
+            "a choice in a list",
+        ),
+        (
+            "train.0.ungradable=dropp",
+            "'dropp' is unknown. Did you mean 'drop'?",
+            "a choice in a list of mappings",
+        ),
+        ("env=3", "env must be a mapping of environment variables, got 3", "no environment"),
+        ("env={A: [1]}", "env.A must be a text, a number, true or false, got [1]", "a list is no variable"),
+        ("env={A: null}", "env.A must be a text, a number, true or false, got None", "trl would write None"),
+        ("env={3: x}", "env: 3 is no name of an environment variable", "a number as name"),
+        ("env={A=B: x}", "env: 'A=B' is no name of an environment variable", "the system would refuse it"),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(minimal: Path, override: str, expected: str, why: str) -> None:
@@ -123,12 +136,96 @@ def test_an_override_wins_over_the_file_and_may_go_into_lists_and_new_mappings(m
     assert config.stages["stage1"].trainer == {"rl_steps": 2, "beta": 0.5}
 
 
-def test_a_missing_setting_and_a_missing_file_are_named(minimal: Path) -> None:
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("pool.temperature=1e-4", 1e-4),
+        ("actor.limits=-2.5E+3", -2500.0),
+        ("pool.temperature=1", 1.0),
+        ("actor.model=1e-4b", "1e-4b"),
+        ("actor.model=e5", "e5"),
+        ("actor.limits=[1, 2.5, {a: yes}]", [1, 2.5, {"a": True}]),
+        ("actor.limits=", None),
+        ("actor.limits='3'", "3"),
+    ],
+)
+def test_an_override_is_typed_as_yaml_is_and_as_python_reads_numbers(
+    minimal: Path, override: str, expected: object
+) -> None:
+    group, _, name = override.partition("=")[0].partition(".")
+    found = as_dict(load_config(minimal, [override]))[group][name]
+    assert found == expected and type(found) is type(expected)
+
+
+def test_the_file_reads_numbers_as_an_override_does(minimal: Path) -> None:
+    minimal.write_text(f"{MINIMAL}pool: {{temperature: 1e-4}}\n", encoding="utf-8")
+    assert load_config(minimal).pool.temperature == 1e-4
+
+
+# -- the environment --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Named:
+    """What trl's parser reads of `MINIMAL`."""
+
+    name: str = ""
+
+
+ENVIRONMENT = "env: {CRITIQUE_NEW: x, CRITIQUE_SET: 3, CRITIQUE_FLAG: true, CRITIQUE_SMALL: 0.5}\n"
+VARIABLES = ("CRITIQUE_NEW", "CRITIQUE_SET", "CRITIQUE_FLAG", "CRITIQUE_SMALL")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One variable is set already; afterwards all are as before."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that what is set is undone
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CRITIQUE_SET", "before")
+
+
+def test_env_sets_what_trl_sets_and_wins_where_trl_does(minimal: Path, environment: None) -> None:
+    from trl import TrlParser
+
+    minimal.write_text("name: mini\n" + ENVIRONMENT, encoding="utf-8")
+    (named,) = TrlParser(Named).parse_args_and_config(["--config", str(minimal), "--name", "given"])
+    by_trl = {name: os.environ.pop(name) for name in VARIABLES}
+    os.environ["CRITIQUE_SET"] = "before"
+    minimal.write_text(MINIMAL + ENVIRONMENT, encoding="utf-8")
+    assert named.name == load_config(minimal, ["name=given"]).name == "given"
+    assert {name: os.environ[name] for name in VARIABLES} == by_trl
+    assert by_trl == dict(zip(VARIABLES, ("x", "3", "True", "0.5"), strict=True))
+
+
+def test_env_is_no_setting_of_the_run_and_an_override_wins_over_it(minimal: Path, environment: None) -> None:
+    plain = as_dict(load_config(minimal))
+    minimal.write_text(MINIMAL + ENVIRONMENT, encoding="utf-8")
+    assert as_dict(load_config(minimal, ["env.CRITIQUE_NEW=y"])) == plain
+    assert os.environ["CRITIQUE_NEW"] == "y" and os.environ["CRITIQUE_SET"] == "3"
+
+
+def test_a_refused_configuration_leaves_the_environment_alone(minimal: Path, environment: None) -> None:
+    minimal.write_text(MINIMAL + ENVIRONMENT, encoding="utf-8")
+    with pytest.raises(UserError, match="setting 'pol' is unknown"):
+        load_config(minimal, ["pol=1"])
+    assert os.environ["CRITIQUE_SET"] == "before" and "CRITIQUE_NEW" not in os.environ
+
+
+def test_a_missing_setting_and_a_missing_file_are_named(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     minimal.write_text(MINIMAL.replace("base: some/model\n", ""), encoding="utf-8")
     with pytest.raises(UserError, match=r"missing setting\(s\) base"):
         load_config(minimal)
     with pytest.raises(UserError, match=r"no config at .*mimi.yaml. Did you mean .*mini.yaml"):
         load_config(minimal.with_name("mimi.yaml"))
+    monkeypatch.chdir(CONFIGS[0].parent.parent.parent)
+    with pytest.raises(UserError, match=r"no config at tinny. Did you mean experiments/configs/tiny.yaml\?"):
+        load_config("tinny")
+    minimal.write_bytes(b"name: \xff")
+    with pytest.raises(UserError, match=r"is not valid YAML: .*utf-8"):
+        load_config(minimal)
     for text, message in ((": [", "not valid YAML"), ("- a", "no mapping"), ("", "no mapping")):
         minimal.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=message):
@@ -175,7 +272,8 @@ def test_a_shipped_config_plans_a_run_without_hub_gpu_or_weights(
     captured = capsys.readouterr()
     assert code == 0, captured.err
     plan = captured.out
-    paired = "pairwise_critic" in path.read_text(encoding="utf-8")
+    stages = load_config(path).stages.values()
+    paired = any("origin" in stage.trainer.get("pairs", {}) for stage in stages)
     for part in (
         "base: ",
         "pairs: " if paired else "problems",

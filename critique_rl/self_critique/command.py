@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,9 +17,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from critique_rl.actors import make_actor
-from critique_rl.display import Display
+from critique_rl.display import Display, Outcome
 from critique_rl.evaluation import Episode, read_finished
-from critique_rl.prompts import prompt_set
+from critique_rl.prompts import PROMPT_SETS, prompt_set
 from critique_rl.report import result
 from critique_rl.self_critique.judges import ActorJudge
 from critique_rl.self_critique.knockout import Bracket, Item
@@ -51,11 +50,41 @@ SHARES = {
 _NAMED = re.compile(r"([\w.-]+)=(.*)")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Have each judge choose, print the tables, write judgements, tables and result.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `critique-rl self-critique`."""
+    parser.add_argument("records", help="records.jsonl of an evaluation with several samples, as of `eval`")
+    parser.add_argument(
+        "output", help="folder for judgements, tables and result; the same command goes on there"
+    )
+    parser.add_argument(
+        "--judge",
+        action="append",
+        required=True,
+        metavar="[NAME=]SPEC",
+        help="path, hub id, or URL of an OpenAI-compatible server; asked greedily; several are compared. The "
+        "model that wrote the samples makes it self-critique. NAME is for tables and files",
+    )
+    parser.add_argument(
+        "--one-order",
+        action="store_true",
+        help="ask about each pair once: half the calls, and a liking for a position decides matches",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of pairing, coins, draw and intervals")
+    parser.add_argument(
+        "--prompts",
+        default="paper",
+        choices=list(PROMPT_SETS),
+        help="prompt set; thinking is that of LLaVA-Critic-R1",
+    )
+    parser.add_argument("--max-tokens", type=int, default=2048, help="of a reply")
+    parser.add_argument("--limit", type=int, help="most problems, drawn by seed")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    """Have each judge choose, write judgements, tables and result.
 
     Returns:
-        The exit code.
+        The tables.
 
     Raises:
         UserError: An argument is wrong; the records are missing, cut short, scored or ungraded, or have one
@@ -64,7 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     """
     records, output, seed = Path(arguments.records), Path(arguments.output), arguments.seed
     specs = judges(arguments.judge)
-    prompt_set(arguments.prompts)
     for option in ("limit", "max_tokens"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
@@ -92,8 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
     content = json.dumps(result(settings, [seed], measured), indent=1, ensure_ascii=False)
     path.write_text(f"{content}\n", encoding="utf-8")
     path.with_suffix(".md").write_text(f"{table}\n", encoding="utf-8")
-    sys.stdout.write(f"{table}\n\nresults: {path}\n")
-    return 0
+    paths = {"result": path, "tables": path.with_suffix(".md"), "judgements": output / "judgements"}
+    return Outcome(f"{table}\n\nresults: {path}", measured, paths)
 
 
 def _judged(
