@@ -179,6 +179,7 @@ def pairwise_arms(config: RunConfig) -> dict[str, StageConfig]:
         "policy": policy_arm("Policy RL"),
         "policy_then_critic": arm("Policy RL, then critic RL", start="policy"),
         "critic_then_policy": policy_arm("Critic RL, then policy RL", start="critic"),
+        "mixed": replace(arm("Mixed"), method="mixed"),
     }
     return {
         "critic": replace(critic, keep_rl_steps=[step for step in dict.fromkeys(fifths) if step]),

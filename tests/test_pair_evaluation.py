@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from critique_rl.baselines.mixed import MixedReward
 from critique_rl.config import load_config
 from critique_rl.critic_data import PreferencePair, pairs_of_responses, write_pairs
 from critique_rl.display import Display
 from critique_rl.images import image_bytes
+from critique_rl.pairwise import PairwiseCriticConfig
 from critique_rl.pipeline import Run
 from critique_rl.report import markdown_table, write_report
 from critique_rl.types import UserError
@@ -214,6 +216,39 @@ def test_the_policy_itself_is_trained_on_pictures(finished: Run, tmp_path: Path)
     overrides = [f"output={tmp_path / 'run'}", "stages.policy.method=star", "stages.policy.trainer={}"]
     with pytest.raises(UserError, match="'star' is not made for questions with images"):
         Run(load_config(tmp_path / "c.yaml", overrides), display=Display(quiet=True)).execute()
+
+
+def test_questions_and_pairs_are_trained_on_together(finished: Run, tmp_path: Path) -> None:
+    settings = yaml.safe_load(MINI)
+    settings["stages"] = {"mixed": settings["stages"]["critic"] | {"label": "Mixed", "method": "mixed"}}
+    settings["evaluation"] |= {"rows": ["mixed"]}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    overrides = [f"output={finished.config.directory}"]
+    run = Run(load_config(tmp_path / "c.yaml", overrides), display=Display(quiet=True))
+    run.execute(("train",))
+    log = json.loads((folder(run, "mixed") / "trainer_state.json").read_text("utf-8"))["log_history"]
+    seen = {name for entry in log for name in entry}
+    assert {"reward/r_oracle", "reward/r_pref", "reward/r_format"} <= seen
+    assert (folder(run, "mixed") / "model.safetensors").exists()
+
+
+def test_the_mixed_reward_takes_each_row_for_what_it_is() -> None:
+    """Worked out by hand: 0.9 of being right and 0.1 of the format, for labels and for answers."""
+    logged: list[tuple[str, float]] = []
+    replies = ["<think>a</think> \\boxed{2}", "<think>a</think> \\boxed{2}", "\\boxed{7}", "<think>a</think> \\boxed{1}"]
+    reward = MixedReward(PairwiseCriticConfig(output_dir="unused", use_cpu=True, bf16=False))
+    found = reward(
+        [[{"role": "assistant", "content": reply}] for reply in replies],
+        question=["pair", "question", "question", "pair"],
+        label=[2, None, None, 2],
+        answer=[None, "3", "7", None],
+        kind=[None, "number", "number", None],
+        log_extra=lambda name, values: None,
+        log_metric=lambda name, value: logged.append((name, value)),
+    )
+    assert found == pytest.approx([1.0, 0.1, 0.9, 0.1])
+    assert sorted(v for name, v in logged if name == "reward/r_oracle") == [0.0, 1.0]
+    assert sorted(v for name, v in logged if name == "reward/r_pref") == [0.0, 1.0]
 
 
 def test_supervised_labels_are_learned_from_the_same_pairs(finished: Run, tmp_path: Path) -> None:

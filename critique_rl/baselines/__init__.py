@@ -4,7 +4,7 @@ Here are those that are no plain configuration of `CritiqueTrainer`; docs/baseli
 is, what the paper says of it and what is inferred.
 
 >>> sorted(BASELINES)
-['actor_rl', 'critic_cot', 'label_sft', 'pairwise_critic', 'score', 'self_refine', 'star', 'super_correct']
+['actor_rl', 'critic_cot', 'label_sft', 'mixed', 'pairwise_critic', 'score', 'self_refine', 'star', 'super_correct']
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ PLACES = {
     "actor_rl": Place("actor_rl", roles=("actor",), images=True, by_rl=True),
     "score": Place("score", roles=("actor", "critic")),
     "pairwise_critic": Place("pairwise_critic", roles=("actor",), images=True, by_rl=True),
+    "mixed": Place("mixed", roles=("actor",), images=True, by_rl=True),
     "label_sft": Place("label_sft", roles=("actor",), images=True),
 }
+"""Names of baselines, each with what a configuration may know of it without importing it."""
 
 
 class _Registry(Mapping[str, Baseline]):
@@ -81,6 +83,7 @@ class _Registry(Mapping[str, Baseline]):
 
 
 BASELINES: Mapping[str, Baseline] = _Registry()
+"""Baselines by name, as `method` of a stage has it."""
 
 
 def baseline(name: str) -> Baseline:

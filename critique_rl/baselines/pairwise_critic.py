@@ -80,7 +80,7 @@ class PairOptions:
 
 def check(options: Mapping[str, Any]) -> None:
     """See `Baseline.check`."""
-    trainer_args(options, output=Path("unused"), seed=0)
+    trainer_args(options, "pairwise_critic", output=Path("unused"), seed=0)
     pair_options(options)
 
 
@@ -89,30 +89,36 @@ def train(inputs: Inputs) -> None:
     seed = child_seed(inputs.seed, "pairwise_critic")
     args = trainer_args(
         inputs.options,
+        "pairwise_critic",
         output=inputs.output,
         seed=seed,
         prompts=inputs.prompts.name,
         max_completion_length=inputs.lengths.critique,
     )
-    dataset = _dataset(pairs_of(inputs, ties=args.ties, seed=seed))
+    pairs = dataset(pairs_of(inputs, ties=args.ties, seed=seed))
     start = load_critic(inputs.start)
     trainer = PairwiseCriticTrainer(
         start,
         args=args,
-        train_dataset=dataset,
+        train_dataset=pairs,
         peft_config=inputs.lora if isinstance(start, str) else None,
     )
     run(trainer, inputs)
 
 
-def trainer_args(options: Mapping[str, Any], **fixed: Any) -> PairwiseCriticConfig:
+def trainer_args(options: Mapping[str, Any], where: str, **fixed: Any) -> PairwiseCriticConfig:
     """The trainer's configuration, see `actor_rl.rl_args`.
+
+    Args:
+        options: Of the stage.
+        where: How messages call them.
+        fixed: Settings that win over all.
 
     Raises:
         UserError: An option is unknown, invalid or has no effect here.
     """
     settings = {name: value for name, value in options.items() if name != "pairs"}
-    return rl_args(PairwiseCriticConfig, "pairwise_critic", {}, settings, **fixed)
+    return rl_args(PairwiseCriticConfig, where, {}, settings, **fixed)
 
 
 def pair_options(options: Mapping[str, Any]) -> PairOptions:
@@ -175,7 +181,7 @@ def _tokenizer(path: str) -> Any:
     return AutoTokenizer.from_pretrained(path)
 
 
-def _dataset(pairs: list[PreferencePair]) -> Dataset:
+def dataset(pairs: list[PreferencePair]) -> Dataset:
     """Pairs as the trainer takes them: without a column of images where no pair has one."""
     rows = Dataset.from_list([dataclasses.asdict(p) for p in pairs])
     return rows if any(p.image is not None for p in pairs) else rows.remove_columns("image")
