@@ -20,7 +20,9 @@ from critique_rl.scoring import Rater
 from critique_rl.types import Generation, Problem, Sampling, UserError, child_seed, nearest
 
 HISTORIES = ("markov", "full")
+"""Values of `Course.history`."""
 CRITIQUES = ("critic", "empty", "verdict", "shuffled", "oracle")
+"""Values of `Course.critiques`."""
 ADVICE = (
     f"{STEP_LABEL} all of them\nExplanation: Work through the problem again from the start, one step at a time, "
     "and check each result before you use it."

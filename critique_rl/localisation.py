@@ -15,6 +15,7 @@ from critique_rl.scaling import chains
 from critique_rl.types import Problem, UserError
 
 JUDGMENT_LABEL = "Correctness of the step:"
+"""What the line of a step's judgment begins with."""
 
 _LEAD = (
     r"^[ \t*_#\-\d.)]*"  # emphasis, a bullet or a number may stand before a label, a quotation mark may not
@@ -80,13 +81,11 @@ def localisation(
         prompts: Prompt set of the evaluation: its prefill is part of a stored response and no step.
 
     Returns:
-        Shares, None where there is nothing to divide by:
-
-        * of the wrong responses (they sum to 1): `first_error_acc` the first flagged step is the first wrong
-          one, `flagged_early`, `flagged_late`, `not_flagged`;
-        * of the right responses: `right_unflagged`;
-        * of the critiques with a verdict: `consistent_rate`, the verdict is Wrong just if a step is flagged;
-        * of all step blocks: `step_parse_rate`. Without it a critic that judges no step looks careful.
+        Shares, None where there is nothing to divide by. Of the wrong responses, where they sum to 1:
+        `first_error_acc` (the first flagged step is the first wrong one), `flagged_early`, `flagged_late` and
+        `not_flagged`. Of the right responses: `right_unflagged`. Of the critiques with a verdict:
+        `consistent_rate` (the verdict is Wrong just if a step is flagged). Of all step blocks: `step_parse_rate`;
+        without it a critic that judges no step looks careful.
 
         Counts: `n_wrong` and `n_right` (what is divided by above), `n_parsed`, `n_steps`, and what is left out:
         `n_ungraded`, `n_wrong_without_error` (wrong, but no step is known to be), `n_right_with_error` (right

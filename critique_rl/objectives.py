@@ -69,6 +69,7 @@ def kl_forward(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:
 
 
 KL_ESTIMATES = {"k1": kl_k1, "k3": kl_k3, "forward": kl_forward}
+"""By name, as `kl_estimator` has it."""
 
 
 def reward_to_go(per_token_NT: Tensor) -> Tensor:

@@ -14,8 +14,11 @@ from enum import StrEnum
 from critique_rl.types import Conversation, Message, UserError, nearest
 
 STEP_LABEL = "Step sentence:"
+"""What the block of a step begins with; the actor reads a critique from the first one on."""
 VERDICT_LABEL = "Correctness of the final answer:"
+"""What the line of the verdict begins with."""
 RATING_LABEL = "Quality score:"
+"""What the line of a rating begins with."""
 LOWEST, HIGHEST = 1.0, 10.0
 """Ends of the scale on which a critic rates replies that are scored (paper, appendix E)."""
 
@@ -301,6 +304,7 @@ PAPER = PromptSet(
     pairwise=_PAIRWISE,
     pairwise_tie=_PAIRWISE_TIE,
 )
+"""Critique-RL: its structure and labels (released code), in words of ours."""
 
 COMPACT = PromptSet(
     name="compact",
@@ -377,3 +381,4 @@ and another in the box, so this one asks for the box alone.
 """
 
 PROMPT_SETS = {p.name: p for p in (PAPER, COMPACT, SUMMARY, THINKING)}
+"""By name, as `prompts` of a configuration has it."""

@@ -97,4 +97,6 @@ def r_refine_scored(refinement_rating: float | None) -> float | None:
 
 
 REFINEMENT_REWARDS = {"r_refine": r_refine, "r_delta": r_delta, "r_correction": r_correction}
+"""By name, as `refinement_reward` of a stage has it."""
 STAGE_2_REWARDS = {"additive": additive, "gated": gated}
+"""By name, as `combination` of a stage has it."""

@@ -261,6 +261,7 @@ def _load_reward_model(location: str, dtype: Any) -> Any:
 
 
 SCORERS = ("keywords", "reward_model")
+"""Kinds of scorer that `make_scorer` knows."""
 
 
 def make_scorer(spec: Mapping[str, Any]) -> Scorer:

@@ -45,7 +45,14 @@ _EQUAL = re.compile(r"(?<!\bnot )\bequally good\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One pair as a row states it, in the row's order; `label` as in `PreferencePair`."""
+    """One pair as a row states it, in the row's order.
+
+    Attributes:
+        question: What both respond to.
+        response_1: The first response.
+        response_2: The second.
+        label: The better one, as in `PreferencePair`.
+    """
 
     question: str
     response_1: str
@@ -55,7 +62,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Unused:
-    """A pair that a row holds and that the set's own rule leaves out."""
+    """A pair that a row holds and that the set's own rule leaves out.
+
+    Attributes:
+        reason: Why, in a few words by which such pairs are counted.
+        detail: What it was about this one.
+    """
 
     reason: str
     detail: str

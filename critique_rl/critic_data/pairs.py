@@ -166,7 +166,12 @@ class Drop:
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs that are kept, and what was left out on the way."""
+    """Pairs that are kept, and what was left out on the way.
+
+    Attributes:
+        pairs: Those that are kept, in order.
+        drops: The others, each with the reason.
+    """
 
     pairs: list[PreferencePair]
     drops: list[Drop] = field(default_factory=list)

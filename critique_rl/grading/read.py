@@ -23,7 +23,12 @@ class Unreadable(enum.Enum):
 
 @dataclass(frozen=True)
 class Number:
-    """A plain number; `percent` if it was followed by a percent sign, which `value` leaves out."""
+    """A plain number.
+
+    Attributes:
+        value: The number as it is written; of `50%` that is 50.
+        percent: Whether a percent sign follows it.
+    """
 
     value: Fraction
     percent: bool = False

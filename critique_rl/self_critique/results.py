@@ -92,7 +92,13 @@ def _mean_grade(grades: Iterable[bool | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval; None where there is nothing to average."""
+    """A mean with its 95 % interval; None where there is nothing to average.
+
+    Attributes:
+        mean: The mean.
+        low: Lower end of the interval.
+        high: Upper end.
+    """
 
     mean: float | None
     low: float | None

@@ -39,6 +39,7 @@ MODULES = {
     "svamp": "svamp",
     "theoremqa": "theoremqa",
 }
+"""Names of tasks, each with its module in this package."""
 
 
 class _Registry(Mapping[str, Task]):
@@ -56,6 +57,7 @@ class _Registry(Mapping[str, Task]):
 
 
 TASKS: Mapping[str, Task] = _Registry()
+"""Tasks by name."""
 
 
 def load_task(

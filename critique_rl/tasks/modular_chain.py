@@ -38,7 +38,12 @@ def apply(value: int, operation: str, operand: int) -> int:
 
 @dataclass(frozen=True)
 class Chain:
-    """A parsed question: a first value and its operations."""
+    """A parsed question.
+
+    Attributes:
+        start: The first value.
+        operations: What is done to it in turn, each an operator and its operand.
+    """
 
     start: int
     operations: tuple[tuple[str, int], ...]

@@ -20,7 +20,13 @@ _brief.maxstring = _brief.maxother = 80
 
 @dataclass(frozen=True)
 class HubSplit:
-    """One published split: a repository on the hub, its configs (all are read) and the split's name."""
+    """One published split.
+
+    Attributes:
+        repo: Repository on the hub.
+        configs: Its configs; all are read.
+        split: Name of the split.
+    """
 
     repo: str
     configs: tuple[str, ...]
@@ -32,7 +38,12 @@ class HubSplit:
 
 @dataclass(frozen=True)
 class Row:
-    """One row and its place, e.g. `train.jsonl, line 3`."""
+    """One row of a data set, which knows where it stands.
+
+    Attributes:
+        fields: Its content.
+        place: For messages, e.g. `train.jsonl, line 3`.
+    """
 
     fields: Mapping[str, Any]
     place: str

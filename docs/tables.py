@@ -1,0 +1,158 @@
+"""Writes the tables of docs/configuration.md and docs/scale.md that follow from the code.
+
+python docs/tables.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+from critique_rl.config import RunConfig, load_config
+
+DOCS = Path(__file__).resolve().parent
+CONFIGS = DOCS.parent / "experiments" / "configs"
+
+
+def main() -> None:
+    """Write each table between its marks."""
+    for page in ("configuration.md", "scale.md"):
+        path = DOCS / page
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled(page: str) -> str:
+    """The page with its generated tables as they should be."""
+    for name, table in TABLES.items():
+        page = re.sub(
+            rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)",
+            lambda marks, table=table: f"{marks[1]}\n{table()}\n\n{marks[2]}",  # type: ignore[misc]
+            page,
+            flags=re.DOTALL,
+        )
+    return page
+
+
+# -- the configuration ------------------------------------------------------------------------------------
+
+
+def configuration() -> str:
+    """A section for each mapping of settings, with a row for each key."""
+    return "\n\n".join(
+        f"### {path or 'The top of the file'}\n\n{_summary(cls)}\n\n| key | default | meaning |\n"
+        + "| --- | --- | --- |\n"
+        + "\n".join(_row(field, path, meaning) for field, meaning in settings(cls))
+        for cls, path in sections(RunConfig)
+    )
+
+
+def sections(cls: type, path: str = "", seen: tuple[type, ...] = ()) -> Iterator[tuple[type, str]]:
+    """Each dataclass that settings are read into, with the first place where it stands."""
+    yield cls, path
+    hints, met = typing.get_type_hints(cls), {cls, *seen}
+    for field in dataclasses.fields(cls):
+        inner, suffix = _inside(hints[field.name])
+        if inner is not None and inner not in met:
+            for found in sections(inner, f"{path}.{field.name}{suffix}".lstrip("."), tuple(met)):
+                if found[0] not in met:
+                    met.add(found[0])
+                    yield found
+
+
+def _inside(hint: Any) -> tuple[type | None, str]:
+    """The dataclass that a setting holds, and how a place in it is written."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _inside(next(a for a in arguments if a is not type(None)))
+    if origin in (list, dict):
+        inner, _ = _inside(arguments[-1])
+        return inner, "[]" if origin is list else ".NAME"
+    return (hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None), ""
+
+
+def settings(cls: type) -> Iterator[tuple[dataclasses.Field[Any], str]]:
+    """Each field of a dataclass with what its docstring, or that of a base, says of it."""
+    said: dict[str, str] = {}
+    for part in reversed(cls.__mro__):
+        for section in griffe.Docstring(part.__doc__ or "", parser="google").parse(warnings=False):
+            if section.kind is griffe.DocstringSectionKind.attributes:
+                said |= {a.name: " ".join(a.description.split()) for a in section.value}
+    for field in dataclasses.fields(cls):
+        yield field, said[field.name]
+
+
+def _summary(cls: type) -> str:
+    return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+
+
+def _row(field: dataclasses.Field[Any], path: str, meaning: str) -> str:
+    if field.default is not dataclasses.MISSING:
+        default = f"`{_yaml(field.default)}`"
+    elif field.default_factory is not dataclasses.MISSING:
+        made = field.default_factory()
+        default = "see below" if dataclasses.is_dataclass(made) else f"`{_yaml(made)}`"
+    else:
+        default = "required"
+    return f"| `{field.name}` | {default} | {meaning} |"
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value)  # which YAML reads alike
+
+
+# -- costs at the papers' scale ------------------------------------------------------------------------------
+
+PEAK = 312e12  # FLOP/s of an A100 or A800 in bfloat16, without sparsity
+USED = 0.2  # assumed share of it, over rollout and update
+PROMPT = 512  # assumed tokens of a question with its instructions
+SIZES = {"3b": 3e9, "7b": 7e9}
+FORWARD, TRAINED = (
+    2,
+    8,
+)  # FLOPs a weight and token; trained: forward, again for the backward pass, and that twice
+
+
+def costs() -> str:
+    """Most tokens and FLOPs of each RL stage of the papers' configurations, and what that is in GPU hours."""
+    lines = [
+        "| config | stage | critiques | tokens of all critiques with their prompts | FLOPs | GPU hours |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in ("qwen2.5-3b", "qwen2.5-7b", "qwen2.5-vl-7b"):
+        config = load_config(CONFIGS / f"{name}.yaml")
+        for stage in config.stages:
+            critiques, tokens, flops = stage_cost(config, stage)
+            hours = flops / (PEAK * USED) / 3600
+            lines.append(
+                f"| `{name}` | `{stage}` | {critiques:,} | {tokens / 1e6:,.0f} M | {flops:.1e} | {hours:,.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def stage_cost(config: RunConfig, stage: str) -> tuple[int, int, float]:
+    """Critiques, their tokens at most, and FLOPs of one stage; refinements are in the FLOPs alone."""
+    options, lengths = config.stages[stage].trainer, config.lengths
+    weights = next(size for name, size in SIZES.items() if name in config.base.lower())
+    critiques = options["rl_steps"] * options["generation_batch_size"]
+    shown = options.get("pairs", {}).get("max_prompt_tokens", PROMPT + lengths.response)
+    tokens = critiques * (shown + lengths.critique)
+    # written by the critic, read once more by itself and by its reference, then learned from
+    flops = weights * tokens * (3 * FORWARD + options["num_iterations"] * TRAINED)
+    if options.get("refinement_reward"):
+        refined = PROMPT + lengths.response + lengths.critique + lengths.refinement
+        flops += weights * critiques * refined * FORWARD
+    return critiques, tokens, flops
+
+
+TABLES: dict[str, Callable[[], str]] = {"configuration": configuration, "costs": costs}
+
+if __name__ == "__main__":
+    main()
