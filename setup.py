@@ -12,7 +12,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["critique_rl", "critique_rl.*"]),
-    package_data={"critique_rl": ["assets/**/*", "py.typed"]},
+    package_data={"critique_rl": ["assets/**/*", "view/page.*", "py.typed"]},
     install_requires=[
         "torch>=2.6",
         # The trainer overrides private methods of trl's GRPOTrainer (tests/test_trl_contract.py pins them).
@@ -32,6 +32,12 @@ setup(
         "numpy>=2.0",
         "pillow>=11.0",
         "shtab>=1.13,<2",
+        "safetensors>=0.5",
+        "huggingface_hub>=1.0",
+        # pages: reports and `critique-rl view`
+        "jinja2>=3.1",
+        "markdown-it-py>=3.0",
+        "markupsafe>=2.1",
     ],
     extras_require={
         "test": [
@@ -41,6 +47,7 @@ setup(
             "types-PyYAML",
             "transformers[serving]",
             "reasoning-gym>=0.1.23",
+            "selenium>=4.40",
             *LEGACY,
             *DOCS,
         ],

@@ -331,12 +331,12 @@ def _report(arguments: argparse.Namespace) -> Outcome:
     set_threads(config)  # the report names the device
     run = Run(config, display=Display(quiet=arguments.quiet), from_scratch=arguments.from_scratch)
     rows, histories = run.results()
-    path = write_report(config, rows, histories)
+    path = write_report(config, rows, histories, run)
     paths = {"run": config.directory, "report": path, "table": path.with_suffix(".md")}
-    text = f"\n{markdown_table(rows)}\n\nresults: {path}"
+    paths["page"] = path.with_suffix(".html")
     if histories:
         paths["curves"] = path.parent / "curves.png"
-        text += f"\ncurves:  {paths['curves']}"
+    text = f"\n{markdown_table(rows)}\n\nresults: {path}\npage:    {paths['page']}"
     return Outcome(text, rows, paths)
 
 

@@ -77,7 +77,7 @@ def metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
         episodes: Of one round; several samples of a problem count alike.
 
     Returns:
-        By name, see the README's section on metrics; without critiques `acc` or `score`, `graded_rate` and
+        By name, see docs/metrics.md; without critiques `acc` or `score`, `graded_rate` and
         `tokens`.
     """
     with_critic = _with_critic(episodes)

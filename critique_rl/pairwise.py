@@ -18,6 +18,7 @@ from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 
+from critique_rl.citations import LLAVA_CRITIC_R1
 from critique_rl.pairwise_rewards import (
     TIE,
     completion_text,
@@ -29,7 +30,7 @@ from critique_rl.pairwise_rewards import (
     r_pref,
 )
 from critique_rl.prompts import prompt_set
-from critique_rl.trainer import CriticConfig, CriticTrainer, one_of
+from critique_rl.trainer import CriticConfig, CriticTrainer, logged_images, one_of
 from critique_rl.types import UserError
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,9 @@ class PairwiseReward:
     def __call__(
         self,
         completions: list[Any],
+        question: list[str],
+        response_1: list[str],
+        response_2: list[str],
         label: list[int],
         log_extra: Callable[[str, list[Any]], None],
         log_metric: Callable[[str, float], None],
@@ -115,6 +119,13 @@ class PairwiseReward:
         preferred, kept = REWARDS[self.args.reward]
         pref, form = preferred(completions, label), kept(completions)
         named = [parse_preference(completion_text(c), ties=self.args.ties) for c in completions]
+        asked = {"question": question, "response_1": response_1, "response_2": response_2}
+        for column, values in asked.items():
+            log_extra(column, values)
+        log_extra("label", label)
+        pictures = logged_images(columns.get("image"), self.args)
+        if pictures is not None:
+            log_extra("image", pictures)
         log_extra("preference", named)
         log_extra("r_pref", pref)
         log_extra("r_format", form)
@@ -146,8 +157,10 @@ class PairwiseCriticTrainer(CriticTrainer):
         UserError: As of `CriticTrainer`, or nothing but ties is left.
     """
 
-    _name = "LLaVA-Critic-R1"
+    _name = LLAVA_CRITIC_R1.name
+    _paper = LLAVA_CRITIC_R1.for_trl  # trl's cards cite it
     config_class: type[PairwiseCriticConfig] = PairwiseCriticConfig
+    reward_class: Callable[[PairwiseCriticConfig], Callable[..., list[float | None]]] = PairwiseReward
     args: PairwiseCriticConfig
 
     def __init__(
@@ -166,7 +179,7 @@ class PairwiseCriticTrainer(CriticTrainer):
             raise UserError(f"args must be a {self.config_class.__name__}, got {type(args).__name__}.")
         super().__init__(
             model=model,
-            reward=PairwiseReward(args),
+            reward=self.reward_class(args),
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
@@ -120,12 +121,22 @@ class Step:
             wait_for(self.finished)
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._mark(finished=False)
-        self.run()
-        self._mark(finished=True)
+        finished, spent, started = False, self._spent(), time.monotonic()
+        self._mark(finished=False, seconds=spent)
+        try:
+            self.run()
+            finished = True
+        finally:
+            self._mark(finished=finished, seconds=spent + time.monotonic() - started)
 
-    def _mark(self, *, finished: bool) -> None:
-        text = json.dumps({"name": self.name, "settings": self.settings, "finished": finished}, indent=1)
+    def _spent(self) -> float:
+        """Seconds before an interruption; those before a kill are not known."""
+        marker = self.directory / MARKER
+        return float(json.loads(marker.read_text("utf-8")).get("seconds", 0.0)) if marker.exists() else 0.0
+
+    def _mark(self, *, finished: bool, seconds: float) -> None:
+        content = {"name": self.name, "settings": self.settings, "finished": finished, "seconds": seconds}
+        text = json.dumps(content, indent=1)
         temporary = self.directory / f"{MARKER}.{os.getpid()}"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.directory / MARKER)
@@ -490,6 +501,7 @@ class Run:
         if stage.method == "pairwise_critic":
             return pairwise_critic.trainer_args(
                 {**stage.trainer, **overrides},
+                stage.method,
                 output=Path(self.model_path(name, seed)),
                 seed=child_seed(seed, name),
                 prompts=self.config.prompts,
@@ -614,10 +626,12 @@ class Run:
         directory = self.config.directory / name
         if not options:
             copy_model(self._base(), directory)
+            self._card(name)
             return
         rows = written_once(directory / "examples.jsonl", examples)
         seed = self.config.cold_start.seed
         figures = cold_start.fine_tune(self._base(), rows, directory, seed=seed, options=options)
+        self._card(name)
         self.display.note(_short(figures))
 
     def _make_pool(self, seed: int) -> None:
@@ -647,10 +661,21 @@ class Run:
         return load_from_disk(str(table), keep_in_memory=True)
 
     def _train(self, seed: int, name: str) -> None:
-        stage = self.config.stages[name]
-        if stage.method == "critique_rl":
+        if self.config.stages[name].method == "critique_rl":
             self._train_critic(seed, name)
-            return
+        else:
+            self._train_baseline(seed, name)
+        self._card(name, seed)
+
+    def _card(self, name: str, seed: int | None = None) -> None:
+        """Write the model card of a checkpoint, whose figures the report adds."""
+        from critique_rl.model_card import write_cards
+
+        if is_first_process():
+            write_cards(self, name, seed)
+
+    def _train_baseline(self, seed: int, name: str) -> None:
+        stage = self.config.stages[name]
         from peft import LoraConfig
 
         from critique_rl.baselines import Inputs, baseline
@@ -757,8 +782,9 @@ class Run:
         return rows, histories
 
     def history(self, seed: int, name: str) -> list[dict[str, Any]]:
-        """Log of a stage, one entry per RL step."""
-        state = json.loads((Path(self.model_path(name, seed)) / "trainer_state.json").read_text("utf-8"))
+        """Log of a stage, one entry per RL step; empty of a method that keeps none."""
+        path = Path(self.model_path(name, seed)) / "trainer_state.json"
+        state = json.loads(path.read_text("utf-8")) if path.exists() else {"log_history": []}
         return [row for row in state["log_history"] if "critic/parse_rate" in row]
 
     def records(self, seed: int, measurement: Measurement) -> Path:

@@ -42,7 +42,9 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
     """
     run = Run(config, from_scratch=from_scratch)
     steps = [("done" if step.finished() else "to do", step.name) for step in run.steps()]
-    parameters, detail = parameter_count(config.base, config.base_gguf)
+    parameters, detail = parameter_count(
+        config.base, config.base_gguf, task=config.train[0].name if config.train else ""
+    )
     lines = [
         f"run {config.name} -> {config.directory}",
         f"prompts: {run.prompts.name}, version {run.prompts.version}",
@@ -67,23 +69,29 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
     return "\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])
 
 
-def parameter_count(base: str, gguf: str | None = None) -> tuple[int | None, str]:
+def parameter_count(base: str, gguf: str | None = None, *, task: str = "") -> tuple[int | None, str]:
     """Number of weights from the model's config alone, or else from its name; None where neither tells.
 
     Args:
         base: Directory, hub id or `tiny`.
         gguf: GGUF file inside `base`.
+        task: What `tiny` is made for: on pictures it is a model that sees.
 
     Returns:
         The number, and a remark for people.
     """
     if base == "tiny":
-        from critique_rl import tiny
+        from critique_rl import tiny, tiny_vl
 
-        count = sum(p.numel() for p in tiny.build_model(tiny.build_tokenizer(), seed=0).parameters())
+        made = (
+            tiny_vl.build_model(tiny_vl.build_tokenizer(), seed=0)
+            if task == "drawings"
+            else tiny.build_model(tiny.build_tokenizer(), seed=0)
+        )
+        count = sum(p.numel() for p in made.parameters())
         return count, f"{count:,} parameters, made on the spot"
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     try:
         config = AutoConfig.from_pretrained(base, **({"gguf_file": gguf} if gguf else {}))
@@ -93,8 +101,9 @@ def parameter_count(base: str, gguf: str | None = None) -> tuple[int | None, str
             return None, "size unknown: it cannot be read from here"
         count = int(float(named[1]) * (1e9 if named[2] == "b" else 1e6))
         return count, f"{_short(count)} parameters by its name, as it cannot be read from here"
+    sees = getattr(config, "vision_config", None) is not None
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_config(config)
     model.tie_weights()
     count = sum(p.numel() for p in model.parameters())
     return count, f"{_short(count)} parameters"

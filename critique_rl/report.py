@@ -1,9 +1,10 @@
-"""The result file of a run, its table and its training curves.
+"""The result file of a run, its table, its training curves and its pages.
 
 One shape for every run and table script:
 `{"config", "commit", "versions", "seeds", "rows": [{"method", "dataset", "metrics"}]}` with
 `metrics[name] = {"mean", "low", "high", "values"}` in fractions of 1, one value per seed. The commit ends in
-`-dirty` where tracked files differ from it; the versions name the device too.
+`-dirty` where tracked files differ from it; the versions name the device too. Newer files also hold "health"
+(`{"checked", "findings"}`, see `reports.health.Finding`) and "costs" (see `reports.costs.Cost`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from critique_rl.config import RunConfig, as_dict
 from critique_rl.evaluation import Episode
 from critique_rl.metrics import metrics, resampled
 from critique_rl.scaling import interval
+
+if TYPE_CHECKING:
+    from critique_rl.pipeline import Run
 
 PACKAGES = (
     "critique_rl",
@@ -136,13 +140,15 @@ def result(
     config: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """A result file's content, with all that is needed to know where its numbers came from."""
+    return {"config": dict(config), **origin(), "seeds": list(seeds), "rows": [dict(row) for row in rows]}
+
+
+def origin() -> dict[str, Any]:
+    """Commit and versions, as a result file holds them."""
     return {
-        "config": dict(config),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), "device": _device()}
         | {package: _version(package) for package in PACKAGES},
-        "seeds": list(seeds),
-        "rows": [dict(row) for row in rows],
     }
 
 
@@ -150,54 +156,108 @@ def write_report(
     config: RunConfig,
     rows: Sequence[Mapping[str, Any]],
     histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+    run: Run | None = None,
 ) -> Path:
-    """Write report.json, report.md and curves.png into the run's directory.
+    """Write report.json, report.md, report.html and curves.png into the run's directory.
 
     Args:
         config: The run.
         rows: `method`, `dataset`, `metrics` as `summarise` gives them, `records`.
         histories: Per stage label, per seed: the log of the trainer, one mapping per RL step.
+        run: The same, finished, for what it cost and how healthy it is; with it the model card of each of its
+            checkpoints gets its figures.
 
     Returns:
         Path of report.json.
     """
+    from critique_rl import model_card
+    from critique_rl.reports import page
+
     directory = config.directory
     shown = ("method", "dataset", "metrics")
     content = result(as_dict(config), config.seeds, [{key: row[key] for key in shown} for row in rows])
-    path = directory / "report.json"
-    _write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    curves = "\n![training curves](curves.png)\n" if histories else ""
-    _write(
-        directory / "report.md",
-        f"# {config.name}\n\n{markdown_table(rows)}\n\n{caption(content)}\n{curves}",
-    )
+    if run is not None:
+        content |= of_training(run, whole=True)
+    path, picture = directory / "report.json", directory / "curves.png"
+    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     if histories:
-        plot_curves(histories, directory / "curves.png")
+        plot_curves(histories, picture)
+    figures = f"{markdown_table(rows, intervals=True)}\n\n{caption(content, intervals=True)}\n"
+    curves = f"\n![training curves]({picture.name})\n" if histories else ""
+    text = f"# {page.escape(config.name)}\n\n{figures}{curves}\n{page.sections(content)}\n"
+    page.write_pages(text, config.name, directory / "report", [picture] if histories else [])
+    if run is not None:
+        measured = [(m.row, m.task, row["metrics"]) for m, row in zip(run.measurements, rows, strict=False)]
+        model_card.write_all(run, measured)
     return path
 
 
-def _write(path: Path, content: str | bytes) -> None:
+def of_training(run: Run, *, whole: bool) -> dict[str, Any]:
+    """What a result file says of the training: "health" and "costs".
+
+    Args:
+        run: A finished run.
+        whole: Whether all findings are kept, or only those outside of what is healthy.
+    """
+    from critique_rl.reports.costs import costs
+    from critique_rl.reports.health import check
+    from critique_rl.reports.settings import setting
+
+    found = [
+        finding
+        for name, stage in run.config.stages.items()
+        for seed in run.config.seeds
+        for finding in check(
+            run.history(seed, name),
+            stage=stage.label,
+            seed=seed,
+            refines=setting(as_dict(stage), "refinement_reward") is not None,
+            limit=run.config.lengths.critique,
+        )
+    ]
+    kept = [as_dict(finding) for finding in found if whole or finding.outside]
+    return {
+        "health": {"checked": len(found), "findings": kept},
+        "costs": [as_dict(cost) for cost in costs(run)],
+    }
+
+
+def write(path: Path, content: str | bytes) -> None:
     """Write a file unless it holds that already: a report that says nothing new keeps its date."""
     encoded = content.encode() if isinstance(content, str) else content
     if not path.exists() or path.read_bytes() != encoded:
         path.write_bytes(encoded)
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table, shares in percent; with several seeds, mean ± half of the 95 % interval."""
+def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
+    """The table, shares in percent; with several seeds, mean ± half of the 95 % interval.
+
+    Args:
+        rows: Rows of a result file.
+        intervals: With one seed, the ends of the 95 % interval over its problems as well.
+    """
     datasets = len({row["dataset"] for row in rows}) > 1
     scored = _scored(rows)
     columns = _columns(rows)
     head = ["Method", *(["Data set"] if datasets else []), *columns.values()]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
-        cells = [row["method"], *([row["dataset"]] if datasets else [])]
+        cells = [_escaped(row["method"]), *([_escaped(row["dataset"])] if datasets else [])]
         cells += [
-            format_metric(row["metrics"].get(name), percent=not scored or name == "parse_rate")
+            format_metric(
+                row["metrics"].get(name), percent=not scored or name == "parse_rate", interval=intervals
+            )
             for name in columns
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """A name of the user's in a cell of Markdown."""
+    from critique_rl.reports.page import escape
+
+    return escape(text)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -217,14 +277,22 @@ def _scored(rows: Sequence[Mapping[str, Any]]) -> bool:
     return any("score" in row["metrics"] for row in rows)
 
 
-def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True) -> str:
-    """One cell: percent or as it is, with ± over several seeds, and a dash for what is not measured."""
+def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True, interval: bool = False) -> str:
+    """One cell: percent or as it is, with ± over several seeds, and a dash for what is not measured.
+
+    Args:
+        metric: As `summarise` gives it.
+        percent: Whether it is a share.
+        interval: Whether the ends of the interval are shown where there is one seed.
+    """
     if metric is None:
         return "–"
     scale, digits = (100, 1) if percent else (1, 2)
     text = f"{scale * metric['mean']:.{digits}f}"
     if len(metric["values"]) == 1:
-        return text
+        if not interval:
+            return text
+        return f"{text} ({scale * metric['low']:.{digits}f} to {scale * metric['high']:.{digits}f})"
     return f"{text} ± {scale * (metric['high'] - metric['low']) / 2:.{digits}f}"
 
 
@@ -299,7 +367,7 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
     image = io.BytesIO()
     figure.savefig(image, dpi=110)
     plt.close(figure)
-    _write(path, image.getvalue())
+    write(path, image.getvalue())
 
 
 def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
@@ -309,18 +377,25 @@ def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
     return [np.nan if np.isnan(v) else float(np.nanmean(w)) for v, w in zip(values, windows, strict=True)]
 
 
-def caption(content: Mapping[str, Any]) -> str:
-    """What must be said below the table: what ± means, commit and device, where the records are."""
+def caption(content: Mapping[str, Any], *, intervals: bool = False) -> str:
+    """What must be said below the table: what ± means, commit and device, where the records are.
+
+    Args:
+        content: A result file.
+        intervals: Whether the table shows the intervals of one seed.
+    """
     seeds = content["seeds"]
     interval = (
-        "one seed; intervals over items are in report.json"
+        "one seed; in brackets the 95 % bootstrap interval over its problems"
+        if len(seeds) == 1 and intervals
+        else "one seed; intervals over items are in report.json"
         if len(seeds) == 1
         else f"mean ± half of the 95 % t-interval over {len(seeds)} seeds"
     )
     unit = "Scores and ratings as they are" if _scored(content["rows"]) else "Percent"
     return (
         f"{unit}; {interval}. Commit {content['commit']}, {content['versions']['device']}. One record per "
-        "problem and row: seed*/evaluate/*/*/records.jsonl."
+        "problem and row: `seed*/evaluate/*/*/records.jsonl`."
     )
 
 

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from critique_rl import rewards
 from critique_rl.actors.base import Actor
+from critique_rl.citations import CRITIQUE_RL
 from critique_rl.grading import grade_batch
 from critique_rl.prompts import Verdict, parse_rating, parse_verdict, prompt_set
-from critique_rl.trainer import CriticConfig, CriticTrainer, one_of
+from critique_rl.trainer import CriticConfig, CriticTrainer, logged_images, one_of
 from critique_rl.types import Sampling, UserError, child_seed
 
 Grader = Callable[[Sequence[Mapping[str, str]]], Sequence[float | None]]
@@ -149,6 +150,12 @@ class CritiqueReward:
         args = self.args
         critiques = [c[0]["content"] if isinstance(c, list) else c for c in completions]
         truth, images = columns[args.truth], columns.get("image") or [None] * len(critiques)
+        shown = {"question": question, "response": response, "answer": answer, args.truth: truth}
+        for name, values in shown.items():
+            log_extra(name, values)
+        pictures = logged_images(columns.get("image"), args)
+        if pictures is not None:
+            log_extra("image", pictures)
         if args.tolerance is None:
             verdicts = [parse_verdict(critique) for critique in critiques]
             seen = self._with_noise(truth, question, response)
@@ -207,6 +214,7 @@ class CritiqueReward:
             log_extra("refinement_rating", graded)
             _log_rescoring(truth, graded, log_metric)
             refinement = [rewards.r_refine_scored(r) for r in graded]
+        log_extra(args.refinement_reward, refinement)
         for value in refinement:
             if value is not None:
                 log_metric(f"reward/{args.refinement_reward}", value)
@@ -304,7 +312,8 @@ class CritiqueTrainer(CriticTrainer):
         UserError: As of `CriticTrainer`, or an actor is needed and missing.
     """
 
-    _name = "Critique-RL"
+    _name = CRITIQUE_RL.name
+    _paper = CRITIQUE_RL.for_trl  # trl's cards cite it
     config_class: type[CritiqueConfig] = CritiqueConfig
     args: CritiqueConfig
 

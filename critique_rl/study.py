@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from critique_rl.arms import arms, pairwise_arms, with_ancestors
 from critique_rl.config import ProtocolConfig, RunConfig, StageConfig, TaskConfig, as_dict, load_config
@@ -23,8 +22,11 @@ from critique_rl.display import Display
 from critique_rl.evaluation import Episode, read_episodes
 from critique_rl.pipeline import Measurement, Run
 from critique_rl.prompts import prompt_set
-from critique_rl.report import ByProblem, result, summarise
+from critique_rl.report import ByProblem, of_training, result, summarise
 from critique_rl.types import UserError, child_seed
+
+if TYPE_CHECKING:
+    from critique_rl.model_card import Measured
 
 MAIN = ProtocolConfig()
 """The paper's main protocol: everything greedy, one critique, one refinement."""
@@ -82,7 +84,13 @@ class Row:
 
 @dataclass(frozen=True)
 class NotRun:
-    """A row that is missing, and why."""
+    """A row that is missing, and why.
+
+    Attributes:
+        method: As the table would call it.
+        dataset: What it would be measured on.
+        reason: Why it is not run.
+    """
 
     method: str
     dataset: str
@@ -249,6 +257,16 @@ class Study:
         order = list(dict.fromkeys(dataset for dataset, *_ in made))
         return sorted(made.values(), key=lambda row: order.index(row["dataset"]))
 
+    def measured(self, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> list[Measured]:
+        """Rows of a result file for the cards of their checkpoints: those of the main protocol and own actor."""
+        found = {(r["method"], r["dataset"], r.get("x")): r["metrics"] for r in results}
+        return [
+            (row.arm, task, found[row.method, task.title, row.x])
+            for row in rows
+            for task in self.tasks(row)
+            if row.protocol == MAIN and row.actor is None and row.round == 0
+        ]
+
     def curves(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, list[float | None]]]]:
         """Training logs by label and seed, a list over RL steps for each metric, with three digits."""
         run = self.run([Row(label, arm) for label, arms in wanted.items() for arm in arms], self.seeds)
@@ -406,7 +424,9 @@ def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | Non
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that all scripts share."""
     found = {path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml")}
-    presets = sorted(name for name in found if name.rpartition("-")[0] not in found)
+    presets = sorted(
+        name for name in found if not name.endswith("-summarisation")
+    )  # those serve Table 9 alone
     parser.add_argument("--preset", default="tiny", help=f"one of {', '.join(presets)}, or a YAML file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of every row")
     parser.add_argument("--jobs", type=int, default=1, help="seeds that run beside each other")
@@ -418,13 +438,14 @@ def load_study(arguments: argparse.Namespace) -> Study:
     """The study that the arguments name; its runs are in `runs/tables/PRESET`."""
     from critique_rl.cli import go_offline_without_hub
 
-    go_offline_without_hub()
     path = Path(arguments.preset)
     if path.suffix != ".yaml":
         path = EXPERIMENTS / "configs" / f"{arguments.preset}.yaml"
     if arguments.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {arguments.jobs}.")
-    return _study(path, path.stem, arguments.seeds, arguments.jobs, arguments.set)
+    study = _study(path, path.stem, arguments.seeds, arguments.jobs, arguments.set)
+    go_offline_without_hub()  # after the file, whose `env` may name another hub
+    return study
 
 
 def _study(path: Path, preset: str, seeds: Sequence[int], jobs: int, overrides: Sequence[str]) -> Study:
@@ -437,7 +458,7 @@ def _study(path: Path, preset: str, seeds: Sequence[int], jobs: int, overrides: 
 
 
 def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path) -> Path:
-    """Measure one table and write `results/PRESET/STEM.{json,md,tex,png}`.
+    """Measure one table and write `results/PRESET/STEM.{json,md,html,tex,png}`.
 
     Returns:
         Path of the result file.
@@ -450,9 +471,15 @@ def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path
 
 def write(stem: str, table: Table, study: Study, results: Path) -> Path:
     """Write and draw the result of a table of which everything is measured; as `make` in what is written."""
+    from critique_rl import model_card
+
     study = table.study or study
-    config = study.run(table.rows, study.seeds).config
+    run = study.run(table.rows, study.seeds)
+    config = run.config
     content = result(as_dict(config), study.seeds, study.results(table.rows))
+    if table.rows:
+        content |= of_training(run, whole=False)
+        model_card.write_all(run, study.measured(table.rows, content["rows"]))
     prompts = prompt_set(config.prompts)
     content |= {
         "table": stem,
@@ -476,8 +503,9 @@ def write(stem: str, table: Table, study: Study, results: Path) -> Path:
 
 
 def draw(content: dict[str, Any], table: Table, directory: Path, numbers: Path) -> None:
-    """Render a result file as Markdown, LaTeX and PNG beside the paper's numbers."""
+    """Render a result file as Markdown, HTML, LaTeX and PNG beside the paper's numbers."""
     from critique_rl import report, tables
+    from critique_rl.reports import page
 
     paper = tables.load_paper(numbers)
     stem = content["table"]
@@ -497,23 +525,22 @@ def draw(content: dict[str, Any], table: Table, directory: Path, numbers: Path) 
         tables.draw_lines(content, paper, list(table.lines), picture, x_label=table.x_label)
     elif content["rows"]:
         tables.draw_bars(content, paper, [c for c in table.bars if c in measured], picture)
-    page = f"# {stem}\n\n{tables.markdown(content, paper, columns)}\n"
+    text = f"# {stem}\n\n{tables.markdown(content, paper, columns)}\n"
     if picture.exists():
-        page += f"\n![{stem}]({picture.name})\n"
+        text += f"\n![{stem}]({picture.name})\n"
     for example in content.get("examples", ()):
-        page += "\n" + _page_of(example)
-    (directory / f"{stem}.md").write_text(page, encoding="utf-8")
+        text += "\n" + _page_of(example)
+    if content["rows"]:
+        text += f"\n{page.sections(content, whole=False)}\n"
+    page.write_pages(text, stem, directory / stem, [picture] if picture.exists() else [])
     (directory / f"{stem}.tex").write_text(tables.latex(content, paper, columns), encoding="utf-8")
 
 
 def _page_of(example: Mapping[str, Any]) -> str:
     """Two episodes of one problem as Markdown; what models wrote is fenced, as it may hold anything."""
+    from critique_rl.reports.page import escape, fenced
 
-    def fenced(text: str) -> str:
-        fence = "`" * (max([2, *(len(run) for run in re.findall("`+", text))]) + 1)
-        return f"{fence}text\n{text}\n{fence}"
-
-    parts = [f"## {example['about']}", f"Problem {example['id']}, seed {example['seed']}"]
+    parts = [f"## {example['about']}", f"Problem {escape(example['id'])}, seed {example['seed']}"]
     first = example["episodes"][0]
     parts += [
         "Question",
@@ -529,7 +556,7 @@ def _page_of(example: Mapping[str, Any]) -> str:
         parts += [
             f"**{episode['method']}**, verdict {episode['verdict']}",
             fenced(episode["critique"]),
-            f"Refinement ({truth}; the answer is {first['answer']})",
+            f"Refinement ({truth}; the answer is {escape(first['answer'])})",
             fenced(episode["refinement"]),
         ]
     return "\n\n".join(parts) + "\n"

@@ -24,6 +24,8 @@ from critique_rl.types import UserError, nearest
 UNITS = ("percent", "score")
 NOT_SETTINGS = ("seeds", "output", "actor_server")
 """Of a configuration: which seeds, where to write, where the actor is served. They may differ within one table."""
+OF_SEEDS = ("curves", "examples", "costs", "health")
+"""Of a result file: what is of its own seeds and left out where files are joined."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def combine(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows.append({**parts[0], "metrics": measured, "records": records})
     commits = dict.fromkeys(str(content["commit"]) for content in results)
     return {
-        **first,
+        **{key: value for key, value in first.items() if key not in OF_SEEDS},
         "seeds": seeds,
         "commit": ", ".join(commits),
         "dirty": any(content.get("dirty") for content in results),
@@ -427,17 +429,15 @@ def markdown(content: Mapping[str, Any], paper: Paper, columns: Sequence[str]) -
         UserError: No row has one of the metrics, or the table is unknown.
     """
     head, body = _grid(content, paper, columns)
-    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (head, *body)]
+    from critique_rl.reports.page import escape
+
+    lines = [list(map(escape, line)) for line in (head, *body)]
     lines.insert(1, ["---"] * len(head))
     return (
         "\n".join("| " + " | ".join(line) + " |" for line in lines)
         + "\n\n"
-        + " ".join(_footer(content, paper))
+        + escape(" ".join(_footer(content, paper)))
     )
-
-
-def _join(lines: Iterable[str]) -> str:
-    return " ".join(lines)
 
 
 _LATEX = {

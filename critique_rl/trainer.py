@@ -11,9 +11,10 @@ in `objectives.py`.
 
 from __future__ import annotations
 
+import io
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import datasets
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
+from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -35,7 +37,7 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import RepeatSampler
 
 from critique_rl import objectives
-from critique_rl.images import image_bytes
+from critique_rl.images import image_bytes, store_image
 from critique_rl.prompts import prompt_set
 from critique_rl.types import UserError, child_seed
 from critique_rl.value_model import ValueModel
@@ -82,6 +84,10 @@ class CriticConfig(GRPOConfig):
         freeze_vision_tower: Whether the part of the model that reads images stays as it is.
         min_pixels: Smaller images are scaled up to this area; None keeps the model's own limit.
         max_pixels: Larger images are scaled down to this area; None keeps the model's own limit.
+        log_completions: Whether trl writes the latest rollout at each log, with rewards and advantages, to
+            `OUTPUT_DIR/completions/*.parquet`, for `critique-rl view`. None does, unless `push_to_hub` would
+            publish it.
+        num_completions_to_print: Of them in the terminal, at every log.
     """
 
     learning_rate: float = field(default=5e-7, metadata={"help": "Released script, both stages."})
@@ -121,8 +127,14 @@ class CriticConfig(GRPOConfig):
     freeze_vision_tower: bool = field(default=False, metadata={"help": "Train the language part alone."})
     min_pixels: int | None = field(default=None, metadata={"help": "Least area of an image."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest area of an image."})
+    log_completions: bool | None = field(  # type: ignore[assignment]  # None until `__post_init__`
+        default=None, metadata={"help": "Write episodes for `critique-rl view`; None: unless push_to_hub."}
+    )
+    num_completions_to_print: int | None = field(default=0, metadata={"help": "In the terminal, every log."})
 
     def __post_init__(self) -> None:
+        if self.log_completions is None:
+            self.log_completions = not self.push_to_hub or self.log_completions_hub_repo is not None
         log_each_rl_step = self.logging_steps == 0
         if log_each_rl_step:
             self.logging_steps = 1  # the right value needs steps_per_generation, which super() works out
@@ -229,6 +241,7 @@ class CriticTrainer(GRPOTrainer):
     model: Any
     train_dataset: Any
     processing_class: Any
+    _logs: dict[str, Any]
     num_generations: int
     num_generations_eval: int
     max_completion_length: int
@@ -262,6 +275,7 @@ class CriticTrainer(GRPOTrainer):
         self.value_model: ValueModel | None = None
         self._gathered_rewards: torch.Tensor | None = None
         self._anchor_checked = False
+        self._rollout_unlogged = False
         self._clipped: dict[str, Any] | None = None
         shows_images = "image" in train_dataset.column_names
         processing_class = _processing_class(model, processing_class, shows_images, args)
@@ -380,6 +394,7 @@ class CriticTrainer(GRPOTrainer):
             moments_3 = self.accelerator.reduce(objectives.masked_moments(advantages_NT, mask_NT), "sum")
             advantages_NT = objectives.whiten(advantages_NT, mask_NT, moments_3)
         output["advantages"] = advantages_NT
+        self._log_update(output)
         self._record("tokens/critic", float(output["num_items_in_batch"]))
         self._record("time/rollout", time.perf_counter() - started)
         return output
@@ -408,6 +423,13 @@ class CriticTrainer(GRPOTrainer):
             reference_NT, limit = self._clipped["ref_per_token_logps"], self.args.kl_clip
             self._clipped["ref_per_token_logps"] = objectives.clipped_reference(found[0], reference_NT, limit)
         return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called by the trainer at every log; see trl's method."""
+        # trl writes the completions every time: once more at the end, and after an evaluation mixed with its rows.
+        self.log_completions = bool(self.args.log_completions) and self._rollout_unlogged
+        self._rollout_unlogged = False
+        super().log(logs, start_time)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -450,6 +472,25 @@ class CriticTrainer(GRPOTrainer):
         kl_NT = estimate(self._old_logps(output), output["ref_per_token_logps"]) * output["completion_mask"]
         self._record("kl", self._token_mean(kl_NT, output["completion_mask"]))
         return kl_NT
+
+    def _log_update(self, output: dict[str, Any]) -> None:
+        """Add what each critique does to the update to trl's record of the rollout: means over its tokens.
+
+        trl's own advantages are of no use here. Its queues hold one rollout, which this fills whole.
+        """
+        self._rollout_unlogged = self.model.training
+        if not self._rollout_unlogged:
+            return
+        mask_NT, measured = output["completion_mask"], {"advantages": output["advantages"]}
+        if self.beta != 0.0 and "old_per_token_logps" in output:  # they are not worth a pass of their own
+            estimate = objectives.KL_ESTIMATES[self.args.kl_estimator]
+            measured["kl"] = estimate(output["old_per_token_logps"], output["ref_per_token_logps"])
+        for name, values_NT in measured.items():
+            means_N = (values_NT * mask_NT).sum(1) / mask_NT.sum(1).clamp(min=1)
+            column = self._logs["advantages"] if name == "advantages" else self._logs["extra"][name]
+            column.extend(self.accelerator.gather(means_N).tolist())
+        rl_step = self.state.global_step // self.args.optimizer_steps_per_rl_step + 1
+        self._logs["extra"]["rl_step"].extend([rl_step] * self.args.generation_batch_size)
 
     def _check_anchor(self, output: dict[str, Any]) -> None:
         """Refuse, on the first rollout, a reference that is not the model that the run starts from."""
@@ -544,6 +585,29 @@ def with_images(dataset: Dataset, name: str) -> Dataset:
         for cell in cells
     ]
     return dataset.add_column("images", [[file] for file in files], feature=datasets.List(pictures))
+
+
+def logged_images(
+    images: Sequence[str | Image.Image | None] | None, args: CriticConfig
+) -> list[str | None] | None:
+    """Images as the record of a rollout names them: a path as it is, others by a file beside the record."""
+    if images is None or not args.log_completions:
+        return None
+    folder = Path(str(args.output_dir)) / "completions" / "images"
+    names: list[str | None] = []
+    for image in images:
+        if image is None or (isinstance(image, str) and not _is_url(image)):
+            names.append(image)
+            continue
+        stored = store_image(image_bytes(image) if isinstance(image, str) else _jpeg(image), folder)
+        names.append(f"{folder.name}/{stored.name}")
+    return names
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.convert("RGB").save(content, "JPEG")
+    return content.getvalue()
 
 
 def _is_url(cell: str) -> bool:

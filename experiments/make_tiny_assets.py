@@ -27,6 +27,7 @@ FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+OPTIONAL = ("chat_template.jinja", "processor_config.json", "preprocessor_config.json")
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=("tiny", "tiny-summarisation"))
+    parser.add_argument("name", choices=("tiny", "tiny-summarisation", "tiny-vl"))
     parser.add_argument("--output", help="folder for the run; a temporary one if left out")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -52,9 +53,9 @@ def main() -> None:
             (assets / name).mkdir(parents=True)
             for file in FILES:
                 shutil.copy(config.directory / name / file, assets / name / file)
-            template = config.directory / name / "chat_template.jinja"
-            if template.exists():
-                shutil.copy(template, assets / name)
+            for file in OPTIONAL:
+                if (config.directory / name / file).exists():
+                    shutil.copy(config.directory / name / file, assets / name)
         figures = result(
             {"cold_start": as_dict(config.cold_start), "tasks": [as_dict(t) for t in tasks]},
             config.seeds,

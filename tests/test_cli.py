@@ -46,6 +46,7 @@ STEPS = [
 ]
 RECORDS = "records.jsonl"
 TASK = "modular_chain-test"
+REPORT = ("report.json", "report.md", "report.html", "curves.png")
 Fresh = Callable[[], Path]
 
 
@@ -108,7 +109,7 @@ def test_a_run_makes_every_artifact(finished: Path) -> None:
 
 def test_the_report_has_one_row_per_critic_and_agrees_with_the_records(finished: Path) -> None:
     content = json.loads((finished / "report.json").read_text(encoding="utf-8"))
-    assert set(content) == {"config", "commit", "versions", "seeds", "rows"}
+    assert set(content) == {"config", "commit", "versions", "seeds", "rows", "health", "costs"}
     assert content["seeds"] == [0]
     rows = {row["method"]: row for row in content["rows"]}
     assert list(rows) == ["No critic", "SFT critic", "Stage I", "Stage I+II"]
@@ -215,7 +216,8 @@ def test_a_second_seed_gives_a_second_value(config: Path, finished: Path, fresh:
     before = dates(output)
     assert run(config, output, "--seeds", "0", "1") == 0
     changed = {name for name, date in dates(output).items() if before.get(name, date) != date}
-    assert changed <= {"report.json", "report.md", "curves.png"}
+    # the report, and the cards, which have its figures
+    assert {name for name in changed if Path(name).name != "README.md"} <= set(REPORT)
     content = json.loads((output / "report.json").read_text(encoding="utf-8"))
     first = json.loads((finished / "report.json").read_text(encoding="utf-8"))
     assert content["seeds"] == [0, 1]
@@ -546,9 +548,8 @@ def test_json_of_a_run_has_the_rows_of_the_report_and_the_places_of_all_files(
     config: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = json.loads((finished / "report.json").read_text(encoding="utf-8"))
-    names = ("report.json", "report.md", "curves.png")
     paths = {"run": finished} | dict(
-        zip(("report", "table", "curves"), (finished / n for n in names), strict=True)
+        zip(("report", "table", "page", "curves"), (finished / n for n in REPORT), strict=True)
     )
     for command in ("run", "report"):
         assert run(config, finished, "--json", command=command) == 0

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from conftest import teach, write_response
 from datasets import Dataset
+from pyarrow import parquet
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +22,7 @@ from critique_rl.critic_data import PreferencePair, to_dataset
 from critique_rl.pairwise_rewards import parse_preference
 from critique_rl.prompts import COMPACT
 from critique_rl.types import Problem, Sampling, UserError
+from critique_rl.view.entries import of_training
 
 Make = Callable[..., Any]
 GROUP = 4
@@ -184,7 +187,27 @@ def test_ties_are_left_out_or_named(
     reward = kept.reward_funcs[0]
     log: dict[str, Any] = {"log_extra": lambda *_: None, "log_metric": lambda *_: None}
     replies = [r"<think>Same.</think> \boxed{tie}", r"<think>Same.</think> \boxed{1}"]
-    assert reward(replies, label=[0, 0], **log) == [1.0, 0.1]
+    shown = {name: ["x", "x"] for name in ("question", "response_1", "response_2")}
+    assert reward(replies, label=[0, 0], **shown, **log) == [1.0, 0.1]
+
+
+def test_each_rollout_is_written_with_its_rewards(
+    judge_dir: Path, pairs: Dataset, config: Make, tmp_path: Path
+) -> None:
+    build(judge_dir, pairs, config, rl_steps=2).train()
+    files = sorted((tmp_path / "run" / "completions").glob("*.parquet"))
+    assert len(files) == 2
+    asked = {row["question"]: row for row in pairs}
+    for row in (row for path in files for row in parquet.read_table(path).to_pylist()):
+        pair = asked[row["question"]]
+        assert all(row[column] == pair[column] for column in ("response_1", "response_2", "label"))
+        named = parse_preference(row["completion"][0]["content"])
+        # a column in which some rows have no preference is one of floats
+        assert (None if pd.isna(row["preference"]) else row["preference"]) == named
+        assert row["r_pref"] == float(named == row["label"])
+        assert row["pairwise_reward"] == pytest.approx(0.9 * row["r_pref"] + 0.1 * row["r_format"])
+        entry = of_training(row, 0, None)
+        assert (entry.verdict_right, entry.expected) == (named == row["label"], f"response {row['label']}")
 
 
 def test_pairs_of_the_schema_are_taken_as_they_are(judge_dir: Path, config: Make, pairs: Dataset) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import MINI
+from huggingface_hub import metadata_load
 from test_pair_evaluation import MINI as PAIRWISE
+from test_report import SCRIPT, harmless
 
 from critique_rl.arms import arms, coefficients, with_ancestors
 from critique_rl.baselines import baseline
@@ -29,12 +31,13 @@ from critique_rl.study import (
     Row,
     Study,
     Table,
+    draw,
     load_study,
     make,
     measure,
     sampled,
 )
-from critique_rl.tables import load_paper
+from critique_rl.tables import load_paper, load_result
 from critique_rl.types import UserError
 
 SHORT = ("stages.stage2.trainer.rl_steps=1", "evaluation.tasks.0.limit=12", "evaluation.protocol={}")
@@ -74,6 +77,14 @@ def dates(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
+def without_hours(content: bytes) -> dict[str, Any]:
+    """A result file without what differs each time."""
+    found: dict[str, Any] = json.loads(content)
+    for cost in found["costs"]:
+        del cost["hours"]
+    return found
+
+
 def test_the_result_file_has_the_shape_and_the_numbers_of_its_records(study: Study, made: Path) -> None:
     content = json.loads(made.read_text(encoding="utf-8"))
     assert {"config", "commit", "versions", "seeds", "rows", "dirty", "preset", "table"} <= set(content)
@@ -111,6 +122,56 @@ def test_the_page_shows_our_numbers_and_what_was_not_run(made: Path) -> None:
     assert r"\begin{tabular}" in made.with_suffix(".tex").read_text(encoding="utf-8")
 
 
+def test_the_page_says_how_it_came_about_in_both_forms(made: Path) -> None:
+    content = json.loads(made.read_text(encoding="utf-8"))
+    assert content["health"]["checked"] > 0 and all(f["outside"] for f in content["health"]["findings"])
+    costs = {cost["part"]: cost for cost in content["costs"]}
+    assert {"base", "actor", "sft", "pool", "Stage I", "Critique-RL", "evaluation"} == set(costs)
+    assert all(cost["hours"] is not None for cost in costs.values())  # each step was timed
+    text = made.with_suffix(".md").read_text(encoding="utf-8")
+    page = made.with_suffix(".html").read_text(encoding="utf-8")
+    for title in ("What ran", "Where", "Health", "Cost", "Differences from the paper"):
+        assert f"\n## {title}" in text and f">{title}" in page
+    assert "## Configuration" not in text  # it is in the result file
+    assert 'src="data:image/png;base64,' in page
+    harmless(page)
+    assert load_result(made)["rows"]
+
+
+def test_what_models_wrote_is_shown_as_text(study: Study, made: Path, tmp_path: Path) -> None:
+    content = json.loads(made.read_text(encoding="utf-8"))
+    for example in content["examples"]:
+        example["id"] = SCRIPT
+        for episode in example["episodes"]:
+            episode |= {key: f"{SCRIPT}\n```\n{SCRIPT}" for key in ("question", "response", "answer")}
+            if episode["critique"] is not None:
+                episode |= {"critique": f"````\n{SCRIPT}", "refinement": SCRIPT}
+    content["rows"][0]["method"] = SCRIPT
+    draw(content, build(study), tmp_path, EXPERIMENTS / "paper.yaml")
+    page = (tmp_path / "table1_main.html").read_text(encoding="utf-8")
+    harmless(page)
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 7
+
+
+def test_checkpoints_of_a_table_have_cards_with_its_figures(study: Study, made: Path) -> None:
+    rows = {(r["method"], r.get("x")): r for r in json.loads(made.read_text(encoding="utf-8"))["rows"]}
+    runs = study.config.directory
+    for folder, row in (
+        ("stage1/rl_step-1", rows["Stage I", 1]),
+        ("stage1", rows["Stage I", 2]),
+        ("stage2", rows["Critique-RL", None]),
+    ):
+        for seed in (0, 1):
+            (entry,) = metadata_load(runs / f"seed{seed}" / folder / "README.md")["model-index"]
+            (result,) = entry["results"]
+            found = {m["type"]: m["value"] for m in result["metrics"]}
+            assert "majority_at_4" not in found
+            for name, value in found.items():
+                assert value == pytest.approx(row["metrics"][name]["values"][seed], abs=1e-6)
+    assert "commit" in metadata_load(runs / "seed0" / "stage2" / "README.md")["made_with"]
+    assert "critic" in metadata_load(runs / "sft" / "README.md")["tags"]
+
+
 def test_again_nothing_is_run_and_a_deleted_seed_is_run_alone(study: Study, made: Path) -> None:
     runs = study.config.directory
     before, result = dates(runs), made.read_bytes()
@@ -121,7 +182,7 @@ def test_again_nothing_is_run_and_a_deleted_seed_is_run_alone(study: Study, made
     make("table1_main", build, study, made.parent.parent)
     changed = {name for name, date in dates(runs).items() if date != before.get(name)}
     assert changed == {f"{measured}/records.jsonl", f"{measured}/step.json"}
-    assert made.read_bytes() == result
+    assert without_hours(made.read_bytes()) == without_hours(result)
 
 
 def test_seeds_beside_each_other_give_the_same_and_a_failure_stays_alone(study: Study, made: Path) -> None:

@@ -418,12 +418,16 @@ def test_charts_show_means_intervals_and_the_papers_values(
 
 
 def test_files_of_other_seeds_are_joined_in_the_order_of_their_seeds() -> None:
-    one = content({("A", "d"): {"acc": [0.1, 0.2], "delta": [0.0, 0.0]}}, seeds=[3, 4], dirty=True)
+    of_seeds = {"costs": [{"part": "pool"}], "health": {"checked": 0, "findings": []}, "curves": {}}
+    one = content(
+        {("A", "d"): {"acc": [0.1, 0.2], "delta": [0.0, 0.0]}}, seeds=[3, 4], dirty=True, **of_seeds
+    )
     two = content(
         {("A", "d"): {"acc": [0.6]}, ("B", "d"): {"acc": [0.5]}}, seeds=[0], config={"output": "elsewhere"}
     )
     joined = combine([one, two])
     assert joined["seeds"] == [3, 4, 0] and joined["dirty"] is True and joined["commit"] == "c" * 40
+    assert not set(of_seeds) & set(joined)  # they are of two seeds alone
     (row,) = joined["rows"]
     assert set(row["metrics"]) == {"acc"} and row["records"] == ["A", "A"]  # delta is of some seeds only
     # mean 0.3; deviations -0.2, -0.1, 0.3; variance 0.14 / 2

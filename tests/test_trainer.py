@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 import torch
 from datasets import Dataset, Value
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
+from pyarrow import parquet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
@@ -23,6 +26,7 @@ from trl import GRPOConfig
 from critique_rl import objectives
 from critique_rl.actors import ActorError, TransformersActor
 from critique_rl.grading import grade_batch
+from critique_rl.images import data_url, open_image
 from critique_rl.prompts import COMPACT, VERDICT_LABEL, Verdict, parse_verdict
 from critique_rl.rewards import r_dis
 from critique_rl.stages import (
@@ -34,6 +38,7 @@ from critique_rl.stages import (
     Stage2Config,
     Stage2Trainer,
 )
+from critique_rl.trainer import logged_images
 from critique_rl.types import Conversation, Generation, Sampling, UserError
 
 Make = Callable[..., Any]
@@ -538,11 +543,13 @@ class TestInvariance:
 
         whole, resumed = build(), build()
         whole.train()
+        recorded = {p.name: p.read_bytes() for p in (tmp_path / "run/completions").iterdir()}
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{2 * at}"))
         assert resumed.state.global_step == whole.state.global_step == 2 * at + 4
         assert same(weights(resumed.model), weights(whole.model))
         names = ("loss", "grad_norm", "reward", "kl", "entropy", "actor/acc_refine")
         assert history(resumed, *names) == history(whole, *names)
+        assert recorded == {p.name: p.read_bytes() for p in (tmp_path / "run/completions").iterdir()}
 
     def test_each_epoch_has_an_order_of_its_own(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
         run = self.run(critic_dir, pool, config(rl_steps=1))
@@ -669,6 +676,136 @@ torch.save(
 )
 torch.distributed.destroy_process_group()
 """
+
+
+class Watched(Stage2Trainer):
+    """Keeps what each rollout gave, beside the record of it."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.rollouts: list[dict[str, Any]] = []
+        super().__init__(*args, **settings)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            texts = self.processing_class.batch_decode(output["completion_ids"], skip_special_tokens=True)
+            self.rollouts.append(dict(output) | {"rows": inputs, "texts": texts})
+        return output
+
+
+class TestRecord:
+    """What is written of each rollout, in trl's files, for `critique-rl view`."""
+
+    @staticmethod
+    def records(directory: Path) -> dict[str, list[dict[str, Any]]]:
+        files = sorted((directory / "completions").glob("*.parquet"))
+        return {path.stem: parquet.read_table(path).to_pylist() for path in files}
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"advantage": "grpo", "kl_placement": "loss", "kl_estimator": "k3", "whiten": False},
+            {"advantage": "gae"},
+        ],
+    )
+    def test_each_rollout_is_written_with_its_rewards_advantages_and_kl(
+        self,
+        critic_dir: Path,
+        pool: Dataset,
+        config: Make,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        settings: dict[str, Any],
+    ) -> None:
+        args = config(Stage2Config, rl_steps=3, learning_rate=1e-2, **settings)
+        trainer = Watched(critic_dir, ToyActor(), args, train_dataset=pool)
+        trainer.train()
+        assert "╭" not in capsys.readouterr().out  # trl draws a table at every log
+        records = self.records(tmp_path / "run")
+        assert list(records) == [f"completions_{step:05d}" for step in (2, 4, 6)]
+        for number, (rows, rollout) in enumerate(
+            zip(records.values(), trainer.rollouts, strict=True), start=1
+        ):
+            mask_NT = rollout["completion_mask"]
+            estimate = objectives.KL_ESTIMATES[args.kl_estimator]
+            kl_NT = estimate(rollout["old_per_token_logps"], rollout["ref_per_token_logps"])
+            for i, row in enumerate(rows):
+                asked, tokens = rollout["rows"][i], mask_NT[i].bool()
+                for column in ("question", "response", "answer", "response_correct"):
+                    assert row[column] == asked[column]
+                assert row["completion"][0]["content"] == rollout["texts"][i]
+                assert row["verdict"] == parse_verdict(rollout["texts"][i]).value
+                assert row["critique_reward"] == pytest.approx(row["r_refine"] + 0.2 * row["r_dis"])
+                assert row["r_refine"] == float(row["refinement_correct"])
+                assert row["advantage"] == pytest.approx(
+                    rollout["advantages"][i][tokens].mean().item(), abs=1e-6
+                )
+                assert row["kl"] == pytest.approx(kl_NT[i][tokens].mean().item(), abs=1e-6)
+                assert row["rl_step"] == number
+            assert len({row["advantage"] for row in rows}) > 2
+        assert max(abs(row["kl"]) for row in records["completions_00006"]) > 1e-4
+
+    def test_no_pass_is_made_for_a_kl_that_nobody_needs(
+        self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
+    ) -> None:
+        """trl skips the old log-probabilities of an on-policy update; the first rollout checks its anchor."""
+        loss = {"kl_placement": "loss", "kl_estimator": "k3", "num_iterations": 1}
+        trainer = Watched(
+            critic_dir, ToyActor(), config(Stage2Config, rl_steps=2, **loss), train_dataset=pool
+        )
+        trainer.train()
+        assert ["old_per_token_logps" in r for r in trainer.rollouts] == [True, False]
+        assert self.records(tmp_path / "run")["completions_00001"][0]["kl"] == 0.0
+
+    def test_an_evaluation_is_no_part_of_it(
+        self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
+    ) -> None:
+        args = config(
+            Stage2Config, rl_steps=2, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=16
+        )
+        trainer = Watched(
+            critic_dir, ToyActor(), args, train_dataset=pool, eval_dataset=pool.select(range(4))
+        )
+        trainer.train()
+        records = self.records(tmp_path / "run")
+        assert len(records) == len(trainer.rollouts) == 2
+        for rows, rollout in zip(records.values(), trainer.rollouts, strict=True):
+            assert [row["completion"][0]["content"] for row in rows] == rollout["texts"]
+
+    def test_it_changes_nothing_and_can_be_switched_off(
+        self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
+    ) -> None:
+        runs = []
+        for name, settings in {"on": {}, "off": {"log_completions": False}}.items():
+            args = config(Stage2Config, rl_steps=2, output_dir=str(tmp_path / name), **settings)
+            runs.append(Stage2Trainer(critic_dir, ToyActor(), args, train_dataset=pool))
+            runs[-1].train()
+        assert same(weights(runs[0].model), weights(runs[1].model))
+        names = ("loss", "grad_norm", "reward", "kl", "entropy")
+        assert history(runs[0], *names) == history(runs[1], *names)
+        assert len(self.records(tmp_path / "on")) == 2 and not (tmp_path / "off" / "completions").exists()
+
+    def test_what_is_pushed_to_the_hub_holds_no_texts_unless_they_are_asked_for(self, config: Make) -> None:
+        assert config().log_completions is True
+        assert config(push_to_hub=True).log_completions is False
+        assert config(push_to_hub=True, log_completions=True).log_completions is True
+
+    def test_images_are_named_by_a_path_or_a_file_beside_the_record(
+        self, config: Make, tmp_path: Path
+    ) -> None:
+        args = config()
+        picture = Image.new("RGB", (8, 4), "red")
+        content = io.BytesIO()
+        picture.save(content, "PNG")
+        path, url, made, none = logged_images(["a/b.png", data_url(content.getvalue()), picture, None], args)
+        assert (path, none) == ("a/b.png", None)
+        folder = tmp_path / "run" / "completions"
+        assert url is not None and (folder / url).read_bytes() == content.getvalue()
+        assert made is not None and open_image(str(folder / made)).size == (8, 4)
+        assert (
+            logged_images([url], config(log_completions=False)) is None and logged_images(None, args) is None
+        )
 
 
 class TestAsATrainer:

@@ -1,7 +1,7 @@
 """Mixed RL: the model answers questions and judges pairs in the same rollout (LLaVA-Critic-R1, its Table 8).
 
-Trainer, objective and options are those of `pairwise_critic`. A question's reward has r_oracle of the answer in the
-place of r_pref. How the paper mixes its data is not said; here it is half and half.
+Trainer, objective and options are those of `pairwise_critic`. A question's reward has r_oracle of the answer in
+the place of r_pref. How the paper mixes its data is not said; here it is half and half.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class MixedTrainer(PairwiseCriticTrainer):
 
     Args:
         model: As of `PairwiseCriticTrainer`, as are the rest.
-        train_dataset: Rows of pairs and, with `label`, `response_1` and `response_2` empty (None), of questions with
-            the columns answer and kind.
+        train_dataset: Rows of pairs and, with `label`, `response_1` and `response_2` empty (None), of questions
+            with the columns answer and kind.
 
     Raises:
         UserError: As `PairwiseCriticTrainer`, or the prompt set begins the reply for the actor.

@@ -18,7 +18,7 @@ import random
 from dataclasses import dataclass
 
 from critique_rl.tasks.base import Task
-from critique_rl.types import Problem, UserError, child_seed, problem_id
+from critique_rl.types import Problem, UserError, child_seed, nearest, problem_id
 
 OPERATIONS: tuple[tuple[str, int], ...] = (
     *(("+", b) for b in range(1, 10)),
@@ -110,7 +110,8 @@ def load(
     if source is not None:
         raise UserError("task modular_chain is generated: remove `source`.")
     if split not in ("train", "validation", "test"):
-        raise UserError(f"task modular_chain: split '{split}' is none of train, validation, test.")
+        known = ("train", "validation", "test")
+        raise UserError(f"task modular_chain: no split {split!r}. {nearest(split, known)}")
     if size > 10 * len(OPERATIONS) ** steps // 2:
         raise UserError(f"task modular_chain: no {size} distinct problems with {steps} steps; lower `size`.")
     rng = random.Random(child_seed(seed, "modular_chain", steps))

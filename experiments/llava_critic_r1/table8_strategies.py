@@ -1,4 +1,4 @@
-"""Table 8: policy first, critic first or both at once, each with the whole budget, and supervised labels in place of RL."""
+"""Table 8: policy first, critic first or both at once, each with the whole budget; SFT on labels without RL."""
 
 from critique_rl.study import Row, Study, Table, main
 

@@ -1,0 +1,217 @@
+"""Joins what was gathered with the page's own files to one HTML file without any reference to a network.
+
+What models have written goes into the page as compressed data, in base64: no text can end its element or begin
+another. The page shows texts as text alone, and its policy lets nothing but its own script run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from critique_rl.images import ImageError, data_url, open_image
+from critique_rl.report import CHOSEN, COLUMNS, PAIRWISE_COLUMNS, SCORED_COLUMNS, format_metric
+from critique_rl.view.entries import marks
+from critique_rl.view.gather import Gathered, Source, Table
+
+THUMBNAIL = 512
+"""Longer side of an image on the page, in pixels."""
+PANELS = {
+    "critic/acc_dis": "Acc@Dis",
+    "critic/acc_dis_on_correct": "Acc@Dis on originally correct",
+    "critic/acc_dis_on_wrong": "Acc@Dis on originally wrong",
+    "actor/acc_refine": "Acc@Refine",
+    "critic/mae_dis": "MAE@Dis",
+    "actor/rating_refine": "Rating of refinements",
+    "reward/r_pref": "r_pref",
+    "reward/r_format": "r_format",
+    "critic/said_first": "Names the first response",
+    "reward": "Reward",
+    "critic/parse_rate": "Parse rate",
+    "kl": "KL to the stage's start (nats per token)",
+    "entropy": "Entropy (nats per token)",
+    "completions/mean_length": "Tokens of a critique",
+    "frac_reward_zero_std": "Groups with one reward for all",
+    "value/loss": "Loss of the value model",
+}
+"""Curves, by the metric that is logged; those of a run are drawn."""
+UNITS = {*SCORED_COLUMNS} - {"parse_rate"}
+"""Metrics of scored replies that are no shares."""
+CODES = {None: -1, False: 0, True: 1}
+
+
+def render(gathered: Gathered) -> str:
+    """The page as HTML."""
+    style, script, frame = (
+        (files(__package__) / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html")
+    )
+    packed = base64.b64encode(zlib.compress(_compact(data(gathered)).encode("utf-8", "replace"))).decode()
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    title = html.escape(" and ".join(gathered.names))
+    return Template(frame).substitute(title=title, policy=policy, style=style, script=script, data=packed)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _compact(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def data(gathered: Gathered) -> dict[str, Any]:
+    """What the script of the page reads; texts and images are there once, and named by their place."""
+    store = _Store()
+    sources = [_source(source, store) for source in gathered.sources]
+    gathered.notes += store.notes()
+    return {
+        "names": list(gathered.names),
+        "sources": sources,
+        "texts": list(store.texts),
+        "images": list(store.images),
+        "marks": store.marks,
+        "curves": [
+            {
+                "run": curve.run,
+                "stage": curve.stage,
+                "part": curve.part,
+                "series": {
+                    key: [_number(row.get(key)) for row in curve.rows]
+                    for key in PANELS
+                    if any(row.get(key) is not None for row in curve.rows)
+                },
+            }
+            for curve in gathered.curves
+        ],
+        "panels": PANELS,
+        "tables": [_table(table) for table in gathered.tables],
+    }
+
+
+class _Store:
+    """Texts, critiques' parts and images, each once."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+        self.marks: dict[int, list[Any]] = {}
+        self.images: dict[str, int] = {}
+        self._seen: dict[str, int] = {}
+        self._missing = 0
+
+    def text(self, text: str | None) -> int:
+        return -1 if text is None else self.texts.setdefault(text, len(self.texts))
+
+    def critique(self, text: str | None) -> int:
+        place = self.text(text)
+        if text is not None and place not in self.marks:
+            self.marks[place] = [part for mark in marks(text) for part in mark]
+        return place
+
+    def image(self, image: str | None) -> int:
+        if image is None:
+            return -1
+        if image not in self._seen:
+            self._seen[image] = self._thumbnail(image)
+        return self._seen[image]
+
+    def _thumbnail(self, image: str) -> int:
+        try:
+            picture = open_image(image)
+        except ImageError:
+            self._missing += 1
+            return -2
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        content = io.BytesIO()
+        picture.save(content, "WEBP", quality=80)
+        return self.images.setdefault(data_url(content.getvalue()), len(self.images))
+
+    def notes(self) -> list[str]:
+        """What could not be shown."""
+        return [f"{self._missing} images cannot be read and are left out"] if self._missing else []
+
+
+def _source(source: Source, store: _Store) -> dict[str, Any]:
+    entries = source.entries
+    names = dict.fromkeys(name for e in entries for name in e.numbers)
+    columns: dict[str, Sequence[Any]] = {
+        "item": [e.item for e in entries],
+        "flags": [e.flags for e in entries],
+        "question": [store.text(e.question) for e in entries],
+        "answer": [store.text(e.answer) for e in entries],
+        "image": [store.image(e.image) for e in entries],
+        "response": [store.text(e.response) for e in entries],
+        "other": [store.text(e.other_response) for e in entries],
+        "truth": [_truth(e.truth) for e in entries],
+        "critique": [store.critique(e.critique) for e in entries],
+        "verdict": [store.text(e.verdict) for e in entries],
+        "right": [CODES[e.verdict_right] for e in entries],
+        "expected": [store.text(e.expected) for e in entries],
+        "refinement": [store.text(e.refinement) for e in entries],
+        "refined": [_truth(e.refinement_truth) for e in entries],
+        "error": [e.first_error for e in entries],
+    }
+    return {
+        "run": source.run,
+        "key": source.key,
+        "label": source.label,
+        "training": source.training,
+        "total": source.total,
+        "columns": columns,
+        "numbers": {name: [e.numbers.get(name) for e in entries] for name in names},
+    }
+
+
+def _truth(truth: bool | float | None) -> bool | float | None:
+    return truth if truth is None or isinstance(truth, bool) else round(truth, 2)
+
+
+def _number(value: float | None) -> float | None:
+    number = None if value is None else float(f"{value:.5g}")
+    return None if number is None or number != number else number
+
+
+def _table(table: Table) -> dict[str, Any]:
+    names = {name for row in table.rows for name in row["metrics"]}
+    columns = SCORED_COLUMNS if "score" in names else COLUMNS | PAIRWISE_COLUMNS
+    chosen = {
+        f"{kind}_at_{n}": f"{label}@{n}"
+        for n in (4, 16, 64)
+        for kind, label in CHOSEN.items()
+        if f"self_critique_at_{n}" in names
+    }
+    shown = {name: heading for name, heading in (columns | chosen).items() if name in names}
+    scored = columns is SCORED_COLUMNS
+    return {
+        "run": table.run,
+        "origin": table.origin,
+        "columns": list(shown.values()),
+        "rows": [
+            [
+                row["method"],
+                row["dataset"],
+                [_cell(row["metrics"].get(m), scored and m in UNITS) for m in shown],
+            ]
+            for row in table.rows
+        ],
+    }
+
+
+def _cell(metric: Mapping[str, Any] | None, unit: bool) -> list[str]:
+    """A value in percent or its own unit, and its interval where it has one."""
+    if metric is None:
+        return ["–", ""]
+    scale, digits = (1, 2) if unit else (100, 1)
+    mean = format_metric({"mean": metric["mean"], "values": [metric["mean"]]}, percent=not unit)
+    low, high = metric["low"], metric["high"]
+    return [mean, f"{scale * low:.{digits}f} to {scale * high:.{digits}f}" if high > low else ""]
