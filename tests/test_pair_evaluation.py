@@ -235,7 +235,12 @@ def test_questions_and_pairs_are_trained_on_together(finished: Run, tmp_path: Pa
 def test_the_mixed_reward_takes_each_row_for_what_it_is() -> None:
     """Worked out by hand: 0.9 of being right and 0.1 of the format, for labels and for answers."""
     logged: list[tuple[str, float]] = []
-    replies = ["<think>a</think> \\boxed{2}", "<think>a</think> \\boxed{2}", "\\boxed{7}", "<think>a</think> \\boxed{1}"]
+    replies = [
+        "<think>a</think> \\boxed{2}",
+        "<think>a</think> \\boxed{2}",
+        "\\boxed{7}",
+        "<think>a</think> \\boxed{1}",
+    ]
     reward = MixedReward(PairwiseCriticConfig(output_dir="unused", use_cpu=True, bf16=False))
     found = reward(
         [[{"role": "assistant", "content": reply}] for reply in replies],
