@@ -1,6 +1,6 @@
 """Tests of `critique_rl.vision`, `critique_rl.tiny_vl` and of the actor in this process with images.
 
-The models are toy-size Qwen2.5-VL and Qwen3-VL whose weights are scaled up, so that each bit of a prompt shows.
+The models are toy-size Qwen2.5-VL and Qwen3-VL.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from transformers.utils import is_torchvision_available
 from critique_rl import tiny, tiny_vl
 from critique_rl.actors import ActorError, TransformersActor
 from critique_rl.images import ImageError, data_url
+from critique_rl.plan import parameter_count
 from critique_rl.types import Conversation, Generation, Message, Sampling, UserError
 from critique_rl.vision import is_vision_model, load_processor, load_vision_model, parts
 
@@ -79,17 +80,12 @@ def varied_prompts() -> list[Conversation]:
 
 @pytest.fixture(scope="module")
 def dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One directory for each family; the weights are six times as large as untrained ones."""
+    """One directory for each family."""
     found = {}
     for family in FAMILIES:
         path = found[family] = tmp_path_factory.mktemp(family)
         tokenizer = tiny_vl.build_tokenizer(PHRASES)
-        model = tiny_vl.build_model(tokenizer, seed=0, family=family)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() > 1:
-                    parameter.mul_(6)
-        model.save_pretrained(path)
+        tiny_vl.build_model(tokenizer, seed=0, family=family).save_pretrained(path)
         tiny_vl.build_processor(tokenizer, family=family).save_pretrained(path)
     return found
 
@@ -332,6 +328,13 @@ def test_templates_take_parts_and_strings_alike(template: str, dirs: dict[str, P
 
 
 # --- what a model sees ----------------------------------------------------------------------------------
+
+
+def test_the_plan_counts_the_weights_of_models_that_see(model_dir: Path) -> None:
+    weights = sum(p.numel() for p in load_vision_model(model_dir).parameters())
+    assert parameter_count(str(model_dir))[0] == weights
+    made = tiny_vl.build_model(tiny_vl.build_tokenizer(), seed=0)
+    assert parameter_count("tiny", task="drawings")[0] == sum(p.numel() for p in made.parameters())
 
 
 def test_a_batch_of_several_sizes_gives_the_logits_of_each_prompt_alone(model_dir: Path) -> None:
