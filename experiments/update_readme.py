@@ -2,6 +2,7 @@
 
     critique-rl run experiments/configs/tiny.yaml --seeds 0 1 2 --set output=runs/tiny-seeds
     python experiments/update_readme.py runs/tiny-seeds tiny
+    python experiments/update_readme.py runs/tiny-vl tiny-vl
     python experiments/update_readme.py runs/smollm2-135m smollm2-135m
 
 Writes `experiments/results/NAME/{report.json,curves.png}`, and those of `SHOWN` between the markers of README.md,
@@ -14,13 +15,13 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from critique_rl.report import caption, markdown_table
+from critique_rl.reports.settings import without_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
-SHOWN = ("tiny",)
+SHOWN = ("tiny", "tiny-vl")
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -45,15 +46,6 @@ def main() -> None:
     _, _, after = rest.partition(END)
     text = before + BEGIN + "\n\n" + "\n\n".join(sections) + "\n\n" + END + after
     (ROOT / "README.md").write_text(text, encoding="utf-8")
-
-
-def without_folders(settings: Any) -> Any:
-    """Settings with the names alone of absolute paths, which are of one machine."""
-    if isinstance(settings, dict):
-        return {key: without_folders(value) for key, value in settings.items()}
-    if isinstance(settings, list):
-        return [without_folders(value) for value in settings]
-    return Path(settings).name if isinstance(settings, str) and settings.startswith("/") else settings
 
 
 def section(path: Path) -> str:

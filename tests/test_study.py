@@ -331,4 +331,5 @@ def test_every_script_of_the_pairwise_critic_can_be_built(stem: str, monkeypatch
     assert stem in paper.tables
     steps = study.run(table.rows, [0]).steps()
     assert any(step.kind == "judge" for step in steps)
+    assert all(study.run([row], [0]).steps() for row in table.rows)  # whatever rows the configuration has
     assert not set(load_paper(EXPERIMENTS / "paper.yaml").tables) & set(paper.tables)
