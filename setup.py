@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=7.0", "jupytext>=1.19"]
 DOCS = ["mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0,<2"]
 LEGACY = ["mathruler==0.1.0", "pylatexenc>=2.10,<3", "tqdm"]  # what LLaVA-Critic-R1's released reward calls
 
@@ -50,6 +51,7 @@ setup(
             "selenium>=4.40",
             *LEGACY,
             *DOCS,
+            *NOTEBOOKS,
         ],
         "docs": DOCS,
         "legacy": LEGACY,
@@ -58,7 +60,7 @@ setup(
         "eval": ["lm-eval>=0.4.9"],
         # pins packages of its own: install it into another environment, see critique_rl/policy_benchmarks.py
         "lmms-eval": ["lmms-eval>=0.7.3,<0.8"],
-        "notebooks": ["jupyterlab>=4.3", "nbclient>=0.10", "pandas>=2.2"],
+        "notebooks": [*NOTEBOOKS, "jupyterlab>=4.3", "transformers[serving]"],
     },
     entry_points={"console_scripts": ["critique-rl=critique_rl.cli:main"]},
 )

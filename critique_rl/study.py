@@ -185,7 +185,9 @@ class Study:
         """The pipeline of some rows and seeds: their arms, what these start from, and their measurements."""
         wanted = [row.arm.partition("@")[0] for row in rows]
         stages = with_ancestors(self.arms, wanted)
-        evaluation = replace(self.config.evaluation, rows=None)  # those of the configuration name its own stages
+        evaluation = replace(
+            self.config.evaluation, rows=None
+        )  # those of the configuration name its own stages
         config = replace(self.config, stages=stages, seeds=list(seeds), evaluation=evaluation)
         measurements = [row.on(task) for row in rows for task in self.tasks(row)]
         return Run(

@@ -44,6 +44,7 @@ from critique_rl.critic_data import (
     token_length,
     write_pairs,
 )
+from critique_rl.images import data_url
 from critique_rl.pairwise_rewards import parse_label
 from critique_rl.tasks.base import DataError
 from critique_rl.tasks.rows import HubSplit
@@ -505,13 +506,11 @@ def test_image_bytes_survive_to_disk(tmp_path: Path) -> None:
         write_pairs(pairs, tmp_path / "pairs.csv")
 
 
-def test_dataset_decodes_paths_and_bytes(folder: Path) -> None:
-    pairs = [toy(0, image=str(folder / "0.png")), toy(1, image=png(1))]
+def test_dataset_decodes_paths_bytes_and_urls(folder: Path) -> None:
+    pairs = [toy(0, image=str(folder / "0.png")), toy(1, image=png(1)), toy(2, image=data_url(png(2)))]
     dataset = to_dataset(pairs)
-    assert [pixel_hash(row["image"].convert("RGB")) for row in dataset] == [
-        pixel_hash(draw(0)),
-        pixel_hash(draw(1)),
-    ]
+    shown = [pixel_hash(row["image"].convert("RGB")) for row in dataset]
+    assert shown == [pixel_hash(draw(i)) for i in range(3)]
     assert dataset[1]["label"] == 1 and dataset.column_names == [f.name for f in dataclasses.fields(pairs[0])]
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from critique_rl.images import store_image
+from critique_rl.images import image_bytes, store_image
 from critique_rl.pairwise_rewards import TIE
 from critique_rl.types import UserError, child_seed
 
@@ -294,16 +294,18 @@ def to_dataset(pairs: Sequence[PreferencePair]) -> Dataset:
 
     names = [f.name for f in dataclasses.fields(PreferencePair)]
     columns: dict[str, list[Any]] = {name: [getattr(p, name) for p in pairs] for name in names}
-    columns["image"] = [
-        None
-        if i is None
-        else {"bytes": i, "path": None}
-        if isinstance(i, bytes)
-        else {"bytes": None, "path": i}
-        for i in columns["image"]
-    ]
+    columns["image"] = [_cell(image) for image in columns["image"]]
     kinds = {"label": "int64", "tie": "bool", "swapped": "bool"}
     features = {name: datasets.Value(kinds.get(name, "string")) for name in names}
     return datasets.Dataset.from_dict(
         columns, features=datasets.Features({**features, "image": datasets.Image()})
     )
+
+
+def _cell(image: str | bytes | None) -> dict[str, Any] | None:
+    """An image as `datasets.Image` stores it: a path as it is, anything else as the bytes of its file."""
+    if image is None:
+        return None
+    if isinstance(image, str) and not image.startswith("data:"):
+        return {"bytes": None, "path": image}
+    return {"bytes": image_bytes(image), "path": None}
