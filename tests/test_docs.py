@@ -218,12 +218,6 @@ def test_files_and_commands_that_a_page_names_are_there(page: str) -> None:
         assert option in help_of(name), (name, option)
 
 
-def test_every_notebook_is_on_its_page() -> None:
-    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} <= set(
-        quoted(text("tutorials/notebooks.md"))
-    )
-
-
 @cache
 def help_of(command: str) -> str:
     shown = subprocess.run(
