@@ -185,9 +185,8 @@ class Study:
         """The pipeline of some rows and seeds: their arms, what these start from, and their measurements."""
         wanted = [row.arm.partition("@")[0] for row in rows]
         stages = with_ancestors(self.arms, wanted)
-        evaluation = replace(
-            self.config.evaluation, rows=None
-        )  # those of the configuration name its own stages
+        # The rows of the configuration name its own stages.
+        evaluation = replace(self.config.evaluation, rows=None)
         config = replace(self.config, stages=stages, seeds=list(seeds), evaluation=evaluation)
         measurements = [row.on(task) for row in rows for task in self.tasks(row)]
         return Run(
@@ -428,9 +427,8 @@ def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | Non
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that all scripts share."""
     found = {path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml")}
-    presets = sorted(
-        name for name in found if not name.endswith("-summarisation")
-    )  # those serve Table 9 alone
+    # Those of summaries serve Table 9 alone.
+    presets = sorted(name for name in found if not name.endswith("-summarisation"))
     parser.add_argument("--preset", default="tiny", help=f"one of {', '.join(presets)}, or a YAML file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of every row")
     parser.add_argument("--jobs", type=int, default=1, help="seeds that run beside each other")

@@ -1,4 +1,4 @@
-"""Is a training healthy? The column *healthy* of the README's table of metrics, as rules over its log."""
+"""Is a training healthy? The column *healthy* of docs/metrics.md, as rules over its log."""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ OF_PAPERS = {
 }
 """Configurations of the papers' settings, the main one first."""
 SFT = ("actor_sft", "critic_sft")
+BY_PAIRWISE_TRAINER = ("pairwise_critic", "mixed")
+"""Methods with the options of `PairwiseCriticConfig`."""
 NOT_COMPARED = ("name", "seeds", "threads", "output", "actor_server", "stages")
 OF_MACHINE = (
     "dataloader_pin_memory",
@@ -130,7 +132,7 @@ def reward(stage: Mapping[str, Any]) -> str:
     >>> reward(stage), reward({**stage, "trainer": {}})
     ('r_refine + 0.2 r_dis', 'r_dis')
     """
-    if stage["method"] in ("pairwise_critic", "mixed"):
+    if stage["method"] in BY_PAIRWISE_TRAINER:
         alpha = setting(stage, "alpha")
         right = "r_pref" if stage["method"] == "pairwise_critic" else "(r_pref or r_oracle)"
         return f"{alpha:g} {right} + {1 - alpha:g} r_format"
@@ -236,7 +238,7 @@ def _defaults(method: str) -> dict[str, Any]:
     cls: Any
     if method == "sft":
         from trl import SFTConfig as cls
-    elif method in ("pairwise_critic", "mixed"):
+    elif method in BY_PAIRWISE_TRAINER:
         from critique_rl.pairwise import PairwiseCriticConfig as cls
     elif method in ("critique_rl", "actor_rl"):
         from critique_rl.stages import CritiqueConfig as cls
