@@ -289,6 +289,40 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
+class PolicyBenchmarksConfig:
+    """Benchmarks of policies that lmms-eval measures, see `critique_rl.policy_benchmarks.command`.
+
+    Attributes:
+        benchmarks: Names from the paper; None takes all that have a task and are scored without another model.
+        python: Interpreter of an environment with lmms-eval and this package; None is that of the run.
+        model: Name of the model class in lmms-eval.
+        model_args: Further arguments of that class, for instance `max_pixels`.
+        thinking: Whether each question ends with the suffix of training, and what is boxed is scored.
+        processes: Processes, one for each GPU.
+        batch_size: Questions at once in each process.
+        max_new_tokens: Most tokens of a reply.
+    """
+
+    benchmarks: list[str] | None = None
+    python: str | None = None
+    model: str = "qwen2_5_vl"
+    model_args: dict[str, Any] = field(default_factory=dict)
+    thinking: bool = True
+    processes: int = 1
+    batch_size: int = 1
+    max_new_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        _at_least(
+            1,
+            "evaluation.policy_benchmarks.",
+            processes=self.processes,
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How the rows of the table are measured.
 
@@ -299,6 +333,7 @@ class EvaluationConfig:
         rows: Critics that are measured, of `no_critic`, `sft` and the stages; None takes all.
         pairwise: How they are measured as critics of pairs; None leaves it out.
         benchmarks: Reward benchmarks whose pairs they judge.
+        policy_benchmarks: Benchmarks that lmms-eval asks those of them that are policies; None leaves it out.
         most_samples: Largest K of the scaling curves of the tables.
         sampled_problems: Problems of a task that these curves use; None takes all.
     """
@@ -311,6 +346,7 @@ class EvaluationConfig:
     rows: list[str] | None = None
     pairwise: PairEvaluationConfig | None = None
     benchmarks: list[BenchmarkConfig] = field(default_factory=list)
+    policy_benchmarks: PolicyBenchmarksConfig | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, "evaluation.", most_samples=self.most_samples, sampled_problems=self.sampled_problems)

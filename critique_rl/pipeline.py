@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from critique_rl import preflight
+from critique_rl import policy_benchmarks, preflight
 from critique_rl.artifacts import is_first_process, read_records, wait_for, written_once
 from critique_rl.baselines import PLACES
 from critique_rl.config import (
@@ -66,6 +67,7 @@ ACTOR_MEANS = (
     "progress",
     "timeout_s",
 )
+LMMS_EVAL_MEANS = ("python", "processes", "batch_size")  # the same of lmms-eval
 ROWS = {"no_critic": "No critic", "sft": "SFT critic"}
 
 
@@ -175,7 +177,7 @@ class Run:
         display: Where progress is shown.
         from_scratch: Make the cold-start models even if the package ships them.
         measurements: What is measured in the end; None takes all rows on all tasks of the configuration.
-        judged: Rows that judge its reward benchmarks; None takes all.
+        judged: Rows that the benchmarks measure; None takes all.
     """
 
     def __init__(
@@ -205,6 +207,8 @@ class Run:
         )
         judging = (measured.rows or self.rows()) if judged is None else judged
         self.benchmarks = [(row, b) for b in measured.benchmarks for row in judging]
+        asked = measured.policy_benchmarks
+        self.policies = [row for row in judging if self.is_policy(row)] if asked is not None else []
         self.measured_tasks = [
             m.task
             for i, m in enumerate(self.measurements)
@@ -316,12 +320,24 @@ class Run:
                     lambda seed=seed, row=row, b=benchmark: self._judge_benchmark(seed, row, b),  # type: ignore[misc]
                     critics.get(row.partition("@")[0], actor),
                 )
+            for row in self.policies:
+                asked = self.policy_benchmarks()
+                add(
+                    f"seed{seed}/benchmarks/{row}",
+                    "evaluate",
+                    {"policy_benchmarks": {k: v for k, v in asked.items() if k not in LMMS_EVAL_MEANS}},
+                    lambda seed=seed, row=row: self._measure_policy(seed, row),  # type: ignore[misc]
+                    critics.get(row.partition("@")[0], actor),
+                )
         return steps
+
+    def is_policy(self, row: str) -> bool:
+        """Whether the model of a row answers questions."""
+        return row == "no_critic" or "actor" in self.roles(row)
 
     def judges(self, m: Measurement) -> bool:
         """Whether the model of a row is measured as a critic of pairs: a policy, with its own samples."""
-        policy = m.row == "no_critic" or "actor" in self.roles(m.row)
-        return self.config.evaluation.pairwise is not None and policy and not m.name
+        return self.config.evaluation.pairwise is not None and self.is_policy(m.row) and not m.name
 
     def _sampled(self, m: Measurement) -> Measurement:
         """The same with several samples of each problem."""
@@ -388,6 +404,44 @@ class Run:
     def benchmark_records(self, seed: int, row: str, benchmark: BenchmarkConfig) -> Path:
         """File of the judgements of one row on one benchmark."""
         return self.config.directory / f"seed{seed}" / "judge" / row / benchmark.name / "pairs.jsonl"
+
+    def policy_benchmarks(self) -> dict[str, Any]:
+        """How lmms-eval is called, `policy_benchmarks.command`, with its benchmarks by name."""
+        how = self.config.evaluation.policy_benchmarks
+        assert how is not None
+        return as_dict(how) | {"benchmarks": how.benchmarks or list(policy_benchmarks.SELF_SCORED)}
+
+    def _measure_policy(self, seed: int, row: str) -> None:
+        directory = self._policy_scores(seed, row)
+        # A model that was given is not in the run's folder.
+        given = self.config.actor.get("model") if row == "no_critic" else None
+        path = given or self.model_path("actor" if row == "no_critic" else row, seed)
+        merged = directory / "merged"
+        if (Path(path) / "adapter_config.json").exists():
+            path = merge_adapter(path, merged)
+        policy_benchmarks.measure(path, directory, **self.policy_benchmarks())
+        shutil.rmtree(merged, ignore_errors=True)
+
+    def _policy_scores(self, seed: int, row: str) -> Path:
+        return self.config.directory / f"seed{seed}" / "benchmarks" / row
+
+    def benchmark_rows(self, arm: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows of one model for the result table, without its label: reward benchmarks, then policy benchmarks."""
+        from critique_rl.report import summarise, t_interval
+
+        rows = []
+        for row, benchmark in self.benchmarks:
+            if row == arm:
+                values = [self.benchmark_values(seed, row, benchmark) for seed in seeds]
+                records = [str(self.benchmark_records(seed, row, benchmark)) for seed in seeds]
+                rows.append((benchmark.name, summarise([[] for _ in values], values), records))
+        if arm in self.policies:
+            places = [self._policy_scores(seed, arm) for seed in seeds]
+            scores = [policy_benchmarks.with_averages(policy_benchmarks.read_scores(p)) for p in places]
+            for name in scores[0]:
+                metrics = {"acc": t_interval([of[name] for of in scores])}
+                rows.append((name, metrics, [str(p / policy_benchmarks.SCORES) for p in places]))
+        return [{"dataset": name, "metrics": metrics, "records": paths} for name, metrics, paths in rows]
 
     def rows(self) -> dict[str, str]:
         """Rows of the result table: name of the critic -> label."""
@@ -771,10 +825,11 @@ class Run:
             )
             measured = summarise([read_episodes(path) for path in paths], judged)
             rows.append({"method": self.rows()[m.stage], "dataset": m.task.title, "metrics": measured})
-        for row, benchmark in self.benchmarks:
-            values = [self.benchmark_values(seed, row, benchmark) for seed in self.config.seeds]
-            measured = summarise([[] for _ in values], values)
-            rows.append({"method": self.rows()[row], "dataset": benchmark.name, "metrics": measured})
+        for arm in dict.fromkeys([*(row for row, _ in self.benchmarks), *self.policies]):
+            for found in self.benchmark_rows(arm, self.config.seeds):
+                rows.append({"method": self.rows()[arm], **{k: found[k] for k in ("dataset", "metrics")}})
+        order = list(dict.fromkeys(row["dataset"] for row in rows))
+        rows.sort(key=lambda row: order.index(row["dataset"]))
         histories = {
             stage.label: [self.history(seed, name) for seed in self.config.seeds]
             for name, stage in self.config.stages.items()
@@ -899,6 +954,16 @@ def copy_model(source: str, directory: Path) -> None:
     else:
         AutoModelForCausalLM.from_pretrained(source).save_pretrained(directory)
         AutoTokenizer.from_pretrained(source).save_pretrained(directory)
+
+
+def merge_adapter(path: str, directory: Path) -> str:
+    """Write the whole weights of a vision-language model that was saved as an adapter, and where they are."""
+    from critique_rl.trainer import load_critic
+    from critique_rl.vision import load_processor
+
+    load_critic(path).merge_and_unload().save_pretrained(directory)  # type: ignore[union-attr]
+    load_processor(path).save_pretrained(directory)
+    return str(directory)
 
 
 def last_checkpoint(directory: str | Path) -> str | None:

@@ -62,6 +62,9 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
         pairs = stage.trainer.get("pairs", {}).get("origin")
         lines += [f"  pairs: {pairs}"] if pairs else []
     lines += [f"  benchmark: {b.name}, from {b.origin or 'the hub'}" for b in config.evaluation.benchmarks]
+    if run.policies:
+        names = run.policy_benchmarks()["benchmarks"]
+        lines.append(f"  policy benchmarks through lmms-eval: {', '.join(names)}")
     lines.append("stages:")
     for name in config.stages:
         lines += _stage(run, name, parameters)

@@ -17,7 +17,10 @@ that its filters and scorers are given what stands in the box (`boxed_answer`); 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,6 +190,7 @@ def command(
     batch_size: int = 1,
     max_new_tokens: int = 2048,
     limit: int | None = None,
+    python: str | None = None,
 ) -> list[str]:
     """Command line that has lmms-eval measure a checkpoint; run it where lmms-eval is installed.
 
@@ -206,6 +210,7 @@ def command(
         batch_size: Questions at once in each process.
         max_new_tokens: Most tokens of a reply; 2048 in the released evaluation.
         limit: Questions of each task, to try it out; such results are refused by `read_results`.
+        python: Interpreter of the environment with lmms-eval and this package; None is the one that runs.
 
     Raises:
         UserError: A benchmark has no task, or an argument cannot be put into a command line of lmms-eval.
@@ -227,8 +232,9 @@ def command(
         extra.append("--force_simple")
     if limit is not None:
         extra += ["--limit", str(limit)]
+    launcher = ("-m", "accelerate.commands.launch", "--num_processes", str(processes))
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)),
+        *(python or sys.executable, *(launcher if processes > 1 else ())),
         *("-m", "critique_rl.policy_benchmarks" if thinking else "lmms_eval"),
         *("--model", model, "--model_args", _joined(arguments)),
         *("--tasks", ",".join(b.task for b in chosen if b.task), "--batch_size", str(batch_size)),
@@ -249,6 +255,92 @@ def _joined(arguments: Mapping[str, Any]) -> str:
                 "comma, quotation mark or open bracket; rename the folder, or link to it."
             )
     return ",".join(f"{name}={value}" for name, value in arguments.items())
+
+
+SELF_SCORED = tuple(b.name for b in BENCHMARKS.values() if b.task and not b.asks_model)
+"""Those that lmms-eval measures without asking another model."""
+
+LOG = "lmms_eval.log"
+SCORES = "scores.json"
+
+
+def check_installed(python: str | None = None) -> None:
+    """See that an interpreter has lmms-eval and this package.
+
+    Raises:
+        UserError: It does not run, or lacks one of them.
+    """
+    program = python or sys.executable
+    asked = "from importlib.util import find_spec as f;"
+    asked += "print(*(n for n in ('lmms_eval', 'critique_rl') if not f(n)), sep=' and no ')"
+    try:
+        found = subprocess.run([program, "-c", asked], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"evaluation.policy_benchmarks.python: {program} does not run: {error}") from error
+    if found.stdout.strip():
+        raise UserError(
+            f"evaluation.policy_benchmarks: {program} has no {found.stdout.strip()}. Install "
+            "'critique_rl[lmms-eval]' there, name the interpreter of another environment with "
+            "`evaluation.policy_benchmarks.python`, or leave these benchmarks out with "
+            "`--set evaluation.policy_benchmarks=null`."
+        )
+
+
+def measure(checkpoint: str | Path, output: Path, benchmarks: Sequence[str], **settings: Any) -> None:
+    """Have lmms-eval measure a checkpoint in processes of its own, and keep the scores in `output/scores.json`.
+
+    What an earlier, interrupted call left is removed: lmms-eval starts over.
+
+    Args:
+        checkpoint: Path or hub id of whole weights.
+        output: Folder for scores, results files, replies and the log.
+        benchmarks: Names of the paper's benchmarks.
+        settings: Further arguments of `command`.
+
+    Raises:
+        UserError: lmms-eval fails; the message ends as its log does. Or it leaves a benchmark out.
+    """
+    inside = output / "lmms_eval"
+    shutil.rmtree(inside, ignore_errors=True)
+    inside.mkdir(parents=True)
+    # A launcher inside of a launched process takes the outer one's place among the processes for its own.
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(_LAUNCHER)}
+    log = output / LOG
+    with log.open("w", encoding="utf-8") as file:
+        ran = command(checkpoint, inside, benchmarks=benchmarks, **settings)
+        code = subprocess.run(ran, stdout=file, stderr=subprocess.STDOUT, env=plain).returncode
+    if code:
+        end = "\n  ".join(log.read_text("utf-8", errors="replace").strip().splitlines()[-5:])
+        raise UserError(
+            f"lmms-eval stopped with exit code {code}; all it said is in {log}, at its end:\n  {end}"
+        )
+    scores = read_results(inside)
+    missing = [name for name in benchmarks if name not in scores]
+    if missing:
+        raise UserError(f"{inside}: lmms-eval wrote no result of {', '.join(missing)}; see {log}.")
+    chosen = {name: scores[name] for name in benchmarks}
+    (output / SCORES).write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+
+
+def read_scores(output: Path) -> dict[str, float]:
+    """What `measure` kept, as fractions of 1 by name."""
+    return dict(json.loads((output / SCORES).read_text("utf-8")))
+
+
+_LAUNCHER = (
+    *("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"),
+    *("ACCELERATE_", "FSDP_", "DEEPSPEED_"),
+)
+
+
+def with_averages(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores of a table: benchmarks, then categories and all, each average named by how many it is over."""
+    names = [name for name in HEADLINE if name in scores]
+    means = averages({n: scores[n] for n in names}, leave_out=[n for n in HEADLINE if n not in scores])
+    counts = {c: sum(BENCHMARKS[n].category == c for n in names) for c in means["categories"]}
+    found = {f"{c}, {counts[c]}": v for c, v in means["categories"].items()}
+    overall = means["policy"] if means["headline"] is None else means["headline"]
+    return {**scores, **found, f"average of {len(names)} benchmarks": overall}
 
 
 # --- boxed answers ------------------------------------------------------------------------------------

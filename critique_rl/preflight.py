@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from critique_rl import policy_benchmarks
 from critique_rl.baselines import PLACES, baseline
 from critique_rl.config import TaskConfig, check_options, unknown
 from critique_rl.tasks import TASKS, gold_report
@@ -26,6 +27,8 @@ def check(run: Run) -> None:
     run.scorer()
     check_models(run)
     check_cold_start(run)
+    if run.policies:
+        check_policy_benchmarks(run)
     for name, stage in run.config.stages.items():
         if stage.method == "critique_rl":
             run.stage_args(run.config.seeds[0], name)
@@ -170,6 +173,24 @@ def check_actor(spec: Mapping[str, Any], where: str) -> None:
         for key in spec:
             if key not in known:
                 raise UserError(unknown(f"{where}: setting", key, known))
+
+
+def check_policy_benchmarks(run: Run) -> None:
+    """See that lmms-eval is there and can be asked for these benchmarks of these models.
+
+    Raises:
+        UserError: It is not, or cannot.
+    """
+    settings = run.policy_benchmarks()
+    policy_benchmarks.command(run.model_path("actor"), run.config.directory, **settings)
+    policy_benchmarks.check_installed(settings["python"])
+    if "no_critic" in run.policies and (
+        run.config.actor.get("backend") == "openai" or run.config.actor_server
+    ):
+        raise UserError(
+            "evaluation.policy_benchmarks: lmms-eval loads the actor itself and cannot ask a server; give `actor` "
+            "a model, or leave no_critic out of `evaluation.rows`."
+        )
 
 
 def check_cold_start(run: Run) -> None:

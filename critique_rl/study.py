@@ -249,14 +249,10 @@ class Study:
                         "metrics": measured,
                         "records": records,
                     } | ({} if row.x is None else {"x": row.x})
-            for benchmark in self.config.evaluation.benchmarks:
-                values = [run.benchmark_values(seed, row.arm, benchmark) for seed in self.seeds]
-                made[benchmark.name, row.method, row.x] = {
-                    "method": row.method,
-                    "dataset": benchmark.name,
-                    "metrics": summarise([[] for _ in values], values),
-                    "records": [str(run.benchmark_records(seed, row.arm, benchmark)) for seed in self.seeds],
-                } | ({} if row.x is None else {"x": row.x})
+            for found in run.benchmark_rows(row.arm, self.seeds):
+                made[found["dataset"], row.method, row.x] = {"method": row.method, **found} | (
+                    {} if row.x is None else {"x": row.x}
+                )
         order = list(dict.fromkeys(dataset for dataset, *_ in made))
         return sorted(made.values(), key=lambda row: order.index(row["dataset"]))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from critique_rl.baselines.mixed import MixedReward
 from critique_rl.config import load_config
@@ -334,3 +335,87 @@ def test_a_run_brings_its_pairs_and_judges_a_benchmark(finished: Run, tmp_path: 
     right = fmean(j["strict"] == j["label"] for j in judged)
     assert rows[1]["metrics"]["critic_acc_mean"]["mean"] == pytest.approx(right)
     assert "| Critic |" in markdown_table(rows)
+
+
+STAND_IN = '''
+"""Takes lmms-eval's arguments and writes its results file; the score is read off the checkpoint's weights."""
+import json, os, sys
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from lmms_eval.api.filter import FilterEnsemble
+
+
+def cli_evaluate():
+    given = lambda name: sys.argv[sys.argv.index(name) + 1]
+    checkpoint = dict(a.split("=", 1) for a in given("--model_args").split(","))["pretrained"]
+    weights = load_file(Path(checkpoint) / "model.safetensors")
+    assert os.environ.get("LOCAL_WORLD_SIZE") != "7"
+    if (Path(__file__).parent / "broken").exists():
+        sys.exit("no space left on the device")
+    score = float(abs(weights[sorted(weights)[0]]).mean())
+    names = {"mmstar": "average", "chartqa": "relaxed_overall"}
+    results = {task: {"alias": task, names[task] + ",none": score} for task in given("--tasks").split(",")}
+    where = Path(given("--output_path")) / "model"
+    where.mkdir(parents=True)
+    (where / "20260101_results.json").write_text(json.dumps({"results": results}))
+'''
+
+
+def test_policies_are_measured_through_lmms_eval(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the package, which is started and read as the real one: its data sets are on the hub."""
+    package = tmp_path / "lmms_eval"
+    (package / "api").mkdir(parents=True)
+    for name, text in {
+        "__init__.py": "",
+        "__main__.py": STAND_IN,
+        "api/__init__.py": "",
+        "api/filter.py": "class FilterEnsemble:\n    def apply(self, instances, docs): ...\n",
+    }.items():
+        (package / name).write_text(text, encoding="utf-8")
+    settings = yaml.safe_load(MINI)
+    settings["evaluation"]["policy_benchmarks"] = {"benchmarks": ["MMStar", "ChartQA"]}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+    def run(*overrides: str) -> Run:
+        given = [f"output={finished.config.directory}", *overrides]
+        return Run(load_config(tmp_path / "c.yaml", given), display=Display(quiet=True))
+
+    with pytest.raises(UserError, match=r"no lmms_eval\. Install 'critique_rl\[lmms-eval\]'"):
+        run().execute()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "7")  # of a launcher outside
+    (package / "broken").touch()
+    with pytest.raises(
+        UserError, match=r"(?s)exit code 1.*lmms_eval\.log.*no space left on the device"
+    ):  # its own words, not a launcher's
+        run().execute()
+    (package / "broken").unlink()
+    run().execute()
+    rows, _ = run("evaluation.policy_benchmarks.processes=2").results()  # the same scores in less time
+    expected = {}
+    for label, path in (
+        ("No critic", finished.model_path("actor")),
+        ("Critic RL", folder(finished, "critic")),
+    ):
+        weights = load_file(Path(path) / "model.safetensors")
+        expected[label] = float(weights[sorted(weights)[0]].abs().mean())
+    assert expected["No critic"] != expected["Critic RL"]
+    found = {
+        (r["dataset"], r["method"]): r["metrics"]["acc"]["mean"] for r in rows if r["dataset"] != "drawings"
+    }
+    assert found == {
+        (name, label): pytest.approx(value)
+        for name in (
+            *("MMStar", "ChartQA", "Perception & General VQA, 1", "Chart Understanding, 1"),
+            "average of 2 benchmarks",
+        )
+        for label, value in expected.items()
+    }
+    with pytest.raises(UserError, match="was made with other settings"):
+        run("evaluation.policy_benchmarks.max_new_tokens=16").results()
+    with pytest.raises(UserError, match=r"no task of lmms-eval for: MMHal-Bench"):
+        run("evaluation.policy_benchmarks.benchmarks=[MMHal-Bench]", f"output={tmp_path / 'new'}").execute()

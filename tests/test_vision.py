@@ -35,6 +35,7 @@ from transformers.utils import is_torchvision_available
 from critique_rl import tiny, tiny_vl
 from critique_rl.actors import ActorError, TransformersActor
 from critique_rl.images import ImageError, data_url
+from critique_rl.pipeline import merge_adapter
 from critique_rl.plan import parameter_count
 from critique_rl.types import Conversation, Generation, Message, Sampling, UserError
 from critique_rl.vision import is_vision_model, load_processor, load_vision_model, parts
@@ -437,6 +438,9 @@ def test_an_adapter_sees_what_its_base_sees(dirs: dict[str, Path], tmp_path: Pat
     saved = TransformersActor(tmp_path).generate(varied_prompts(), GREEDY)
     assert saved == TransformersActor(adapted, load_processor(path)).generate(varied_prompts(), GREEDY)
     assert saved != TransformersActor(path).generate(varied_prompts(), GREEDY)
+    merged = Path(merge_adapter(str(tmp_path), tmp_path / "merged"))
+    assert (merged / "config.json").exists() and not (merged / "adapter_config.json").exists()
+    assert saved == TransformersActor(merged).generate(varied_prompts(), GREEDY)
 
 
 def test_the_cache_knows_images_by_their_content(dirs: dict[str, Path], tmp_path: Path) -> None:

@@ -88,12 +88,13 @@ def _what(content: Mapping[str, Any]) -> str:
     measured = config["evaluation"]
     lengths = config["lengths"]
     benchmarks = ", ".join(b["name"] for b in measured.get("benchmarks") or ())
+    through = "policy benchmarks through lmms-eval" if measured.get("policy_benchmarks") else ""
     facts = {
         "Base": config["base"],
         "Actor": (config.get("actor") or {}).get("model"),
         "Prompts": config["prompts"],
         "Train": tasks(config["train"]),
-        "Evaluation": ", ".join(filter(None, (tasks(measured["tasks"]), benchmarks))),
+        "Evaluation": ", ".join(filter(None, (tasks(measured["tasks"]), benchmarks, through))),
         "Tokens at most": ", ".join(f"{name} {number:,}" for name, number in lengths.items()),
         "Seeds": ", ".join(map(str, content["seeds"])),
     }

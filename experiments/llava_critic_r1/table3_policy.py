@@ -1,7 +1,6 @@
 """Table 3: what critic RL does to the policy, beside RL of the policy on questions with the same budget.
 
-The paper's benchmarks are measured through lmms-eval (`critique_rl/policy_benchmarks.py`); here are the preset's
-own tasks.
+On the preset's own tasks, and on the paper's benchmarks through lmms-eval where it has `policy_benchmarks`.
 """
 
 from critique_rl.study import Row, Study, Table, main
