@@ -349,14 +349,19 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", choices=list(TASKS), metavar="TASK", help=f"one of {', '.join(TASKS)}")
     parser.add_argument("source", nargs="?", help="local file or directory; the hub if left out")
     parser.add_argument("--split", default="test", help="train, validation or test, which is the default")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the task"
+    )
 
 
 def _check_data(arguments: argparse.Namespace) -> Outcome:
     from critique_rl.display import Display, Outcome
+    from critique_rl.standalone import task_options
     from critique_rl.tasks import gold_report, load_task
 
     go_offline_without_hub()
-    problems = load_task(arguments.task, source=arguments.source, split=arguments.split)
+    options = task_options(arguments.option)
+    problems = load_task(arguments.task, source=arguments.source, split=arguments.split, **options)
     with Display(quiet=arguments.quiet).step(f"{arguments.task}, {arguments.split}", 1, 1):
         report = gold_report(problems)
     row = {"task": arguments.task, "source": arguments.source, "split": arguments.split}

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import importlib.util
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -384,6 +387,8 @@ class RunConfig:
         seeds: Every seed repeats pool, stages and evaluation.
         threads: CPU threads of torch; None leaves it alone.
         output: Directory of the run.
+        extensions: Python files, found from the configuration's folder, and installed modules that are imported
+            first. They put tasks, prompt sets, rewards and actor backends of one's own into the registries.
     """
 
     name: str
@@ -402,8 +407,10 @@ class RunConfig:
     seeds: list[int] = field(default_factory=lambda: [0])
     threads: int | None = None
     output: str | None = None
+    extensions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        import_extensions(self.extensions)
         prompt_set(self.prompts)
         if not self.train and not self._brings_its_data():
             raise UserError(
@@ -471,6 +478,11 @@ class RunConfig:
             )
 
     @property
+    def own_actor(self) -> bool:
+        """Whether the actor is one that the run makes from the base, and not one that was given."""
+        return self.actor.get("backend", "transformers") == "transformers" and not self.actor.get("model")
+
+    @property
     def directory(self) -> Path:
         """Where the run writes."""
         return Path(self.output or f"runs/{self.name}")
@@ -506,9 +518,41 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     for item in overrides:
         _override(data, item)
     environment = _environment(data.pop("env", {}), f"{path}: env")
+    given = data.get("extensions")
+    if isinstance(given, list):
+        beside = [str(path.parent / e) if str(e).endswith(".py") else e for e in given]
+        data["extensions"] = beside
     config: RunConfig = build(RunConfig, data, str(path))
     os.environ.update(environment)
     return config
+
+
+def import_extensions(extensions: typing.Sequence[str]) -> None:
+    """Import files and modules that add to the registries, each once in a process.
+
+    Raises:
+        UserError: There is none of that name. What goes wrong inside of one is raised as it is.
+    """
+    for given in extensions:
+        if not given.endswith(".py"):
+            if importlib.util.find_spec(given.partition(".")[0]) is None:
+                raise UserError(f"extensions: no module '{given}' is installed; a file ends in .py.")
+            importlib.import_module(given)
+            continue
+        path = Path(given).resolve()
+        name = f"critique_rl_extension_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise UserError(f"extensions: no file at {given}.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]  # so that the next import fails as well, and not later
+            raise
 
 
 class _Loader(yaml.SafeLoader):

@@ -30,6 +30,7 @@ from critique_rl.config import (
     as_dict,
     check_options,
     differences,
+    import_extensions,
 )
 from critique_rl.display import Display
 from critique_rl.evaluation import Course, Protocol, evaluate, read_episodes
@@ -189,6 +190,7 @@ class Run:
         measurements: Sequence[Measurement] | None = None,
         judged: Sequence[str] | None = None,
     ) -> None:
+        import_extensions(config.extensions)  # this may be another process than that of the configuration
         self.config = config
         self.display = display or Display()
         self.prompts = prompt_set(config.prompts)
@@ -633,7 +635,7 @@ class Run:
         from critique_rl import cold_start
 
         config, cold = self.config, self.config.cold_start
-        if config.actor.get("model") or config.actor.get("backend") == "openai":
+        if not config.own_actor:
             return  # a given actor is not fine-tuned; the step's settings record which one it is
 
         def examples() -> list[cold_start.Example]:

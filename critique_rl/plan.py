@@ -187,6 +187,8 @@ def _actor(config: RunConfig, run: Run) -> str:
         return f"{_actor(replace(config, actor_server=None), run)}; served at {config.actor_server}"
     if spec.get("backend") == "openai":
         return f"server at {spec.get('base_url')}, model {spec.get('model') or 'the first it serves'}"
+    if spec.get("backend", "transformers") != "transformers":
+        return f"backend {spec['backend']}"
     if spec.get("model"):
         return f"{spec['model']}, in this process"
     if run.shipped is not None:

@@ -92,14 +92,13 @@ def check_models(run: Run) -> None:
     """
     config = run.config
     check_actor(config.actor, "actor")
-    if config.actor.get("backend") == "openai" or config.actor_server:
+    if config.actor.get("backend", "transformers") != "transformers" or config.actor_server:
         run.actor()
     if config.base_gguf:
         return  # its tokenizer is inside; opening it takes as long as loading it
     reader, context = _reader(run)
     if context is None:
         return
-    own_actor = not config.actor.get("model") and config.actor.get("backend") != "openai"
     for task in [*config.train, *run.measured_tasks]:
         longest = sorted(run.problems(task), key=lambda p: len(p.question))[-20:]  # hardly more in tokens
         for p in longest:
@@ -110,7 +109,7 @@ def check_models(run: Run) -> None:
                     config.lengths.critique,
                 )
             ]
-            if own_actor:
+            if config.own_actor:
                 user = run.prompts.reasoning_prompt(p.question, image=p.image)[:1]
                 asked.append(("response", user, config.lengths.response))
             for what, prompt, most in asked:
@@ -185,7 +184,7 @@ def check_policy_benchmarks(run: Run) -> None:
     policy_benchmarks.command(run.model_path("actor"), run.config.directory, **settings)
     policy_benchmarks.check_installed(settings["python"])
     if "no_critic" in run.policies and (
-        run.config.actor.get("backend") == "openai" or run.config.actor_server
+        run.config.actor.get("backend", "transformers") != "transformers" or run.config.actor_server
     ):
         raise UserError(
             "evaluation.policy_benchmarks: lmms-eval loads the actor itself and cannot ask a server; give `actor` "

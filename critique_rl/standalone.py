@@ -208,11 +208,12 @@ def _task(arguments: argparse.Namespace) -> TaskConfig:
         arguments.task,
         split=arguments.split,
         source=arguments.source,
-        options=_options(arguments.option),
+        options=task_options(arguments.option),
     )
 
 
-def _options(given: Sequence[str]) -> dict[str, Any]:
+def task_options(given: Sequence[str]) -> dict[str, Any]:
+    """Options of a task from `--option KEY=VALUE`, the values as YAML."""
     options = {}
     for item in given:
         key, equals, value = item.partition("=")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +14,24 @@ if TYPE_CHECKING:
     from critique_rl.actors.openai_actor import OpenAIActor
     from critique_rl.actors.transformers_actor import TransformersActor
 
-__all__ = ["Actor", "ActorError", "OpenAIActor", "TransformersActor", "make_actor"]
+__all__ = ["BACKENDS", "Actor", "ActorError", "OpenAIActor", "TransformersActor", "make_actor"]
 
-_BACKENDS = {
-    "openai": ("critique_rl.actors.openai_actor", "OpenAIActor"),
-    "transformers": ("critique_rl.actors.transformers_actor", "TransformersActor"),
+_MODULES = {
+    "OpenAIActor": "critique_rl.actors.openai_actor",
+    "TransformersActor": "critique_rl.actors.transformers_actor",
 }
+
+BACKENDS: dict[str, str | Callable[..., Actor]] = {
+    "openai": "OpenAIActor",
+    "transformers": "TransformersActor",
+}
+"""Backends by name, those of this package by their class's. One's own is put in: `BACKENDS["mine"] = Mine`."""
 
 
 def __getattr__(name: str) -> Any:
     # Backends are imported when used: torch and openai cost seconds that `--help` should not take.
-    for module, class_name in _BACKENDS.values():
-        if name == class_name:
-            return getattr(import_module(module), class_name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -36,8 +41,8 @@ def make_actor(spec: Mapping[str, Any] | str) -> Actor:
     Args:
         spec: `{"backend": "transformers", "model": path, ...}` or
             `{"backend": "openai", "base_url": url, ...}`, with further arguments of `TransformersActor` or
-            `OpenAIActor`; or a string: a URL is an `openai` server, anything else the path or hub id of a
-            `transformers` model.
+            `OpenAIActor`, or another of `BACKENDS` with its own; or a string: a URL is an `openai` server,
+            anything else the path or hub id of a `transformers` model.
 
     Raises:
         UserError: Unknown backend or key (with a suggestion), or a missing one.
@@ -50,12 +55,12 @@ def make_actor(spec: Mapping[str, Any] | str) -> Actor:
         )
     options = dict(spec)
     if "backend" not in options:
-        raise UserError(f"actor: 'backend' is missing; it is one of {', '.join(_BACKENDS)}")
+        raise UserError(f"actor: 'backend' is missing; it is one of {', '.join(BACKENDS)}")
     backend = options.pop("backend")
-    if backend not in _BACKENDS:
-        raise UserError(f"actor: unknown backend {backend!r}. {nearest(str(backend), _BACKENDS)}")
-    module, class_name = _BACKENDS[backend]
-    actor_class = getattr(import_module(module), class_name)
+    if backend not in BACKENDS:
+        raise UserError(f"actor: unknown backend {backend!r}. {nearest(str(backend), BACKENDS)}")
+    known = BACKENDS[backend]
+    actor_class = __getattr__(known) if isinstance(known, str) else known
     parameters = inspect.signature(actor_class).parameters
     for key in options:
         if key not in parameters:

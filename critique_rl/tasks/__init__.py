@@ -1,14 +1,17 @@
 """Data sets: a name and a split give a list of problems.
 
 >>> " ".join(sorted(TASKS))
-'aqua cnn_dailymail drawings gsm8k made_up_facts math modular_chain reasoning_gym svamp theoremqa'
+'aqua cnn_dailymail custom drawings gsm8k made_up_facts math modular_chain reasoning_gym svamp theoremqa'
+
+A task of one's own is put in: `TASKS["shopping"] = Task(...)`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections import UserDict
+from collections.abc import MutableMapping
 from typing import Any
 
 from critique_rl.tasks.base import DataError, Task, drop_overlap, split_problems, subsample
@@ -30,6 +33,7 @@ __all__ = [
 MODULES = {
     "aqua": "aqua",
     "cnn_dailymail": "cnn_dailymail",
+    "custom": "custom",
     "drawings": "drawings",
     "gsm8k": "gsm8k",
     "made_up_facts": "made_up_facts",
@@ -42,21 +46,17 @@ MODULES = {
 """Names of tasks, each with its module in this package."""
 
 
-class _Registry(Mapping[str, Task]):
-    """Names to tasks; a task's module is imported when it is asked for."""
+class _Registry(UserDict[str, Task | None]):
+    """Names to tasks; the module of one in this package is imported when it is asked for."""
 
     def __getitem__(self, name: str) -> Task:
-        task: Task = importlib.import_module(f"critique_rl.tasks.{MODULES[name]}").TASK
+        task = super().__getitem__(name)
+        if task is None:
+            task = self.data[name] = importlib.import_module(f"critique_rl.tasks.{MODULES[name]}").TASK
         return task
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(MODULES)
 
-    def __len__(self) -> int:
-        return len(MODULES)
-
-
-TASKS: Mapping[str, Task] = _Registry()
+TASKS: MutableMapping[str, Task] = _Registry(dict.fromkeys(MODULES))
 """Tasks by name."""
 
 
@@ -84,7 +84,7 @@ def load_task(
     Raises:
         UserError: Name, split or option is unknown, the data cannot be read or a row is not as it should be.
     """
-    if name not in MODULES:
+    if name not in TASKS:
         raise DataError(f"no task {name!r}. {nearest(name, TASKS)}")
     task = TASKS[name]
     parameters = inspect.signature(task.load).parameters.values()
