@@ -199,8 +199,8 @@ class StageConfig:
             stage above.
         method: `critique_rl`, or a name in `critique_rl.baselines.BASELINES`.
         trainer: Fields of `CritiqueConfig`, or the options of the baseline.
-        lora: Fields of `peft.LoraConfig`; None trains all weights. Of `critique_rl`, `pairwise_critic` and
-            `actor_rl` alone, as is `keep_rl_steps`.
+        lora: Fields of `peft.LoraConfig`; None trains all weights. For RL by our trainer alone, not for
+            every baseline, as is `keep_rl_steps`.
         checkpoint_rl_steps: A resumable checkpoint every so many RL steps; the last one is kept.
         keep_rl_steps: RL steps after which the critic is kept as a model of its own, `STAGE@STEP`.
     """
@@ -430,6 +430,7 @@ class RunConfig:
         for row in self.evaluation.rows or ():
             _one_of("evaluation.rows", row, ("no_critic", "sft", *self.stages))
         known = ["sft", "actor"]
+        by_ours = ["critique_rl", *(name for name, place in PLACES.items() if place.by_rl)]
         for name, stage in self.stages.items():
             if stage.start not in known:
                 raise UserError(
@@ -450,10 +451,9 @@ class RunConfig:
                 raise UserError(
                     f"stages.{name}.trainer.tolerance goes with `scorer`: set both where replies are scored."
                 )
-            by_rl = stage.method == "critique_rl" or PLACES[stage.method].by_rl
-            if not by_rl and (stage.lora or stage.keep_rl_steps):
+            if stage.method not in by_ours and (stage.lora or stage.keep_rl_steps):
                 raise UserError(
-                    f"stages.{name}: lora and keep_rl_steps are for critique_rl, pairwise_critic and actor_rl."
+                    f"stages.{name}: lora and keep_rl_steps are for {', '.join(by_ours)}."
                 )
             known.append(name)
 
@@ -489,7 +489,8 @@ class RunConfig:
 
 
 TEACHERS = ("model", "reference", "scripted")
-RESERVED = ("actor", "sft", "no_critic", "pool", "evaluate")  # names of other rows and folders of a seed
+# Names of other rows and folders of a seed.
+RESERVED = ("actor", "sft", "no_critic", "pool", "evaluate", "judge", "benchmarks")
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
