@@ -407,10 +407,10 @@ class RunConfig:
     seeds: list[int] = field(default_factory=lambda: [0])
     threads: int | None = None
     output: str | None = None
-    extensions: list[str] = field(default_factory=list)
+    extensions: list[str] | None = None
 
     def __post_init__(self) -> None:
-        import_extensions(self.extensions)
+        import_extensions(self.extensions or ())
         prompt_set(self.prompts)
         if not self.train and not self._brings_its_data():
             raise UserError(

@@ -18,9 +18,18 @@ from typing import Any, Literal
 import yaml
 
 from critique_rl.config import build, differences
-from critique_rl.report import COLUMNS, SCORED_COLUMNS, format_metric, t_interval
+from critique_rl.report import COLUMNS, PAIRWISE_COLUMNS, SCORED_COLUMNS, format_metric, t_interval
 from critique_rl.types import UserError, nearest
 
+LOCALISATION_COLUMNS = {
+    "first_error_acc": "First error found",
+    "flagged_early": "flags earlier",
+    "flagged_late": "flags later",
+    "not_flagged": "flags nothing",
+    "right_unflagged": "Right ones not flagged",
+    "consistent_rate": "steps agree with verdict",
+}
+MOST_TICKS = 8  # up to so many points of an axis are named
 UNITS = ("percent", "score")
 NOT_SETTINGS = ("seeds", "output", "actor_server")
 """Of a configuration: which seeds, where to write, where the actor is served. They may differ within one table."""
@@ -297,7 +306,10 @@ def label(metric: str) -> str:
     at = re.fullmatch(r"(\w+)_at(?:_(\d+))?", metric)
     if at:
         return f"{at[1].replace('_', ' ').capitalize()}@{at[2] or 'K'}"
-    return COLUMNS.get(metric) or SCORED_COLUMNS.get(metric) or metric.replace("_", " ")
+    for known in (COLUMNS, SCORED_COLUMNS, PAIRWISE_COLUMNS, LOCALISATION_COLUMNS):
+        if metric in known:
+            return known[metric]
+    return metric.replace("_", " ")
 
 
 def format_cell(metric: Mapping[str, Any] | None, name: str, unit: str = "percent") -> str:
@@ -655,8 +667,9 @@ def draw_lines(
                 drawn |= {x for x, _ in theirs}
         if name.endswith("_at"):
             axis.set_xscale("log", base=2)
-            axis.set_xticks(sorted(drawn), [f"{x:g}" for x in sorted(drawn)])
             axis.minorticks_off()
+        if name.endswith("_at") or len(drawn) <= MOST_TICKS:
+            axis.set_xticks(sorted(drawn), [f"{x:g}" for x in sorted(drawn)])
         axis.set_xlabel(x_label or ("K" if name.endswith("_at") else table.x or "x"))
         axis.set_ylabel(label(name) + (" (percent)" if scale == 100 else ""))
         axis.grid(alpha=0.25)
