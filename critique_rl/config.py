@@ -452,9 +452,7 @@ class RunConfig:
                     f"stages.{name}.trainer.tolerance goes with `scorer`: set both where replies are scored."
                 )
             if stage.method not in by_ours and (stage.lora or stage.keep_rl_steps):
-                raise UserError(
-                    f"stages.{name}: lora and keep_rl_steps are for {', '.join(by_ours)}."
-                )
+                raise UserError(f"stages.{name}: lora and keep_rl_steps are for {', '.join(by_ours)}.")
             known.append(name)
 
     def _brings_its_data(self) -> bool:

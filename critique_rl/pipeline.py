@@ -190,7 +190,8 @@ class Run:
         measurements: Sequence[Measurement] | None = None,
         judged: Sequence[str] | None = None,
     ) -> None:
-        import_extensions(config.extensions or ())  # this may be another process than that of the configuration
+        # This may be another process than that of the configuration.
+        import_extensions(config.extensions or ())
         self.config = config
         self.display = display or Display()
         self.prompts = prompt_set(config.prompts)
