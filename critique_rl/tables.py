@@ -581,7 +581,8 @@ def draw_bars(content: Mapping[str, Any], paper: Paper, columns: Sequence[str], 
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].invert_yaxis()  # shared, so the first method is on top in each panel
+    # Shared, so the first method is on top in each panel; a method without a bar has its room all the same.
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     _finish(figure, axes, path)
 
 

@@ -333,3 +333,5 @@ def test_every_script_of_the_pairwise_critic_can_be_built(stem: str, monkeypatch
     assert any(step.kind == "judge" for step in steps)
     assert all(study.run([row], [0]).steps() for row in table.rows)  # whatever rows the configuration has
     assert not set(load_paper(EXPERIMENTS / "paper.yaml").tables) & set(paper.tables)
+    on_axis = any(row.x is not None for row in table.rows)
+    assert all(name.endswith("_at") or on_axis for name in table.lines)  # or there would be nothing to draw

@@ -20,7 +20,7 @@ def build(study: Study) -> Table:
         rows,
         missing,
         columns=("single_at_1", *(f"{method}_at_{n}" for n in ns[1:] for method in methods)),
-        lines=("self_critique", "majority", "pass"),
+        lines=("self_critique_at", "majority_at", "pass_at"),
         x_label="candidates",
     )
 
