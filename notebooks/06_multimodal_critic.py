@@ -296,9 +296,9 @@ cases(
 # %% [markdown]
 # ## Full runs
 #
-# The preset `tiny-vl`: critic RL makes a better critic (Table 7), a better policy (Table 3), and
-# self-critique finds better answers than a vote (Table 4). Numbers of the paper are of models of billions of
-# weights.
+# The paper says that critic RL makes a better critic (Table 7), a better policy (Table 3), and that self-critique
+# finds better answers (Table 4). The verdicts are of preset `tiny-vl`; numbers of the paper are of models of
+# billions of weights.
 
 # %% tags=["results"]
 claims("table7_critic", "table3_policy", "table4_self_critique", preset="tiny-vl", results=results)
