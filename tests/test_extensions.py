@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 
 from critique_rl import cli
+from critique_rl.actors import BACKENDS
 from critique_rl.config import load_config
 from critique_rl.display import Display
 from critique_rl.pipeline import Run
-from critique_rl.tasks import load_task
+from critique_rl.prompts import PROMPT_SETS
+from critique_rl.rewards import REFINEMENT_REWARDS
+from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError, problem_id
 
 EXTENSION = '''
@@ -78,6 +82,17 @@ stages:
 evaluation:
   tasks: [{{name: chains, split: test, options: {{size: 300}}, limit: 8}}]
 """
+
+
+@pytest.fixture(autouse=True)
+def _registries() -> Iterator[None]:
+    """What an extension brings stays in the process; other tests know what the package has alone."""
+    known: list[dict[str, Any]] = [TASKS.data, PROMPT_SETS, REFINEMENT_REWARDS, BACKENDS]  # type: ignore[attr-defined]
+    before = [dict(registry) for registry in known]
+    yield
+    for registry, content in zip(known, before, strict=True):
+        registry.clear()
+        registry.update(content)
 
 
 @pytest.fixture

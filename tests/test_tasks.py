@@ -348,7 +348,7 @@ def test_missing_paths_and_files_are_named(tmp_path: Path) -> None:
 def test_unknown_names_suggest_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"no task 'gms8k'\. Did you mean 'gsm8k'\? There are: aqua, cnn_dailymail, drawings, gsm8k",
+        match=r"no task 'gms8k'\. Did you mean 'gsm8k'\? There are: aqua, cnn_dailymail, custom, drawings, gsm8k",
     ):
         load_task("gms8k")
     with pytest.raises(UserError, match=r"task gsm8k: no option 'heldout'\. Did you mean 'held_out'\?"):
