@@ -232,6 +232,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "COVERAGE_PROCESS_START": ""}
 
 
+def hear_ctrl_c() -> None:
+    """What runs in the background of a shell ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_with_130_and_the_stage_goes_on_from_its_checkpoint(
     config: Path, finished: Path, fresh: Fresh
 ) -> None:
@@ -241,7 +246,9 @@ def test_ctrl_c_ends_with_130_and_the_stage_goes_on_from_its_checkpoint(
         5
     ):  # between first checkpoint and end is half a second, in which this process may not wake
         shutil.rmtree(output / "seed0" / "stage1")
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=hear_ctrl_c
+        ) as process:
             deadline = time.monotonic() + 120
             # Any checkpoint: the first is removed once there is a second.
             while last_checkpoint(output / "seed0" / "stage1") is None and time.monotonic() < deadline:

@@ -87,7 +87,7 @@ evaluation:
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
     """What an extension brings stays in the process; other tests know what the package has alone."""
-    known: list[dict[str, Any]] = [TASKS.data, PROMPT_SETS, REFINEMENT_REWARDS, BACKENDS]  # type: ignore[attr-defined]
+    known: list[dict[str, Any]] = [TASKS.data, PROMPT_SETS, REFINEMENT_REWARDS, BACKENDS]
     before = [dict(registry) for registry in known]
     yield
     for registry, content in zip(known, before, strict=True):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections import UserDict
-from collections.abc import MutableMapping
 from typing import Any
 
 from critique_rl.tasks.base import DataError, Task, drop_overlap, split_problems, subsample
@@ -46,17 +45,20 @@ MODULES = {
 """Names of tasks, each with its module in this package."""
 
 
-class _Registry(UserDict[str, Task | None]):
+class _Registry(UserDict[str, Task]):
     """Names to tasks; the module of one in this package is imported when it is asked for."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = dict.fromkeys(MODULES)  # type: ignore[assignment]  # None until then
+
     def __getitem__(self, name: str) -> Task:
-        task = super().__getitem__(name)
-        if task is None:
-            task = self.data[name] = importlib.import_module(f"critique_rl.tasks.{MODULES[name]}").TASK
-        return task
+        if self.data[name] is None:
+            self.data[name] = importlib.import_module(f"critique_rl.tasks.{MODULES[name]}").TASK
+        return self.data[name]
 
 
-TASKS: MutableMapping[str, Task] = _Registry(dict.fromkeys(MODULES))
+TASKS = _Registry()
 """Tasks by name."""
 
 
