@@ -9,6 +9,7 @@ One shape for every run and table script:
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import platform
@@ -418,6 +419,7 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
 
 
+@functools.cache  # a card for each checkpoint of each table asks for all of them
 def _version(package: str) -> str | None:
     try:
         return version(package)
