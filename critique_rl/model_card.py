@@ -131,8 +131,10 @@ def write_cards(
         if not directory.is_dir():  # of an RL step that the training did not reach
             continue
         path = directory / "README.md"
-        results, made_with = list[EvalResult](), origin()
-        if measured is not None:
+        results = list[EvalResult]()
+        if measured is None:
+            made_with = origin()
+        else:
             held = _held(path)
             results = _merged(held.eval_results or [], _results(run, row, seed, list(measured)))
             made_with = held.to_dict().get("made_with")  # what the checkpoint was made with, not this report

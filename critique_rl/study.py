@@ -27,6 +27,7 @@ from critique_rl.types import UserError, child_seed
 
 if TYPE_CHECKING:
     from critique_rl.model_card import Measured
+    from critique_rl.tables import Paper
 
 MAIN = ProtocolConfig()
 """The paper's main protocol: everything greedy, one critique, one refinement."""
@@ -461,23 +462,46 @@ def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path
     Returns:
         Path of the result file.
     """
-    table = build(study)
-    for error in measure({stem: table}, study).values():
+    tables = {stem: build(study)}
+    for error in measure(tables, study).values():
         raise error
-    return write(stem, table, study, results)
+    return write(tables, study, results)[stem]
 
 
-def write(stem: str, table: Table, study: Study, results: Path) -> Path:
-    """Write and draw the result of a table of which everything is measured; as `make` in what is written."""
+def write(tables: Mapping[str, Table], study: Study, results: Path) -> dict[str, Path]:
+    """Write and draw the results of tables of which everything is measured; as `make` in what is written.
+
+    The cards of their checkpoints come last and once: one checkpoint is in many tables.
+
+    Returns:
+        Paths of the result files by stem.
+    """
     from critique_rl import model_card
+    from critique_rl.tables import load_paper
 
-    study = table.study or study
+    paper = load_paper(study.scripts / "paper.yaml")
+    paths: dict[str, Path] = {}
+    folders: dict[Path, tuple[Study, list[Row], list[Measured]]] = {}
+    for stem, table in tables.items():
+        of = table.study or study
+        content = _content(stem, table, of)
+        paths[stem] = _write(content, table, results / of.preset, paper)
+        _, rows, measured = folders.setdefault(of.config.directory, (of, [], []))
+        rows += table.rows
+        measured += of.measured(table.rows, content["rows"])
+    for of, rows, measured in folders.values():
+        if rows:
+            model_card.write_all(of.run(rows, of.seeds), measured)
+    return paths
+
+
+def _content(stem: str, table: Table, study: Study) -> dict[str, Any]:
+    """What the result file of a table holds."""
     run = study.run(table.rows, study.seeds)
     config = run.config
     content = result(as_dict(config), study.seeds, study.results(table.rows))
     if table.rows:
         content |= of_training(run, whole=False)
-        model_card.write_all(run, study.measured(table.rows, content["rows"]))
     prompts = prompt_set(config.prompts)
     content |= {
         "table": stem,
@@ -486,26 +510,29 @@ def write(stem: str, table: Table, study: Study, results: Path) -> Path:
         "dirty": str(content["commit"]).endswith("-dirty"),
         "not_run": [as_dict(row) for row in table.not_run],
     }
-    directory = results / study.preset
-    directory.mkdir(parents=True, exist_ok=True)
     if table.curves:
         content["curves"] = study.curves(table.curves)
     if table.example:
         content["examples"] = study.examples(table.example, table.rows)
-    path = directory / f"{stem}.json"
+    return content
+
+
+def _write(content: dict[str, Any], table: Table, directory: Path, paper: Paper) -> Path:
+    """Write a result file and draw it; its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{content['table']}.json"
     indent = None if table.curves else 1  # a number a line would make the curves' file long
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(content, table, directory, study.scripts / "paper.yaml")
+    draw(content, table, directory, paper)
     sys.stdout.write(f"{path}\n")
     return path
 
 
-def draw(content: dict[str, Any], table: Table, directory: Path, numbers: Path) -> None:
+def draw(content: dict[str, Any], table: Table, directory: Path, paper: Paper) -> None:
     """Render a result file as Markdown, HTML, LaTeX and PNG beside the paper's numbers."""
     from critique_rl import report, tables
     from critique_rl.reports import page
 
-    paper = tables.load_paper(numbers)
     stem = content["table"]
     measured = {name for row in content["rows"] for name in row["metrics"]}
     columns = [name for name in table.columns if name in measured or not content["rows"]]

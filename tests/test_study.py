@@ -147,7 +147,7 @@ def test_what_models_wrote_is_shown_as_text(study: Study, made: Path, tmp_path: 
             if episode["critique"] is not None:
                 episode |= {"critique": f"````\n{SCRIPT}", "refinement": SCRIPT}
     content["rows"][0]["method"] = SCRIPT
-    draw(content, build(study), tmp_path, EXPERIMENTS / "paper.yaml")
+    draw(content, build(study), tmp_path, load_paper(EXPERIMENTS / "paper.yaml"))
     page = (tmp_path / "table1_main.html").read_text(encoding="utf-8")
     harmless(page)
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 7
