@@ -481,6 +481,11 @@ class RunConfig:
         return self.actor.get("backend", "transformers") == "transformers" and not self.actor.get("model")
 
     @property
+    def loads_actor(self) -> bool:
+        """Whether this process loads the actor's weights; else a server or a backend of one's own answers."""
+        return self.actor.get("backend", "transformers") == "transformers" and not self.actor_server
+
+    @property
     def directory(self) -> Path:
         """Where the run writes."""
         return Path(self.output or f"runs/{self.name}")

@@ -416,9 +416,7 @@ class Run:
 
     def _measure_policy(self, seed: int, row: str) -> None:
         directory = self._policy_scores(seed, row)
-        # A model that was given is not in the run's folder.
-        given = self.config.actor.get("model") if row == "no_critic" else None
-        path = given or self.model_path("actor" if row == "no_critic" else row, seed)
+        path = self.actor_path if row == "no_critic" else self.model_path(row, seed)
         merged = directory / "merged"
         if (Path(path) / "adapter_config.json").exists():
             path = merge_adapter(path, merged)
@@ -511,6 +509,11 @@ class Run:
         directory = self.config.directory / f"seed{seed}" / stage
         return str(directory / f"rl_step-{step}" if at else directory)
 
+    @property
+    def actor_path(self) -> str:
+        """Where the actor's weights are: as given, or in the run's folder."""
+        return str(self.config.actor.get("model") or self.model_path("actor"))
+
     def actor(self) -> Actor:
         """The frozen actor, loaded or connected to on first use."""
         from critique_rl.actors import make_actor
@@ -520,7 +523,7 @@ class Run:
             if self.config.actor_server:
                 spec = {"backend": "openai", "base_url": self.config.actor_server}
             if spec.setdefault("backend", "transformers") == "transformers":
-                spec.setdefault("model", self.model_path("actor"))
+                spec["model"] = self.actor_path
             self._actor = make_actor(spec)
         return self._actor
 

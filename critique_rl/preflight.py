@@ -92,7 +92,7 @@ def check_models(run: Run) -> None:
     """
     config = run.config
     check_actor(config.actor, "actor")
-    if config.actor.get("backend", "transformers") != "transformers" or config.actor_server:
+    if not config.loads_actor:
         run.actor()
     if config.base_gguf:
         return  # its tokenizer is inside; opening it takes as long as loading it
@@ -183,9 +183,7 @@ def check_policy_benchmarks(run: Run) -> None:
     settings = run.policy_benchmarks()
     policy_benchmarks.command(run.model_path("actor"), run.config.directory, **settings)
     policy_benchmarks.check_installed(settings["python"])
-    if "no_critic" in run.policies and (
-        run.config.actor.get("backend", "transformers") != "transformers" or run.config.actor_server
-    ):
+    if "no_critic" in run.policies and not run.config.loads_actor:
         raise UserError(
             "evaluation.policy_benchmarks: lmms-eval loads the actor itself and cannot ask a server; give `actor` "
             "a model, or leave no_critic out of `evaluation.rows`."

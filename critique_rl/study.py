@@ -229,6 +229,7 @@ class Study:
         run = self.run(rows, self.seeds)
         made: dict[tuple[str, str, float | None], dict[str, Any]] = {}
         for row in rows:
+            x = {} if row.x is None else {"x": row.x}
             for task in self.tasks(row):
                 paths = [run.records(seed, row.on(task)) for seed in self.seeds]
                 episodes = [read_episodes(path) for path in paths]
@@ -244,16 +245,10 @@ class Study:
                     made[key]["records"] += [str(path) for path in paths]
                 else:
                     records = [str(path) for path in paths]
-                    made[key] = {
-                        "method": row.method,
-                        "dataset": task.title,
-                        "metrics": measured,
-                        "records": records,
-                    } | ({} if row.x is None else {"x": row.x})
+                    of = {"method": row.method, "dataset": task.title}
+                    made[key] = of | {"metrics": measured, "records": records} | x
             for found in run.benchmark_rows(row.arm, self.seeds):
-                made[found["dataset"], row.method, row.x] = {"method": row.method, **found} | (
-                    {} if row.x is None else {"x": row.x}
-                )
+                made[found["dataset"], row.method, row.x] = {"method": row.method} | found | x
         order = list(dict.fromkeys(dataset for dataset, *_ in made))
         return sorted(made.values(), key=lambda row: order.index(row["dataset"]))
 

@@ -66,7 +66,7 @@ def costs(run: Run) -> list[Cost]:
             continue
         stage = step.directory.name
         if step.kind == "train":
-            cost = _training(run, step, stage, size(str(step.directory)), size(actor_path(run)))
+            cost = _training(run, step, stage, size(str(step.directory)), size(run.actor_path))
         elif step.kind == "evaluate":
             cost = _evaluation(run, step, size)
         elif step.kind in ("base", "actor", "sft"):
@@ -75,12 +75,6 @@ def costs(run: Run) -> list[Cost]:
             cost = Cost(step.kind, step.kind, 1, None, None, None, _hours(step))
         parts.setdefault((cost.part, cost.kind), []).append(cost)
     return [_sum(part, kind, of_part) for (part, kind), of_part in parts.items()]
-
-
-def actor_path(run: Run) -> str:
-    """Where the weights of the run's actor are."""
-    given = run.config.actor.get("model")
-    return str(given) if given else run.model_path("actor")
 
 
 def _training(run: Run, step: Step, name: str, n: int | None, actor: int | None) -> Cost:
@@ -123,7 +117,7 @@ def _evaluation(run: Run, step: Step, size: Any) -> Cost:
     tokens = sum(episode.tokens for episode in read_episodes(step.directory / "records.jsonl"))
     row, seed = step.directory.parent.name, int(step.name.partition("/")[0].removeprefix("seed"))
     given = step.settings.get("actor")
-    paths = [str(given) if given else actor_path(run)]
+    paths = [str(given) if given else run.actor_path]
     paths += [run.model_path(row, seed)] if run.roles(row) else []
     sizes = [size(path) for path in paths]
     flops = None if None in sizes else 2.0 * max(n for n in sizes if n is not None) * tokens
