@@ -21,11 +21,14 @@ import pytest
 from PIL import Image
 
 from critique_rl import cli
+from critique_rl.critic_data import pairs_of_responses
 from critique_rl.evaluation import Episode, read_episodes
 from critique_rl.images import data_url, image_bytes
 from critique_rl.localisation import localisation
 from critique_rl.metrics import metrics
 from critique_rl.prompts import COMPACT
+from critique_rl.reward_benchmarks import pair_accuracy
+from critique_rl.self_critique import Comparison, Ruling
 from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError
 from critique_rl.view.command import add_arguments, run
@@ -262,6 +265,52 @@ class TestGathering:
         )
         assert first.numbers["score"] == 0.5
         assert (second.verdict, second.flags) == ("unparsed", UNPARSED)
+
+    def test_judged_pairs_are_those_of_the_actors_samples(self, tmp_path: Path) -> None:
+        run_folder = tmp_path / "vl"
+        samples = "seed0/evaluate/no_critic/toy-sampled"
+        drawn = [
+            episode(i, sample=k, response=f"{i}: {'right' if k else 'wrong'}", response_correct=k == 1)
+            for i in range(6)
+            for k in range(2)
+        ]
+        written(run_folder / samples, drawn)
+        judge_folder = run_folder / "seed0/judge/critic/toy"
+        judge_folder.mkdir(parents=True)
+        settings = {"inputs": {"seed0/evaluate/critic/toy-sampled": "-", samples: "-"}}
+        (judge_folder / "step.json").write_text(json.dumps({"settings": settings}))
+
+        def prefers_the_first(shown: Sequence[Comparison]) -> list[Ruling | None]:
+            return [None if "5" in c.first else Ruling(1, f"the first: {c.first}", 9) for c in shown]
+
+        pairs = pairs_of_responses(asdict(e) for e in drawn)
+        found = pair_accuracy(
+            pairs, prefers_the_first, name="toy", seed=0, records=judge_folder / "pairs.jsonl"
+        )
+        for folder in (run_folder, judge_folder):
+            source = gather([folder], limit=100).sources[-1]
+            assert (source.label, source.total) == ("critic, pairs of toy, seed 0", 12)
+            assert {e.item.partition(".")[2] for e in source.entries} == {"forward", "swapped"}
+            for e in source.entries:
+                assert {e.response, e.other_response} == {f"{e.item[1]}: right", f"{e.item[1]}: wrong"}
+                right_first = "right" in str(e.response)
+                assert e.expected == ("response 1" if right_first else "response 2")
+                if e.item.startswith("p5"):
+                    assert (e.verdict, e.flags) == ("unparsed", UNPARSED)
+                else:
+                    assert (e.verdict, e.verdict_right) == ("response 1", right_first)
+                    assert (e.critique, e.numbers) == (f"the first: {e.response}", {"tokens": 9})
+            right = sum(e.verdict_right is True for e in source.entries) / 12
+            values = [v for v in found.by_item["critic_acc_mean"].values() if v is not None]
+            assert right == pytest.approx(sum(values) / len(values))
+
+        shutil.rmtree(run_folder / "seed0/evaluate")
+        written(run_folder, [episode(1)])
+        without = gather([run_folder], limit=100)
+        assert len(without.sources) == 1
+        assert without.notes == [
+            "seed0/judge/critic/toy: judgements are left out, their pairs are not in the run"
+        ]
 
 
 class TestTrainingRows:

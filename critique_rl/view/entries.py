@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from critique_rl.critic_data import PreferencePair, swap
 from critique_rl.evaluation import Episode
 from critique_rl.localisation import _STEP, step_judgments
 from critique_rl.pairwise_rewards import TIE
 from critique_rl.prompts import _FENCE, RATING_LABEL, VERDICT_LABEL, Verdict
+from critique_rl.reward_benchmarks import PairJudgement
 from critique_rl.rewards import r_dis
 
 WRONG_VERDICT, UNPARSED, CORRECT_TO_WRONG, WRONG_TO_CORRECT = 1, 2, 4, 8
@@ -97,6 +99,21 @@ def of_episode(e: Episode, first_error: FirstError | None) -> Entry:
     )
 
 
+def of_judgement(j: PairJudgement, pair: PreferencePair) -> Entry:
+    """What an evaluation has recorded of a critic of pairs; the pair as it was before it was shown."""
+    shown = pair if j.order == "forward" else swap(pair)
+    return Entry(
+        item=f"{j.pair}.{j.order}",
+        question=shown.question,
+        response=shown.response_1,
+        other_response=shown.response_2,
+        image=shown.image if isinstance(shown.image, str) else None,
+        critique=j.reply,
+        **_preference(j.strict, j.label),
+        numbers=_numbers({"tokens": j.tokens}),
+    )
+
+
 NO_NUMBERS = {
     "step",
     "label",
@@ -126,19 +143,12 @@ def of_training(row: Mapping[str, Any], place: int, first_error: FirstError | No
         "image": row.get("image"),
     }
     if "preference" in row:  # a critic of pairs
-        said, label = row["preference"], row["label"]
-        expected = "neither" if label == TIE else f"response {int(label)}"
-        verdict = Verdict.UNPARSED.value
-        if not _missing(said):
-            verdict = "neither" if said == TIE else f"response {int(said)}"
         return Entry(
             **common,
             response=row["response_1"],
             other_response=row["response_2"],
             critique=completion,
-            verdict=verdict,
-            verdict_right=verdict == expected,
-            expected=expected,
+            **_preference(row["preference"], row["label"]),
             numbers=_numbers(numbers),
         )
     if "verdict" not in row and "rating" not in row:  # an actor is trained
@@ -180,6 +190,14 @@ def _rating(rating: float | None, truth: float | None) -> dict[str, Any]:
         "verdict": Verdict.UNPARSED.value if _missing(rating) else f"rating {rating:g}",
         "expected": None if _missing(truth) else f"rating {truth:.3g}",
     }
+
+
+def _preference(said: float | None, label: float) -> dict[str, Any]:
+    expected = "neither" if label == TIE else f"response {int(label)}"
+    verdict = Verdict.UNPARSED.value
+    if said is not None and not _missing(said):
+        verdict = "neither" if said == TIE else f"response {int(said)}"
+    return {"verdict": verdict, "verdict_right": verdict == expected, "expected": expected}
 
 
 def _text(turns: Any) -> str:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from critique_rl.artifacts import Record
+from critique_rl.critic_data import PreferencePair, pairs_of_responses
 from critique_rl.evaluation import Episode
 from critique_rl.images import as_url
 from critique_rl.pipeline import ROWS
 from critique_rl.prompts import PROMPT_SETS
 from critique_rl.report import summarise
+from critique_rl.reward_benchmarks import PairJudgement
 from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError, child_seed, problem_id
-from critique_rl.view.entries import Entry, FirstError, of_episode, of_training, read_settings
+from critique_rl.view.entries import Entry, FirstError, of_episode, of_judgement, of_training, read_settings
 
 RECORDS, STATE, COMPLETIONS, REPORT = "records.jsonl", "trainer_state.json", "completions", "report.json"
+JUDGEMENTS = "pairs.jsonl"
 _SEED = re.compile(r"seed\d+")
 
 
@@ -121,23 +125,36 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
     records = _found(folder, RECORDS, labels)
     steps = {path.parent: _steps(path.parent) for path in _found(folder, COMPLETIONS, labels)}
     states = _found(folder, STATE, labels)
-    if not (records or any(steps.values()) or states or (folder / REPORT).exists()):
+    judged = {path.parent: _read(path, PairJudgement) for path in _found(folder, JUDGEMENTS, labels)}
+    if not (records or judged or any(steps.values()) or states or (folder / REPORT).exists()):
         raise UserError(
             f"{folder} holds no {RECORDS}, {COMPLETIONS} or {STATE}: give a folder that `critique-rl run` or "
             "`eval` has written."
         )
-    episodes = {path.parent: _read_episodes(path) for path in records}
+    episodes = {path.parent: _read(path, Episode) for path in records}
+    pairs = {place: _pairs(place) for place in judged}
+    for place, known in pairs.items():
+        if any(j.pair not in known for j in judged[place]):
+            gathered.notes.append(
+                f"{_key(place, folder)}: judgements are left out, their pairs are not in the run"
+            )
+            del judged[place]
     for path in states:
         rows = [row for row in _json(path).get("log_history", []) if "reward" in row]
         if rows:
             gathered.curves.append(Curve(run, _label(path.parent, labels), _key(path.parent, folder), rows))
-    sizes = {place: len(found) for place, found in episodes.items()}
+    sizes = {place: len(recorded) for place, recorded in (episodes | judged).items()}
     sizes |= {place: sum(found.values()) for place, found in steps.items() if found}
     shares = _shares(sizes, limit)
     for place, found in episodes.items():
         first_error = tasks.first_error(read_settings(place / "step.json"))
-        entries = [of_episode(e, first_error) for e in _drawn(found, shares[place])]
+        entries = [of_episode(e, first_error) for e in _drawn(found, [e.id for e in found], shares[place])]
         gathered.sources.append(_source(run, folder, place, labels, entries, len(found), training=False))
+    for place, of in judged.items():
+        entries = [
+            of_judgement(j, pairs[place][j.pair]) for j in _drawn(of, [j.pair for j in of], shares[place])
+        ]
+        gathered.sources.append(_source(run, folder, place, labels, entries, len(of), training=False))
     for place, files in steps.items():
         if files:
             first_error = tasks.first_error(read_settings(place.parent / "pool" / "step.json"))
@@ -198,6 +215,8 @@ def _named(place: Path) -> tuple[str, str, str]:
     seed = next((part for part in reversed(parts[-4:]) if _SEED.fullmatch(part)), "")
     if "evaluate" in parts[-3:]:
         return seed.replace("seed", "seed "), parts[-2], parts[-1]
+    if "judge" in parts[-3:]:
+        return seed.replace("seed", "seed "), parts[-2], f"pairs of {parts[-1]}"
     return seed.replace("seed", "seed "), parts[-1], ""
 
 
@@ -227,24 +246,35 @@ def _json(path: Path) -> dict[str, Any]:
 # -- episodes ------------------------------------------------------------------------------------------------
 
 
-def _read_episodes(path: Path) -> list[Episode]:
+def _read(path: Path, cls: type[Record]) -> list[Record]:
     """Whole lines of a file of records; its last one may be in the making, and is left alone."""
-    episodes = []
+    records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         if line:
             try:
-                episodes.append(Episode(**json.loads(line)))
+                records.append(cls(**json.loads(line)))
             except (ValueError, TypeError) as error:
-                raise UserError(f"{path}, line {number} is no episode record: {error}") from error
-    return episodes
+                raise UserError(
+                    f"{path}, line {number} is no {cls.__name__.lower()} record: {error}"
+                ) from error
+    return records
 
 
-def _drawn(episodes: Sequence[Episode], most: int) -> list[Episode]:
-    """At most so many, in their order: of the same problems wherever there are equal ones."""
-    if len(episodes) <= most:
-        return list(episodes)
-    ranked = sorted(range(len(episodes)), key=lambda i: (child_seed(0, "view", episodes[i].id), i))
-    return [episodes[i] for i in sorted(ranked[:most])]
+def _pairs(place: Path) -> dict[str, PreferencePair]:
+    """Pairs that a step judged, by identity: of the actor's samples. None of a benchmark, whose are elsewhere."""
+    inputs = read_settings(place / "step.json").get("inputs", {})
+    run = place.resolve().parents[3]
+    samples = [run / name / RECORDS for name in inputs if "/evaluate/no_critic/" in name]
+    rows = [asdict(e) for path in samples[:1] if path.exists() for e in _read(path, Episode)]
+    return {p.id: p for p in pairs_of_responses(rows)} if rows else {}
+
+
+def _drawn(records: Sequence[Record], of: Sequence[str], most: int) -> list[Record]:
+    """At most so many, in their order: of the same problems, which `of` names, wherever there are equal ones."""
+    if len(records) <= most:
+        return list(records)
+    ranked = sorted(range(len(records)), key=lambda i: (child_seed(0, "view", of[i]), i))
+    return [records[i] for i in sorted(ranked[:most])]
 
 
 def _shares(sizes: Mapping[Path, int], limit: int) -> dict[Path, int]:
