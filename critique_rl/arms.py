@@ -8,7 +8,7 @@ together, so that no row has a smaller budget of RL steps than another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from critique_rl.config import RunConfig, StageConfig
@@ -135,8 +135,8 @@ def arms(config: RunConfig) -> dict[str, StageConfig]:
 
 ALPHAS = (0.5, 0.7, 1.0)
 """Weights of r_pref beside the paper's 0.9, of which no other was tried there."""
-PAIRWISE_ONLY = ("pairs", "alpha", "reward", "ties", "kl_clip", "advantage", "advantage_epsilon")
-"""Settings of a pairwise critic that the control by RL of a policy has not, or has of its own."""
+NOT_SHARED = ("pairs", "alpha", "reward", "ties", "prompts", "max_completion_length")
+"""Settings of the pairwise critic that its controls without pairs do not have, or get from the run."""
 
 
 def pairwise_arms(config: RunConfig) -> dict[str, StageConfig]:
@@ -149,6 +149,9 @@ def pairwise_arms(config: RunConfig) -> dict[str, StageConfig]:
     Raises:
         UserError: It has none.
     """
+    from critique_rl.pairwise import PairwiseCriticConfig
+    from critique_rl.trainer import CriticConfig
+
     critic = config.stages.get("critic")
     if critic is None or critic.method != "pairwise_critic" or not critic.trainer.get("rl_steps"):
         raise UserError(
@@ -156,13 +159,22 @@ def pairwise_arms(config: RunConfig) -> dict[str, StageConfig]:
         )
     given = critic.trainer
     pairs = given.get("pairs", {})
-    policy = {name: value for name, value in given.items() if name not in PAIRWISE_ONLY}
+    # What is not given has another default in the trainer of the other paper.
+    defaults = {f.name: f.default for f in fields(PairwiseCriticConfig)}
+    differing = {f.name: defaults[f.name] for f in fields(CriticConfig) if f.default != defaults[f.name]}
+    without_pairs = {k: v for k, v in {**differing, **given}.items() if k not in NOT_SHARED}
 
     def arm(label: str, start: str = critic.start, **trainer: Any) -> StageConfig:
         return replace(critic, label=label, start=start, trainer={**given, **trainer}, keep_rl_steps=[])
 
-    def policy_arm(label: str, start: str = critic.start) -> StageConfig:
-        return replace(critic, label=label, start=start, method="actor_rl", trainer=policy, keep_rl_steps=[])
+    def control(method: str, label: str, start: str = critic.start, **trainer: Any) -> StageConfig:
+        trainer = {**without_pairs, **trainer}
+        return replace(critic, label=label, start=start, method=method, trainer=trainer, keep_rl_steps=[])
+
+    def two_stages(label: str, start: str, **trainer: Any) -> StageConfig:
+        made = control("critique_rl", label, start, **trainer)
+        every = made.trainer.pop("checkpoint_rl_steps", made.checkpoint_rl_steps)  # there of the stage itself
+        return replace(made, checkpoint_rl_steps=every)
 
     fifths = [given["rl_steps"] * i // 5 for i in range(1, 5)]
     machine = {name: given[name] for name in MACHINE if name in given}
@@ -174,18 +186,21 @@ def pairwise_arms(config: RunConfig) -> dict[str, StageConfig]:
         "max_length": None,
         "pairs": pairs,
     }
-    policies = {
+    of_problems = {
         # Strategies (Table 8), and the control of same size on questions instead of pairs
-        "policy": policy_arm("Policy RL"),
+        "policy": control("actor_rl", "Policy RL"),
         "policy_then_critic": arm("Policy RL, then critic RL", start="policy"),
-        "critic_then_policy": policy_arm("Critic RL, then policy RL", start="critic"),
+        "critic_then_policy": control("actor_rl", "Critic RL, then policy RL", start="critic"),
         "mixed": replace(arm("Mixed"), method="mixed"),
+        # Ours: the two stages of Critique-RL on single responses
+        "stage1": two_stages("Stage I", "sft"),
+        "stage2": two_stages("Critique-RL", "stage1", refinement_reward="r_refine"),
     }
     return {
         "critic": replace(critic, keep_rl_steps=[step for step in dict.fromkeys(fifths) if step]),
         # Where the gain of the policy comes from (Table 5)
         "format_only": arm("Format reward alone", alpha=0.0),
-        **(policies if config.train else {}),  # a policy is trained on problems
+        **(of_problems if config.train else {}),
         "label_sft": replace(
             critic, label="SFT on labels", method="label_sft", trainer=sft, lora=None, keep_rl_steps=[]
         ),

@@ -203,7 +203,7 @@ class Study:
         where = [t.title for t in self.config.evaluation.tasks] or [
             b.name for b in self.config.evaluation.benchmarks
         ]
-        reason = "the preset has no problems to train a policy on"
+        reason = "the preset has no problems to train on"
         missing = [NotRun(row.method, name, reason) for row in rows if row not in known for name in where]
         return known, missing
 

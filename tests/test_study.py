@@ -6,7 +6,7 @@ import importlib
 import json
 import shutil
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from huggingface_hub import metadata_load
 from test_pair_evaluation import MINI as PAIRWISE
 from test_report import SCRIPT, harmless
 
-from critique_rl.arms import arms, coefficients, with_ancestors
+from critique_rl.arms import arms, coefficients, pairwise_arms, with_ancestors
 from critique_rl.baselines import baseline
+from critique_rl.baselines.actor_rl import GRPO, rl_args
 from critique_rl.config import RunConfig, load_config
 from critique_rl.config import build as config_from
 from critique_rl.evaluation import read_episodes
 from critique_rl.measures import by_round, majority, powers_of_two
 from critique_rl.pipeline import Run
+from critique_rl.stages import CritiqueConfig
 from critique_rl.study import (
     EXPERIMENTS,
     Example,
@@ -38,6 +40,7 @@ from critique_rl.study import (
     sampled,
 )
 from critique_rl.tables import load_paper, load_result
+from critique_rl.trainer import CriticConfig
 from critique_rl.types import UserError
 
 SHORT = ("stages.stage2.trainer.rl_steps=1", "evaluation.tasks.0.limit=12", "evaluation.protocol={}")
@@ -314,6 +317,22 @@ def test_every_arm_of_a_shipped_config_has_valid_options(name: str) -> None:
             run.stage_args(config.seeds[0], arm)
         else:
             baseline(stage.method).check(stage.trainer)
+
+
+def test_controls_of_the_pairwise_critic_differ_from_it_in_data_and_reward_alone() -> None:
+    config = load_config(EXPERIMENTS / "configs" / "tiny-vl.yaml")
+    run = Run(replace(config, stages=pairwise_arms(config)))
+    critic = run.stage_args(0, "critic")
+    policy = rl_args(
+        CritiqueConfig, "policy", GRPO, run.config.stages["policy"].trainer, output=Path("unused"), seed=0
+    )
+    # Which run it is, and what the run itself sets.
+    apart = {"seed", "output_dir", "run_name", "logging_dir", "max_completion_length", "prompts"}
+    for args in (policy, run.stage_args(0, "stage1"), run.stage_args(0, "stage2")):
+        shared = {f.name for f in fields(CriticConfig)} - apart
+        assert {k for k in shared if getattr(args, k) != getattr(critic, k)} == set()
+    rewards = [run.config.stages[name].trainer.get("refinement_reward") for name in ("stage1", "stage2")]
+    assert rewards == [None, "r_refine"]
 
 
 def scripts(folder: Path) -> list[str]:
