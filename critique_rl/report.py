@@ -70,6 +70,37 @@ PAIRWISE_COLUMNS = {
 }
 CHOSEN = {"majority": "Vote", "self_critique": "Self-critique", "pass": "Oracle"}
 """Where models are critics of pairs: these, and what is chosen among N of their own samples."""
+CURVES = {
+    "critic/acc_dis": "Acc@Dis",
+    "critic/acc_dis_on_correct": "Acc@Dis on originally correct",
+    "critic/acc_dis_on_wrong": "Acc@Dis on originally wrong",
+    "actor/acc_refine": "Acc@Refine",
+    "critic/mae_dis": "MAE@Dis",
+    "actor/rating_refine": "Rating of refinements",
+    "reward/r_pref": "r_pref",
+    "reward/r_format": "r_format",
+    "reward/r_dis": "r_dis",
+    "critic/said_first": "Names the first response",
+    "reward": "Reward",
+    "critic/parse_rate": "Parse rate",
+    "kl": "KL to the stage's start (nats per token)",
+    "entropy": "Entropy (nats per token)",
+    "completions/mean_length": "Tokens of a critique",
+    "frac_reward_zero_std": "Groups with one reward for all",
+    "value/loss": "Loss of the value model",
+}
+"""Metrics of a training that are drawn over its RL steps, with their headings."""
+DRAWN = {
+    "reward/r_pref": ("reward/r_pref", "reward/r_format", "critic/parse_rate", "critic/said_first"),
+    "critic/mae_dis": ("critic/mae_dis", "critic/parse_rate", "reward/r_dis", "actor/rating_refine"),
+    "critic/acc_dis": (
+        "critic/acc_dis",
+        "critic/acc_dis_on_correct",
+        "critic/acc_dis_on_wrong",
+        "actor/acc_refine",
+    ),
+}
+"""Of these the panels of a picture, by a metric that is logged where they are the right ones."""
 # Student's t, 97.5 % quantile, by degrees of freedom; beyond 10 seeds the normal one is close enough.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -305,32 +336,8 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
     from matplotlib import pyplot as plt
 
     logged = {key for seeds in histories.values() for rows in seeds for row in rows for key in row}
-    judged = (
-        {
-            "reward/r_pref": "r_pref",
-            "reward/r_format": "r_format",
-            "critic/parse_rate": "Parse rate",
-            "critic/said_first": "Names the first response",
-        }
-        if "reward/r_pref" in logged
-        else {
-            "critic/mae_dis": "MAE@Dis",
-            "critic/parse_rate": "Parse rate",
-            "reward/r_dis": "r_dis",
-            "actor/rating_refine": "Rating of refinements",
-        }
-        if "critic/mae_dis" in logged
-        else {
-            "critic/acc_dis": "Acc@Dis",
-            "critic/acc_dis_on_correct": "Acc@Dis on originally correct",
-            "critic/acc_dis_on_wrong": "Acc@Dis on originally wrong",
-            "actor/acc_refine": "Acc@Refine",
-        }
-    )
-    panels = judged | {
-        "kl": "KL to the stage's start (nats per token)",
-        "entropy": "Entropy (nats per token)",
-    }
+    judged = next((panels for key, panels in DRAWN.items() if key in logged), DRAWN["critic/acc_dis"])
+    panels = {key: CURVES[key] for key in (*judged, "kl", "entropy")}
     figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     for axis, (key, title) in zip(axes.flat, panels.items(), strict=True):

@@ -270,7 +270,7 @@ class Study:
             made[label] = []
             for seed in self.seeds:
                 log = [entry for name in names for entry in run.history(seed, name)]
-                values = {key: [entry.get(key) for entry in log] for key in CURVES}
+                values = {key: [entry.get(key) for entry in log] for key in LOGGED}
                 made[label].append({k: [_rounded(v) for v in column] for k, column in values.items()})
         return made
 
@@ -301,7 +301,7 @@ class Study:
         ]
 
 
-CURVES = (
+LOGGED = (
     "critic/acc_dis",
     "critic/acc_dis_on_correct",
     "critic/acc_dis_on_wrong",
@@ -312,6 +312,7 @@ CURVES = (
     "kl",
     "entropy",
 )
+"""Metrics of a training that a result file with curves holds."""
 
 
 def _rounded(value: float | None) -> float | None:

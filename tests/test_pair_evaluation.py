@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from critique_rl.pairwise import PairwiseCriticConfig
 from critique_rl.pipeline import Run
 from critique_rl.report import markdown_table, write_report
 from critique_rl.types import UserError
+from critique_rl.view.entries import of_training
 
 MINI = """
 name: mini-vl
@@ -236,6 +238,7 @@ def test_questions_and_pairs_are_trained_on_together(finished: Run, tmp_path: Pa
 def test_the_mixed_reward_takes_each_row_for_what_it_is() -> None:
     """Worked out by hand: 0.9 of being right and 0.1 of the format, for labels and for answers."""
     logged: list[tuple[str, float]] = []
+    shown: dict[str, list[Any]] = {}
     replies = [
         "<think>a</think> \\boxed{2}",
         "<think>a</think> \\boxed{2}",
@@ -246,13 +249,23 @@ def test_the_mixed_reward_takes_each_row_for_what_it_is() -> None:
     found = reward(
         [[{"role": "assistant", "content": reply}] for reply in replies],
         question=["pair", "question", "question", "pair"],
+        response_1=["a", None, None, "c"],
+        response_2=["b", None, None, "d"],
         label=[2, None, None, 2],
         answer=[None, "3", "7", None],
         kind=[None, "number", "number", None],
-        log_extra=lambda name, values: None,
+        log_extra=shown.__setitem__,
         log_metric=lambda name, value: logged.append((name, value)),
     )
     assert found == pytest.approx([1.0, 0.1, 0.9, 0.1])
+    rows = pd.DataFrame(shown | {"completion": replies, "rl_step": 1, "mixed_reward": found})
+    entries = [of_training(row, i, None) for i, row in enumerate(rows.to_dict("records"))]
+    assert [e.verdict for e in entries] == ["response 2", None, None, "response 1"]
+    assert [e.verdict_right for e in entries] == [True, None, None, False]
+    assert [e.truth for e in entries] == [None, False, True, None]
+    assert [e.other_response for e in entries] == ["b", None, None, "d"]
+    assert [e.response for e in entries] == ["a", *replies[1:3], "c"]
+    assert [e.numbers["reward"] for e in entries] == pytest.approx([1.0, 0.1, 0.9, 0.1])
     assert sorted(v for name, v in logged if name == "reward/r_oracle") == [0.0, 1.0]
     assert sorted(v for name, v in logged if name == "reward/r_pref") == [0.0, 1.0]
 

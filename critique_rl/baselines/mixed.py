@@ -6,7 +6,7 @@ the place of r_pref. How the paper mixes its data is not said; here it is half a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from critique_rl.baselines.actor_rl import run
 from critique_rl.baselines.base import Inputs
 from critique_rl.grading import grade_batch
 from critique_rl.pairwise import REWARDS, PairwiseCriticConfig, PairwiseCriticTrainer
-from critique_rl.pairwise_rewards import completion_text, pairwise_reward
+from critique_rl.pairwise_rewards import completion_text, pairwise_reward, parse_preference
 from critique_rl.prompts import prompt_set
-from critique_rl.trainer import load_critic
+from critique_rl.trainer import load_critic, logged_images
 from critique_rl.types import UserError, child_seed
 
 
@@ -35,6 +35,8 @@ class MixedReward:
         self,
         completions: list[Any],
         question: list[str],
+        response_1: list[str | None],
+        response_2: list[str | None],
         label: list[int | None],
         answer: list[str | None],
         kind: list[str | None],
@@ -63,9 +65,21 @@ class MixedReward:
             if value is not None:
                 log_metric("reward/r_oracle" if i in oracle else "reward/r_pref", value)
             rewards.append(pairwise_reward(value, format_kept, alpha=self.args.alpha))
-        log_extra("question", question)
-        log_extra("label", label)
-        log_extra("r_format", form)
+        said = {i: parse_preference(completion_text(completions[i]), ties=self.args.ties) for i in pairs}
+        shown: dict[str, Sequence[Any] | None] = {
+            "question": question,
+            "response_1": response_1,
+            "response_2": response_2,
+            "label": label,
+            "answer": answer,
+            "image": logged_images(columns.get("image"), self.args),
+            "preference": [said.get(i) for i in range(len(label))],
+            "response_correct": [oracle.get(i) for i in range(len(label))],
+            "r_format": form,
+        }
+        for name, values in shown.items():
+            if values is not None:
+                log_extra(name, list(values))
         return rewards
 
 

@@ -125,7 +125,12 @@ NO_NUMBERS = {
     "refinement_rating",
 }
 """Columns of a trainer's record that are shown in other ways; every other number is shown by its name."""
-RENAMED = {"critique_reward": "reward", "pairwise_reward": "reward", "r_oracle": "reward"}
+RENAMED = {
+    "critique_reward": "reward",
+    "pairwise_reward": "reward",
+    "mixed_reward": "reward",
+    "r_oracle": "reward",
+}
 
 
 def of_training(row: Mapping[str, Any], place: int, first_error: FirstError | None) -> Entry:
@@ -142,7 +147,7 @@ def of_training(row: Mapping[str, Any], place: int, first_error: FirstError | No
         "answer": row.get("answer"),
         "image": row.get("image"),
     }
-    if "preference" in row:  # a critic of pairs
+    if "preference" in row and not _missing(row["label"]):  # a critic of pairs
         return Entry(
             **common,
             response=row["response_1"],
@@ -152,9 +157,8 @@ def of_training(row: Mapping[str, Any], place: int, first_error: FirstError | No
             numbers=_numbers(numbers),
         )
     if "verdict" not in row and "rating" not in row:  # an actor is trained
-        return Entry(
-            **common, response=completion, truth=_graded(row.get("r_oracle")), numbers=_numbers(numbers)
-        )
+        truth = _graded(row.get("r_oracle", row.get("response_correct")))
+        return Entry(**common, response=completion, truth=truth, numbers=_numbers(numbers))
     if "rating" in row:
         truth, after = row.get("response_rating"), row.get("refinement_rating")
         said = _rating(row["rating"], truth)

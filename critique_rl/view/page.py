@@ -18,31 +18,12 @@ from string import Template
 from typing import Any
 
 from critique_rl.images import ImageError, data_url, open_image
-from critique_rl.report import CHOSEN, COLUMNS, PAIRWISE_COLUMNS, SCORED_COLUMNS, format_metric
+from critique_rl.report import CHOSEN, COLUMNS, CURVES, PAIRWISE_COLUMNS, SCORED_COLUMNS, format_metric
 from critique_rl.view.entries import marks
 from critique_rl.view.gather import Gathered, Source, Table
 
 THUMBNAIL = 512
 """Longer side of an image on the page, in pixels."""
-PANELS = {
-    "critic/acc_dis": "Acc@Dis",
-    "critic/acc_dis_on_correct": "Acc@Dis on originally correct",
-    "critic/acc_dis_on_wrong": "Acc@Dis on originally wrong",
-    "actor/acc_refine": "Acc@Refine",
-    "critic/mae_dis": "MAE@Dis",
-    "actor/rating_refine": "Rating of refinements",
-    "reward/r_pref": "r_pref",
-    "reward/r_format": "r_format",
-    "critic/said_first": "Names the first response",
-    "reward": "Reward",
-    "critic/parse_rate": "Parse rate",
-    "kl": "KL to the stage's start (nats per token)",
-    "entropy": "Entropy (nats per token)",
-    "completions/mean_length": "Tokens of a critique",
-    "frac_reward_zero_std": "Groups with one reward for all",
-    "value/loss": "Loss of the value model",
-}
-"""Curves, by the metric that is logged; those of a run are drawn."""
 UNITS = {*SCORED_COLUMNS} - {"parse_rate"}
 """Metrics of scored replies that are no shares."""
 CODES = {None: -1, False: 0, True: 1}
@@ -88,13 +69,13 @@ def data(gathered: Gathered) -> dict[str, Any]:
                 "part": curve.part,
                 "series": {
                     key: [_number(row.get(key)) for row in curve.rows]
-                    for key in PANELS
+                    for key in CURVES
                     if any(row.get(key) is not None for row in curve.rows)
                 },
             }
             for curve in gathered.curves
         ],
-        "panels": PANELS,
+        "panels": CURVES,
         "tables": [_table(table) for table in gathered.tables],
     }
 
