@@ -201,7 +201,8 @@ class StageConfig:
         trainer: Fields of `CritiqueConfig`, or the options of the baseline.
         lora: Fields of `peft.LoraConfig`; None trains all weights. For RL by our trainer alone, not for
             every baseline, as is `keep_rl_steps`.
-        checkpoint_rl_steps: A resumable checkpoint every so many RL steps; the last one is kept.
+        checkpoint_rl_steps: A resumable checkpoint every so many RL steps; the last one is kept. For
+            `critique_rl`; baselines that are trained by RL have it among their options.
         keep_rl_steps: RL steps after which the critic is kept as a model of its own, `STAGE@STEP`.
     """
 
@@ -450,6 +451,15 @@ class RunConfig:
             if (self.scorer is None) != (stage.trainer.get("tolerance") is None):
                 raise UserError(
                     f"stages.{name}.trainer.tolerance goes with `scorer`: set both where replies are scored."
+                )
+            if stage.method != "critique_rl" and stage.checkpoint_rl_steps != StageConfig.checkpoint_rl_steps:
+                where = (
+                    f"set stages.{name}.trainer.checkpoint_rl_steps"
+                    if stage.method in by_ours
+                    else "leave it out"
+                )
+                raise UserError(
+                    f"stages.{name}.checkpoint_rl_steps has no effect with method '{stage.method}': {where}."
                 )
             if stage.method not in by_ours and (stage.lora or stage.keep_rl_steps):
                 raise UserError(f"stages.{name}: lora and keep_rl_steps are for {', '.join(by_ours)}.")

@@ -80,6 +80,16 @@ def test_settings_and_defaults_arrive_as_typed_dataclasses(minimal: Path) -> Non
         ("stages={a/b: {label: x}}", "'a/b' is no name for a stage", "no folder name"),
         ("stages.stage1.checkpoint_rl_steps=0", "checkpoint_rl_steps must be at least 1", "0 is not 'never'"),
         (
+            "stages={a: {label: x, method: actor_rl, checkpoint_rl_steps: 5}}",
+            "no effect with method 'actor_rl': set stages.a.trainer.checkpoint_rl_steps",
+            "an option of the baseline",
+        ),
+        (
+            "stages={a: {label: x, method: star, checkpoint_rl_steps: 5}}",
+            "no effect with method 'star': leave it out",
+            "not trained by RL",
+        ),
+        (
             "cold_start.teacher.kind=modell",
             "cold_start.teacher.kind 'modell' is unknown. Did you mean",
             "kind",
