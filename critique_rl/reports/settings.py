@@ -27,6 +27,7 @@ BY_PAIRWISE_TRAINER = ("pairwise_critic", "mixed")
 """Methods with the options of `PairwiseCriticConfig`."""
 NOT_COMPARED = ("name", "seeds", "threads", "output", "actor_server", "stages")
 OF_MACHINE = (
+    "checkpoint_rl_steps",
     "dataloader_pin_memory",
     "disable_tqdm",
     "gradient_checkpointing",
