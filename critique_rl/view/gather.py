@@ -132,7 +132,11 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
             "`eval` has written."
         )
     episodes = {path.parent: _read(path, Episode) for path in records}
-    pairs = {place: _pairs(place) for place in judged}
+    sampled = {place: _samples(place) for place in judged}
+    pairs_of = {
+        path: _pairs(path) for path in set(sampled.values())
+    }  # all rows of a task judge the same ones
+    pairs = {place: pairs_of[path] for place, path in sampled.items()}
     for place, known in pairs.items():
         if any(j.pair not in known for j in judged[place]):
             gathered.notes.append(
@@ -260,12 +264,16 @@ def _read(path: Path, cls: type[Record]) -> list[Record]:
     return records
 
 
-def _pairs(place: Path) -> dict[str, PreferencePair]:
-    """Pairs that a step judged, by identity: of the actor's samples. None of a benchmark, whose are elsewhere."""
+def _samples(place: Path) -> Path | None:
+    """Records of the actor's samples, of which a step's pairs are; None of a benchmark, whose are elsewhere."""
     inputs = read_settings(place / "step.json").get("inputs", {})
     run = place.resolve().parents[3]
-    samples = [run / name / RECORDS for name in inputs if "/evaluate/no_critic/" in name]
-    rows = [asdict(e) for path in samples[:1] if path.exists() for e in _read(path, Episode)]
+    return next((run / name / RECORDS for name in inputs if "/evaluate/no_critic/" in name), None)
+
+
+def _pairs(samples: Path | None) -> dict[str, PreferencePair]:
+    """Pairs of right and wrong samples, by identity."""
+    rows = [asdict(e) for e in _read(samples, Episode)] if samples is not None and samples.exists() else []
     return {p.id: p for p in pairs_of_responses(rows)} if rows else {}
 
 
