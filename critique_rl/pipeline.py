@@ -595,7 +595,7 @@ class Run:
     # -- what the steps do --------------------------------------------------------------------------------
 
     def _make_base(self) -> None:
-        from critique_rl import cold_start, tiny, tiny_vl
+        from critique_rl import cold_start, tiny
 
         config, made, directory = self.config, self.config.cold_start.base, self.config.directory / "base"
         if config.base_gguf and is_first_process():
@@ -610,10 +610,7 @@ class Run:
         if is_first_process() and not start.exists():
             temporary = directory / "untrained.new"
             tiny_seed = child_seed(config.cold_start.seed, "base")
-            if task == "drawings":
-                tiny_vl.save_untrained(temporary, seed=tiny_seed)
-            else:
-                tiny.save_untrained(temporary, seed=tiny_seed, task=task)
+            tiny.save_untrained(temporary, seed=tiny_seed, task=task)
             os.replace(temporary, start)  # no process may read what another still writes
         wait_for(start.exists)
         for number, part in enumerate(made.passes):

@@ -42,9 +42,8 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
     """
     run = Run(config, from_scratch=from_scratch)
     steps = [("done" if step.finished() else "to do", step.name) for step in run.steps()]
-    parameters, detail = parameter_count(
-        config.base, config.base_gguf, task=config.train[0].name if config.train else ""
-    )
+    task = next((t.name for t in config.train), "modular_chain")
+    parameters, detail = parameter_count(config.base, config.base_gguf, task=task)
     lines = [
         f"run {config.name} -> {config.directory}",
         f"prompts: {run.prompts.name}, version {run.prompts.version}",
@@ -72,26 +71,24 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
     return "\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])
 
 
-def parameter_count(base: str, gguf: str | None = None, *, task: str = "") -> tuple[int | None, str]:
+def parameter_count(
+    base: str, gguf: str | None = None, *, task: str = "modular_chain"
+) -> tuple[int | None, str]:
     """Number of weights from the model's config alone, or else from its name; None where neither tells.
 
     Args:
         base: Directory, hub id or `tiny`.
         gguf: GGUF file inside `base`.
-        task: What `tiny` is made for: on pictures it is a model that sees.
+        task: What `tiny` is made for; its vocabulary has the words of the task, and on pictures it sees.
 
     Returns:
         The number, and a remark for people.
     """
     if base == "tiny":
-        from critique_rl import tiny, tiny_vl
+        from critique_rl import tiny
 
-        made = (
-            tiny_vl.build_model(tiny_vl.build_tokenizer(), seed=0)
-            if task == "drawings"
-            else tiny.build_model(tiny.build_tokenizer(), seed=0)
-        )
-        count = sum(p.numel() for p in made.parameters())
+        model, _ = tiny.untrained(task, seed=0)
+        count = sum(p.numel() for p in model.parameters())
         return count, f"{count:,} parameters, made on the spot"
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText

@@ -138,11 +138,10 @@ def _reader(run: Run) -> tuple[Any, int | None]:
     """Tokenizer or processor, and context, of the model that is trained, without its weights."""
     base = run.config.base if run.shipped is None else str(run.shipped / "actor")
     if base == "tiny":
-        from critique_rl import tiny, tiny_vl
+        from critique_rl import tiny
 
-        if run.config.train[0].name == "drawings":
-            return tiny_vl.build_processor(tiny_vl.build_tokenizer()), tiny_vl.CONTEXT
-        return tiny.build_tokenizer(run.config.train[0].name), tiny.CONTEXT
+        model, reader = tiny.untrained(run.config.train[0].name, seed=0)
+        return reader, model.config.get_text_config().max_position_embeddings
     from transformers import AutoConfig, AutoTokenizer
 
     from critique_rl.vision import is_vision_model, load_processor

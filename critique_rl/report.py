@@ -3,8 +3,8 @@
 One shape for every run and table script:
 `{"config", "commit", "versions", "seeds", "rows": [{"method", "dataset", "metrics"}]}` with
 `metrics[name] = {"mean", "low", "high", "values"}` in fractions of 1, one value per seed. The commit ends in
-`-dirty` where tracked files differ from it; the versions name the device too. Newer files also hold "health"
-(`{"checked", "findings"}`, see `reports.health.Finding`) and "costs" (see `reports.costs.Cost`).
+`-dirty` where code or configurations differ from it; the versions name the device too. Newer files also hold
+"health" (`{"checked", "findings"}`, see `reports.health.Finding`) and "costs" (see `reports.costs.Cost`).
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def result(
 def origin() -> dict[str, Any]:
     """Commit and versions, as a result file holds them."""
     return {
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).parent),
         "versions": {"python": platform.python_version(), "device": _device()}
         | {package: _version(package) for package in PACKAGES},
     }
@@ -407,23 +407,29 @@ def caption(content: Mapping[str, Any], *, intervals: bool = False) -> str:
     )
 
 
-def _commit() -> str | None:
-    """Commit of the checkout this package runs from; None where it is none."""
-    here = Path(__file__).parent
+def commit_of(package: Path) -> str | None:
+    """Commit of the checkout that a package's folder belongs to, `-dirty` where its code or configurations differ.
+
+    Results and pages do not count: the scripts of a study write them one after the other, and none of them would
+    be of a clean checkout but the first.
+
+    Returns:
+        None where there is no checkout, as when the package is installed inside that of another project.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=package, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        status = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
+        git("ls-files", "--error-unmatch", "__init__.py")
+        head = git("rev-parse", "HEAD")
+        changed = git(
+            "status", "--porcelain", "--untracked-files=no", "--", ".", ":(top)*.py", ":(top)*.yaml"
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+    return head + ("-dirty" if changed else "")
 
 
 @functools.cache  # a card for each checkpoint of each table asks for all of them

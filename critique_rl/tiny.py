@@ -5,6 +5,7 @@ It goes through the same chat template, prompts, trainer and evaluation as any m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 from transformers.models.qwen2 import Qwen2Tokenizer
+from transformers.processing_utils import ProcessorMixin
 
 from critique_rl.prompts import RATING_LABEL
 from critique_rl.tasks import made_up_facts, made_up_facts_teacher
@@ -67,24 +69,30 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(task: str = "modular_chain") -> PreTrainedTokenizerBase:
-    """Byte-level tokenizer of Qwen2's class with the phrases of a task's texts as single tokens."""
+def byte_tokenizer(
+    phrases: Sequence[str], *, chat_template: str, specials: Sequence[str] = ()
+) -> PreTrainedTokenizerBase:
+    """Byte-level tokenizer of Qwen2's class, with each phrase and each special text as a single token."""
     # A tokenizer of another class saved beside a Qwen2 config is silently reloaded as this one.
     from tokenizers.pre_tokenizers import ByteLevel
 
-    alphabet = sorted(ByteLevel.alphabet())
     tokenizer = Qwen2Tokenizer(
-        vocab={byte: i for i, byte in enumerate(alphabet)},
+        vocab={byte: i for i, byte in enumerate(sorted(ByteLevel.alphabet()))},
         merges=[],
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         unk_token="<|endoftext|>",
-        extra_special_tokens=["<|im_start|>"],
+        extra_special_tokens=["<|im_start|>", *specials],
     )
-    tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in PHRASES[task]])
+    tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in phrases])
     tokenizer.padding_side = "left"
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def build_tokenizer(task: str = "modular_chain") -> PreTrainedTokenizerBase:
+    """The tokenizer of a task of text, with the phrases of its texts as single tokens."""
+    return byte_tokenizer(PHRASES[task], chat_template=CHAT_TEMPLATE)
 
 
 def build_model(
@@ -113,8 +121,20 @@ def build_model(
     return model
 
 
-def save_untrained(directory: str | Path, *, seed: int, task: str = "modular_chain") -> None:
-    """Write an untrained model and its tokenizer where `from_pretrained` finds them."""
+def untrained(
+    task: str = "modular_chain", *, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | ProcessorMixin]:
+    """What `base: tiny` starts from in a task: a model and its tokenizer, or its processor where it sees."""
+    if task == "drawings":
+        from critique_rl import tiny_vl
+
+        tokenizer = tiny_vl.build_tokenizer()
+        return tiny_vl.build_model(tokenizer, seed=seed), tiny_vl.build_processor(tokenizer)
     tokenizer = build_tokenizer(task)
-    build_model(tokenizer, seed=seed).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    return build_model(tokenizer, seed=seed), tokenizer
+
+
+def save_untrained(directory: str | Path, *, seed: int, task: str = "modular_chain") -> None:
+    """Write an untrained model and its tokenizer or processor where `from_pretrained` finds them."""
+    for part in untrained(task, seed=seed):
+        part.save_pretrained(directory)

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from tokenizers import AddedToken
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.qwen2 import Qwen2Tokenizer
 from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.processing_utils import ProcessorMixin
 
 from critique_rl.tasks import drawings_teacher
+from critique_rl.tiny import byte_tokenizer
 from critique_rl.types import UserError, nearest
 from critique_rl.vision import IMAGE_ONLY
 
@@ -52,20 +51,7 @@ CHAT_TEMPLATE = (
 
 def build_tokenizer(phrases: Sequence[str] = drawings_teacher.PHRASES) -> PreTrainedTokenizerBase:
     """Byte-level tokenizer of Qwen2's class, with each phrase and each vision token as a single token."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    tokenizer = Qwen2Tokenizer(
-        vocab={byte: i for i, byte in enumerate(sorted(ByteLevel.alphabet()))},
-        merges=[],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        unk_token="<|endoftext|>",
-        extra_special_tokens=["<|im_start|>", *_VISION_SPECIALS],
-    )
-    tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in phrases])
-    tokenizer.padding_side = "left"
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return byte_tokenizer(phrases, chat_template=CHAT_TEMPLATE, specials=_VISION_SPECIALS)
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, *, family: Family = "qwen2_5_vl") -> ProcessorMixin:

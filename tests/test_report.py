@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import statistics
+import subprocess
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,6 +30,7 @@ from critique_rl.report import (
     COLUMNS,
     PACKAGES,
     _smooth,
+    commit_of,
     format_metric,
     markdown_table,
     summarise,
@@ -102,6 +104,37 @@ def test_a_metric_that_one_seed_lacks_is_left_out_and_not_averaged_over_the_othe
     summary = summarise([episodes(5, 10, dis=5), unparsed])
     assert "acc_dis_parsed" not in summary
     assert summary["parse_rate"]["values"] == [1.0, 0.0]
+
+
+def test_a_commit_is_dirty_by_its_code_and_not_by_the_results_that_a_study_writes(tmp_path: Path) -> None:
+    files = [
+        "src/__init__.py",
+        "src/world.json",
+        "scripts/a.py",
+        "scripts/a.yaml",
+        "results/a.json",
+        "README.md",
+    ]
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1", encoding="utf-8")
+    me = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+    for arguments in (["init", "-q"], ["add", "."], [*me, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    package = tmp_path / "src"
+    head = commit_of(package)
+    assert head is not None and re.fullmatch("[0-9a-f]{40}", head)
+    dirty = {}
+    for name in files:
+        (tmp_path / name).write_text("2", encoding="utf-8")
+        dirty[name] = commit_of(package) == head + "-dirty"
+        (tmp_path / name).write_text("1", encoding="utf-8")
+        assert commit_of(package) == head
+    assert dirty == dict(zip(files, [True, True, True, True, False, False], strict=True))
+    installed = tmp_path / ".venv" / "package"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("", encoding="utf-8")
+    assert commit_of(installed) is None  # of a checkout that is not its own
 
 
 def test_the_result_file_has_its_documented_shape_and_the_metrics_of_the_records(config: RunConfig) -> None:

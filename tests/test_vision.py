@@ -331,11 +331,15 @@ def test_templates_take_parts_and_strings_alike(template: str, dirs: dict[str, P
 # --- what a model sees ----------------------------------------------------------------------------------
 
 
-def test_the_plan_counts_the_weights_of_models_that_see(model_dir: Path) -> None:
+def test_the_plan_counts_the_weights_of_models(model_dir: Path, tmp_path: Path) -> None:
     weights = sum(p.numel() for p in load_vision_model(model_dir).parameters())
     assert parameter_count(str(model_dir))[0] == weights
-    made = tiny_vl.build_model(tiny_vl.build_tokenizer(), seed=0)
-    assert parameter_count("tiny", task="drawings")[0] == sum(p.numel() for p in made.parameters())
+    tasks = ("modular_chain", "made_up_facts", "drawings")  # each with words, and so with weights, of its own
+    counts = [parameter_count("tiny", task=task)[0] for task in tasks]
+    for name, count in zip(tasks, counts, strict=True):
+        tiny.save_untrained(tmp_path / name, seed=0, task=name)
+        assert parameter_count(str(tmp_path / name))[0] == count
+    assert len(set(counts)) == len(tasks)
 
 
 def test_a_batch_of_several_sizes_gives_the_logits_of_each_prompt_alone(model_dir: Path) -> None:
