@@ -244,8 +244,9 @@ def sft_dataset(examples: Sequence[Example]) -> Dataset:
     for e in examples:
         first, *later = e["prompt"]
         text: Conversation = [{"role": first["role"], "content": first["content"]}, *later]
-        image = {"image": first["image"]} if "image" in first else {}
-        rows.append({**e, "prompt": text, **image})
+        rows.append({**e, "prompt": text, "image": first.get("image")})
+    if all(row["image"] is None for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "image"} for row in rows]
     shown = with_images(Dataset.from_list(rows), "examples")
     return shown.remove_columns("image") if "image" in shown.column_names else shown
 

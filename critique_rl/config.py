@@ -356,12 +356,15 @@ class EvaluationConfig:
         _at_least(1, "evaluation.", most_samples=self.most_samples, sampled_problems=self.sampled_problems)
         names = [f"{task.title}, {task.split}" for task in [*self.tasks, *self.out_of_domain]]
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        if (
-            not names and not self.benchmarks
-        ) or twice:  # name and split call the row of the table and the file of records
+        if (not names and not self.benchmarks) or twice:  # name and split call the file of records
             raise UserError(
                 f"evaluation.tasks names {twice[0]} twice." if twice else "evaluation.tasks is empty."
             )
+        for key, tasks in (("tasks", self.tasks), ("out_of_domain", self.out_of_domain)):
+            titles = [task.title for task in tasks]
+            for title in dict.fromkeys(titles):
+                if titles.count(title) > 1:  # it calls the rows of a table
+                    raise UserError(f"evaluation.{key} names {title} twice: give one of them a `label`.")
 
 
 @dataclass(frozen=True)

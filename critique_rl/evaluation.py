@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,8 +181,8 @@ def evaluate(
         raise UserError("a `rater` is for problems of kind 'score', and these cannot be graded without one.")
     if rater is not None and (protocol.spare_correct or protocol.critiques in ("verdict", "oracle")):
         raise UserError("scored replies are neither right nor wrong: no spare_correct, verdict or oracle.")
-    if protocol.critiques == "shuffled" and len(problems) < 2:
-        raise UserError("critiques can be shuffled among two problems or more.")
+    if protocol.critiques == "shuffled" and (len(problems) < 2 or chunk_size < 2 or protocol.spare_correct):
+        raise UserError("critiques can be shuffled among two problems or more, without spare_correct.")
     done = {(e.id, e.sample, e.round): e for e in read_episodes(records)} if records.exists() else {}
     if not {identity for identity, _, _ in done} <= {p.id for p in problems}:
         raise UserError(
@@ -191,8 +192,11 @@ def evaluate(
     rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
     chains = [Chain(sample, problem) for sample in range(protocol.samples) for problem in problems]
     # Chunks are cut before finished ones are skipped: a resumed run draws with the seeds of an unbroken one.
-    for number, start in enumerate(range(0, len(chains), chunk_size)):
-        chunk = chains[start : start + chunk_size]
+    starts = list(range(0, len(chains), chunk_size))
+    if protocol.critiques == "shuffled" and len(chains) - starts[-1] == 1:
+        starts.pop()  # alone, the last chain would be shown the critique of itself
+    for number, (start, end) in enumerate(pairwise([*starts, len(chains)])):
+        chunk = chains[start:end]
         if any((c.problem.id, c.sample, r) not in done for c in chunk for r in range(rounds)):
             made = _episodes(chunk, actor, critic, protocol, rater, number)
             fresh = [e for e in made if (e.id, e.sample, e.round) not in done]
@@ -200,7 +204,7 @@ def evaluate(
                 file.writelines(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in fresh)
             done |= {(e.id, e.sample, e.round): e for e in fresh}
         if on_progress is not None:
-            on_progress(min(start + chunk_size, len(chains)), len(chains))
+            on_progress(end, len(chains))
     return [done[c.problem.id, c.sample, r] for c in chains for r in range(rounds)]
 
 
@@ -328,7 +332,7 @@ def _round(
         replace(
             e,
             critique=shown.get(i),
-            verdict=parse_verdict(shown[i]).value if i in shown else None,
+            verdict=parse_verdict(shown[i]).value if i in shown and protocol.critiques != "empty" else None,
             refinement=refined.get(i, e.response),
             refinement_correct=graded.get(i, e.response_correct),
             tokens=e.tokens + spent.get(i, 0),
@@ -345,7 +349,8 @@ def _shown(
     if kind == "critic":
         return written[i].text
     if kind == "shuffled":
-        return written[asked[(place + 1) % len(asked)]].text
+        following = (*asked[place + 1 :], *asked[:place])
+        return written[next(j for j in following if start[j].id != start[i].id)].text
     if kind == "verdict":
         verdict = parse_verdict(written[i].text)
         return "" if verdict is Verdict.UNPARSED else f"{VERDICT_LABEL} {verdict.value.capitalize()}"

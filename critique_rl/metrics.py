@@ -123,8 +123,8 @@ def _grade_counts(e: Episode, with_critic: bool) -> dict[str, bool | None]:
     o, o2 = e.response_correct, e.refinement_correct
     if o is None or (with_critic and o2 is None):
         return {}
-    judged = e.critique is not None
-    agrees = judged and e.verdict is not None and r_dis(Verdict(e.verdict), o) == 1.0
+    judged = e.verdict is not None  # the empty critique of a control is nobody's judgement
+    agrees = e.verdict is not None and r_dis(Verdict(e.verdict), o) == 1.0
     return {
         "graded": True,
         "right": o,

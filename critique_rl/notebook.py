@@ -182,10 +182,10 @@ def claims(*stems: str, preset: str = "tiny", results: Path = COMMITTED) -> Text
                         found.dataset or "–",
                         tables.format_cell(found.difference, claim.metric, unit),
                         tables.format_cell(beside or None, claim.metric, unit),
-                        found.verdict + (f" ({found.reason})" if found.reason else ""),
+                        found.status + (f" ({found.reason})" if found.reason else ""),
                     )
                 )
-    return Text(page.table(("claim", "data set", "ours, difference", "paper", "verdict"), rows))
+    return Text(page.table(("claim", "data set", "ours, difference", "paper", "outcome"), rows))
 
 
 def examples(stem: str, *, most: int = 1, preset: str = "tiny", results: Path = COMMITTED) -> Html | Text:

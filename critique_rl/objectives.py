@@ -68,8 +68,21 @@ def kl_forward(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:
     return log_ratio_NT.exp() * log_ratio_NT
 
 
+def kl_forward_cost(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:
+    """What a token costs under KL(pi_ref || pi): 1 - pi_ref / pi, of mean 0 under pi; see `KL_COSTS`."""
+    return 1.0 - (ref_logps_NT - logps_NT).exp()
+
+
 KL_ESTIMATES = {"k1": kl_k1, "k3": kl_k3, "forward": kl_forward}
-"""By name, as `kl_estimator` has it."""
+"""By name, as `kl_estimator` has it: what a KL is, in expectation."""
+
+KL_COSTS = {"k1": kl_k1, "k3": kl_k1, "forward": kl_forward_cost}
+"""By name: the cost of a token whose policy gradient is that of the KL, E_pi[cost grad log pi] = grad KL.
+
+An estimate of the KL in its place is a constant there, and need not have that gradient: that of k3 would be
+grad KL(pi || pi_ref) - grad KL(pi_ref || pi), next to nothing near the reference, and the forward one's would push
+away.
+"""
 
 
 def reward_to_go(per_token_NT: Tensor) -> Tensor:
@@ -78,10 +91,30 @@ def reward_to_go(per_token_NT: Tensor) -> Tensor:
     return per_token_NT.flip(1).cumsum(1).flip(1)
 
 
+def with_own_cost(
+    advantages_NT: Tensor, kl_NT: Tensor, cost_NT: Tensor, mask_NT: Tensor, *, beta: float
+) -> Tensor:
+    """Per-token advantages in which each token pays `KL_COSTS` for its own KL: A_t + beta (kl_t - cost_t).
+
+    For the KL of later tokens, which the token leads to, it goes on paying the estimate. For k1 both are the same.
+
+    Args:
+        advantages_NT: (N, T), as `token_advantages` gives them, or `gae` from `token_rewards`.
+        kl_NT: (N, T) per-token KL estimates that are in them.
+        cost_NT: (N, T) costs.
+        mask_NT: (N, T) completion mask.
+        beta: KL coefficient.
+
+    Returns:
+        (N, T).
+    """
+    return advantages_NT + beta * (kl_NT - cost_NT) * mask_NT
+
+
 def token_advantages(advantages_N: Tensor, kl_NT: Tensor, mask_NT: Tensor, *, beta: float) -> Tensor:
     """Per-token advantages with the KL in the reward, outside the baseline: A_i - beta * sum_{s>=t} kl_s.
 
-    This is Eq. 8 and 9 as the released code optimises them (spec of the paper, section 3.6, steps 2 and 3).
+    With k1 this is Eq. 8 and 9 as the released code optimises them (spec of the paper, section 3.6).
 
     Args:
         advantages_N: (N,) sequence advantages.

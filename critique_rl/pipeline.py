@@ -813,6 +813,7 @@ class Run:
         Raises:
             UserError: A step is not finished.
         """
+        from critique_rl.measures import by_round
         from critique_rl.report import summarise
 
         unfinished = [step.name for step in self.steps() if not step.finished()]
@@ -820,13 +821,16 @@ class Run:
             raise UserError(f"not finished: {', '.join(unfinished)}; run `critique-rl run` first.")
         rows = []
         for m in self.measurements:
-            paths = [self.records(seed, m) for seed in self.config.seeds]
-            judged = (
+            per_seed = [read_episodes(self.records(seed, m)) for seed in self.config.seeds]
+            judged: list[ByProblem] = (
                 [self.pair_evaluation(seed, m).values() for seed in self.config.seeds]
                 if self.judges(m)
-                else None
+                else [{} for _ in self.config.seeds]
             )
-            measured = summarise([read_episodes(path) for path in paths], judged)
+            if m.protocol.rounds > 1:
+                rounds = by_round(range(1, m.protocol.rounds + 1))
+                judged = [{**of, **rounds(seed)} for of, seed in zip(judged, per_seed, strict=True)]
+            measured = summarise([[e for e in seed if e.round == 0] for seed in per_seed], judged)
             rows.append({"method": self.rows()[m.stage], "dataset": m.task.title, "metrics": measured})
         for arm in dict.fromkeys([*(row for row, _ in self.benchmarks), *self.policies]):
             for found in self.benchmark_rows(arm, self.config.seeds):

@@ -67,6 +67,11 @@ def read_recorded(path: Path, *, kind: str | None = None) -> tuple[list[Episode]
         episode = _episode(row, path.stem, kind)
         read.append(replace(episode, sample=samples[episode.id]))
         samples[episode.id] += 1
+    without = [row.place for row, e in zip(rows, read, strict=True) if e.critique is None]
+    if 0 < len(without) < len(read):
+        raise UserError(
+            f"{without[0]}: no critique, though other rows have one; put those without into a file of their own."
+        )
     replies = [(e, reply) for e in read for reply in (e.response, e.refinement) if reply is not None]
     grades = iter(grade_batch([{"gold": e.answer, "reply": reply, "kind": e.kind} for e, reply in replies]))
     episodes = [

@@ -68,7 +68,7 @@ PAIRWISE_COLUMNS = {
     "critic_said_first": "says first",
     "critic_parse_rate": "parse rate",
 }
-CHOSEN = {"majority": "Vote", "self_critique": "Self-critique", "pass": "Oracle"}
+CHOSEN = {"majority": "Majority", "self_critique": "Self critique", "pass": "Pass"}
 """Where models are critics of pairs: these, and what is chosen among N of their own samples."""
 CURVES = {
     "critic/acc_dis": "Acc@Dis",
@@ -101,8 +101,8 @@ DRAWN = {
     ),
 }
 """Of these the panels of a picture, by a metric that is logged where they are the right ones."""
-# Student's t, 97.5 % quantile, by degrees of freedom; beyond 10 seeds the normal one is close enough.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Student's t, 97.5 % quantile, by degrees of freedom."""
 
 
 ByProblem = Mapping[str, Mapping[str, float | None]]
@@ -158,9 +158,20 @@ def t_interval(values: Sequence[float]) -> dict[str, Any]:
     """
     mean, half = statistics.fmean(values), 0.0
     if len(values) > 1:
-        t = _T975[len(values) - 2] if len(values) - 2 < len(_T975) else 1.96
-        half = t * statistics.stdev(values) / len(values) ** 0.5
+        half = _t975(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return {"mean": mean, "low": mean - half, "high": mean + half, "values": list(values)}
+
+
+def _t975(freedom: int) -> float:
+    if freedom <= len(_T975):
+        return _T975[freedom - 1]
+    z = 1.959964  # and from there on Cornish and Fisher's expansion, which is right to three decimals
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
 
 
 def _ends(pair: Any) -> tuple[float, float]:

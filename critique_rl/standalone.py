@@ -20,7 +20,7 @@ from critique_rl.display import Display, Outcome
 from critique_rl.evaluation import CRITIQUES, HISTORIES, Episode, evaluate, read_episodes, read_finished
 from critique_rl.localisation import problem_of
 from critique_rl.measures import by_round, majority, passing, powers_of_two
-from critique_rl.pipeline import Step, load_problems, protocol_of
+from critique_rl.pipeline import MARKER, Step, load_problems, protocol_of
 from critique_rl.prompts import PROMPT_SETS, prompt_set
 from critique_rl.recorded import read_recorded
 from critique_rl.report import ByProblem, markdown_table, result, summarise
@@ -113,6 +113,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 def _recorded(arguments: argparse.Namespace) -> Outcome:
     path, output = Path(arguments.recorded), Path(arguments.output)
+    if (output / MARKER).exists():
+        raise UserError(f"{output} holds the evaluation of a task: choose another folder.")
     episodes, agreement = read_recorded(path, kind=arguments.kind)
     output.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in episodes]
@@ -142,6 +144,8 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
         **{f"{turn}_temperature": arguments.temperature for turn in ("response", "critique", "refinement")},
     }
     protocol: ProtocolConfig = build(ProtocolConfig, chosen, "critique-rl eval")
+    if arguments.critic is None and protocol.critiques in ("verdict", "shuffled"):
+        raise UserError(f"--critiques {protocol.critiques} shows what a critic has written: give --critic.")
     lengths = LengthConfig(*arguments.tokens) if arguments.tokens else LengthConfig()
     prompts, output = prompt_set(arguments.prompts), Path(arguments.output)
     display = Display(quiet=arguments.quiet)
@@ -177,7 +181,7 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
             step.execute()
     episodes = read_episodes(output / "records.jsonl")
     further: dict[str, Any] = {}
-    if protocol.samples > 1:
+    if protocol.samples > 1 and arguments.scorer is None:  # of scored replies there is neither vote nor pass
         ks = powers_of_two(protocol.samples)
         further |= {**majority(ks)(episodes), **passing(ks)(episodes)}
     if protocol.rounds > 1:

@@ -387,7 +387,7 @@ def other_actor(study: Study, preset: str, actor: str, tasks: Sequence[TaskConfi
         return Table([], [NotRun(method, task.title, reason) for task in tasks for method in COMPARED])
     return Table(
         [
-            Row(method, arm, tasks=tuple(tasks), name="other_actor", actor=actor)
+            Row(method, arm, tasks=tuple(tasks), name=f"actor_{actor.rpartition('/')[2]}", actor=actor)
             for method, arm in COMPARED.items()
         ]
     )
@@ -464,10 +464,18 @@ def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path
     return write(tables, study, results)[stem]
 
 
-def write(tables: Mapping[str, Table], study: Study, results: Path) -> dict[str, Path]:
+def write(
+    tables: Mapping[str, Table], study: Study, results: Path, failed: dict[str, BaseException] | None = None
+) -> dict[str, Path]:
     """Write and draw the results of tables of which everything is measured; as `make` in what is written.
 
     The cards of their checkpoints come last and once: one checkpoint is in many tables.
+
+    Args:
+        tables: By stem.
+        study: The preset's.
+        results: Folder of the presets' folders.
+        failed: Gets, by stem, what went wrong, and the other tables are written; without it, it is raised.
 
     Returns:
         Paths of the result files by stem.
@@ -480,8 +488,14 @@ def write(tables: Mapping[str, Table], study: Study, results: Path) -> dict[str,
     folders: dict[Path, tuple[Study, list[Row], list[Measured]]] = {}
     for stem, table in tables.items():
         of = table.study or study
-        content = _content(stem, table, of)
-        paths[stem] = _write(content, table, results / of.preset, paper)
+        try:
+            content = _content(stem, table, of)
+            paths[stem] = _write(content, table, results / of.preset, paper)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed[stem] = error
+            continue
         _, rows, measured = folders.setdefault(of.config.directory, (of, [], []))
         rows += table.rows
         measured += of.measured(table.rows, content["rows"])
@@ -531,8 +545,12 @@ def draw(content: dict[str, Any], table: Table, directory: Path, paper: Paper) -
 
     stem = content["table"]
     measured = {name for row in content["rows"] for name in row["metrics"]}
-    columns = [name for name in table.columns if name in measured or not content["rows"]]
+    columns = [name for name in table.columns if name in measured]
+    if not columns:  # then whatever there is
+        columns = [name for name in report.COLUMNS if name in measured] or list(table.columns)
+    lines, bars = (tables.drawable(content, names) for names in (table.lines, table.bars))
     picture = directory / f"{stem}.png"
+    picture.unlink(missing_ok=True)
     if table.curves:
         logs = {
             label: [
@@ -542,10 +560,10 @@ def draw(content: dict[str, Any], table: Table, directory: Path, paper: Paper) -
             for label, seeds in content["curves"].items()
         }
         report.plot_curves(logs, picture)
-    elif table.lines:
-        tables.draw_lines(content, paper, list(table.lines), picture, x_label=table.x_label)
-    elif content["rows"]:
-        tables.draw_bars(content, paper, [c for c in table.bars if c in measured], picture)
+    elif lines:
+        tables.draw_lines(content, paper, lines, picture, x_label=table.x_label)
+    elif bars:
+        tables.draw_bars(content, paper, bars, picture)
     text = f"# {stem}\n\n{tables.markdown(content, paper, columns)}\n"
     if picture.exists():
         text += f"\n![{stem}]({picture.name})\n"

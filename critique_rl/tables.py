@@ -678,6 +678,12 @@ def draw_lines(
     _finish(figure, axes, path)
 
 
+def drawable(content: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Those metrics of which a result file has something to draw: as a bar, or as points of a line."""
+    rows = content["rows"]
+    return [name for name in names if any(name in row["metrics"] or _points(row, name) for row in rows)]
+
+
 def _points(row: Mapping[str, Any], name: str) -> list[tuple[float, Mapping[str, Any]]]:
     """(x, metric) of one row."""
     if name.endswith("_at"):
@@ -728,7 +734,7 @@ class Outcome:
 
     Attributes:
         claim: The claim.
-        verdict: `holds` if the interval of the difference lies above the claim's bound.
+        status: `holds` if the interval of the difference lies above the claim's bound.
         dataset: Where it was measured.
         difference: Left minus right in the shape of a metric, one value per seed.
         paper: The paper's difference.
@@ -737,7 +743,7 @@ class Outcome:
     """
 
     claim: Claim
-    verdict: Literal["holds", "does not show", "not run"]
+    status: Literal["holds", "does not show", "not run"]
     dataset: str | None = None
     difference: Mapping[str, Any] | None = None
     paper: float | None = None
@@ -773,8 +779,8 @@ def judge(claim: Claim, content: Mapping[str, Any] | None, paper: Paper) -> list
         one = len(difference["values"]) == 1
         shown = not one and difference["low"] > claim.at_least
         reason = "one seed has no interval" if one else ""
-        verdict: Literal["holds", "does not show"] = "holds" if shown else "does not show"
-        outcomes.append(Outcome(claim, verdict, dataset, difference, number, of, reason))
+        status: Literal["holds", "does not show"] = "holds" if shown else "does not show"
+        outcomes.append(Outcome(claim, status, dataset, difference, number, of, reason))
     return outcomes
 
 

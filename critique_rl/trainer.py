@@ -377,24 +377,27 @@ class CriticTrainer(GRPOTrainer):
         started = time.perf_counter()
         output = super()._generate_and_score_completions(inputs)
         mask_NT = output["completion_mask"]
+        # Where the update is on-policy trl takes none, and for the log alone they are not worth a pass.
+        kl_known = "old_per_token_logps" in output or self.args.kl_placement == "reward"
         rewards_N, advantages_N = self._rewards_and_advantages(mask_NT.size(0))
         if self.beta != 0.0 and self.model.training and not self._anchor_checked:
             self._check_anchor(output)
-        mask_NT = mask_NT * ~rewards_N.isnan().unsqueeze(1)  # a critique without reward teaches nothing
+        mask_NT = mask_NT * ~rewards_N.isnan().unsqueeze(1)  # without reward only a KL in the loss is left
         if self.beta == 0.0 or self.args.kl_placement == "loss":
-            kl_NT = torch.zeros_like(mask_NT, dtype=advantages_N.dtype)
+            kl_NT = cost_NT = torch.zeros_like(mask_NT, dtype=advantages_N.dtype)
         else:
-            kl_NT = self._reward_kl(output)
+            kl_NT, cost_NT = self._reward_kl(output)
         if self.value_model is None:
             advantages_NT = objectives.token_advantages(advantages_N, kl_NT, mask_NT, beta=self.beta)
         else:
             rewards_NT = objectives.token_rewards(advantages_N, kl_NT, mask_NT, beta=self.beta)
             advantages_NT = self.value_model.advantages(output, rewards_NT, mask_NT)
+        advantages_NT = objectives.with_own_cost(advantages_NT, kl_NT, cost_NT, mask_NT, beta=self.beta)
         if self.args.whiten:
             moments_3 = self.accelerator.reduce(objectives.masked_moments(advantages_NT, mask_NT), "sum")
             advantages_NT = objectives.whiten(advantages_NT, mask_NT, moments_3)
         output["advantages"] = advantages_NT
-        self._log_update(output)
+        self._log_update(output, kl_known=kl_known)
         self._record("tokens/critic", float(output["num_items_in_batch"]))
         self._record("time/rollout", time.perf_counter() - started)
         return output
@@ -423,6 +426,14 @@ class CriticTrainer(GRPOTrainer):
             reference_NT, limit = self._clipped["ref_per_token_logps"], self.args.kl_clip
             self._clipped["ref_per_token_logps"] = objectives.clipped_reference(found[0], reference_NT, limit)
         return found
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers looks only behind an update whether it was the last: resumed from the checkpoint at its
+        # end, a training would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Called by the trainer at every log; see trl's method."""
@@ -466,14 +477,15 @@ class CriticTrainer(GRPOTrainer):
         own = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
         return rewards_BG.flatten()[own], advantages_BG.flatten()[own]
 
-    def _reward_kl(self, output: dict[str, Any]) -> torch.Tensor:
-        """(N, T) per-token KL to the stage's start."""
-        estimate = objectives.KL_ESTIMATES[self.args.kl_estimator]
-        kl_NT = estimate(self._old_logps(output), output["ref_per_token_logps"]) * output["completion_mask"]
-        self._record("kl", self._token_mean(kl_NT, output["completion_mask"]))
-        return kl_NT
+    def _reward_kl(self, output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, T) each: per-token KL to the stage's start, and what a token pays for its own."""
+        name, mask_NT = self.args.kl_estimator, output["completion_mask"]
+        logps = self._old_logps(output), output["ref_per_token_logps"]
+        kl_NT = objectives.KL_ESTIMATES[name](*logps) * mask_NT
+        self._record("kl", self._token_mean(kl_NT, mask_NT))
+        return kl_NT, objectives.KL_COSTS[name](*logps) * mask_NT
 
-    def _log_update(self, output: dict[str, Any]) -> None:
+    def _log_update(self, output: dict[str, Any], *, kl_known: bool) -> None:
         """Add what each critique does to the update to trl's record of the rollout: means over its tokens.
 
         trl's own advantages are of no use here. Its queues hold one rollout, which this fills whole.
@@ -482,7 +494,7 @@ class CriticTrainer(GRPOTrainer):
         if not self._rollout_unlogged:
             return
         mask_NT, measured = output["completion_mask"], {"advantages": output["advantages"]}
-        if self.beta != 0.0 and "old_per_token_logps" in output:  # they are not worth a pass of their own
+        if self.beta != 0.0 and kl_known:
             estimate = objectives.KL_ESTIMATES[self.args.kl_estimator]
             measured["kl"] = estimate(output["old_per_token_logps"], output["ref_per_token_logps"])
         for name, values_NT in measured.items():

@@ -59,9 +59,9 @@ def everything(arguments: argparse.Namespace) -> int:
     ]
     tables = {stem: importlib.import_module(stem).build(study) for stem in chosen}
     failed = measure(tables, study)
+    write({stem: table for stem, table in tables.items() if stem not in failed}, study, results, failed)
     for stem, error in failed.items():
         sys.stderr.write(f"failed: {stem}: {error}\n")
-    write({stem: table for stem, table in tables.items() if stem not in failed}, study, results)
     importlib.import_module("ledger").write(results, results.parent / "README.md")
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""Write the ledger: each claim, the script that tests it, our number with its interval, the paper's, the verdict.
+"""Write the ledger: each claim, the script that tests it, our number with its interval, the paper's, the outcome.
 
     python experiments/ledger.py
 
@@ -70,7 +70,7 @@ def _of_paper(
     paper: Paper, files: Mapping[tuple[str, str], tuple[list[Path], dict[str, Any]]], results: Path
 ) -> str:
     lines = [
-        "| claim | what it says | bound | script | seeds | result | data set | ours | paper | verdict |",
+        "| claim | what it says | bound | script | seeds | result | data set | ours | paper | outcome |",
         "|" + " --- |" * 10,
     ]
     counts: dict[str, int] = {}
@@ -79,11 +79,9 @@ def _of_paper(
         for key in of_table or [("", claim.stem)]:
             paths, content = files.get(key, ([], None))
             for outcome in judge(claim, content, paper):
-                counts[outcome.verdict] = counts.get(outcome.verdict, 0) + 1
+                counts[outcome.status] = counts.get(outcome.status, 0) + 1
                 lines.append(_line(outcome, key[0], paths, content, paper, results))
-    total = ", ".join(
-        f"{counts.get(verdict, 0)} {verdict}" for verdict in ("holds", "does not show", "not run")
-    )
+    total = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("holds", "does not show", "not run"))
     return f"Paper: {paper.source}. In all: {total}.\n\n" + "\n".join(lines) + "\n"
 
 
@@ -140,7 +138,7 @@ def _line(
         outcome.dataset or "–",
         format_cell(outcome.difference, claim.metric, unit),
         theirs,
-        f"**{outcome.verdict}**" + (f" ({outcome.reason})" if outcome.reason else ""),
+        f"**{outcome.status}**" + (f" ({outcome.reason})" if outcome.reason else ""),
     ]
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 

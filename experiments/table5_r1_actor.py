@@ -5,7 +5,7 @@ from critique_rl.study import Study, Table, main, other_actor
 
 ACTOR = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
 TASKS = (
-    TaskConfig("math", split="math500", ungradable="drop"),
+    TaskConfig("math", label="math500", split="math500", ungradable="drop"),
     TaskConfig("theoremqa", split="test", ungradable="drop"),
 )
 

@@ -5,7 +5,7 @@ from critique_rl.study import Study, Table, main, other_actor
 
 ACTOR = "Qwen/Qwen2.5-72B-Instruct"
 TASKS = (
-    TaskConfig("math", split="math500", ungradable="drop"),
+    TaskConfig("math", label="math500", split="math500", ungradable="drop"),
     TaskConfig("theoremqa", split="test", ungradable="drop"),
 )
 

@@ -134,7 +134,8 @@ cases(
 # ## One RL step
 #
 # First the form: a few texts of the scripted teacher, among them preferences. Then the trainer, which is one
-# of trl's. With a model of the hub only the path and the prompt set are others.
+# of trl's. With a model of the hub the path and the prompt set are others, and the settings that fit so small
+# a one go.
 
 # %%
 tiny_vl.save_untrained(work / "untrained", seed=0)
@@ -297,7 +298,7 @@ cases(
 # ## Full runs
 #
 # The paper says that critic RL makes a better critic (Table 7), a better policy (Table 3), and that self-critique
-# finds better answers (Table 4). The verdicts are of preset `tiny-vl`; numbers of the paper are of models of
+# finds better answers (Table 4). The outcomes are of preset `tiny-vl`; numbers of the paper are of models of
 # billions of weights.
 
 # %% tags=["results"]

@@ -3,7 +3,8 @@
 #
 # The trainers in a script of your own: a JSONL file, a model directory, your own prompts and reward, an
 # adapter (LoRA), and an actor behind a server. Everything is small enough for a CPU and made on the spot;
-# what you would change is the paths.
+# with models of your own the paths are others, and the settings that fit so small ones (learning rate,
+# token limits, CPU) go: the defaults are those of the papers and their code.
 
 # %%
 from critique_rl.notebook import start

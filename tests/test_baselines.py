@@ -157,6 +157,7 @@ def test_every_baseline_is_found_and_has_defaults_that_pass_its_own_check() -> N
         ("super_correct", {"dpo": {"betta": 1.0}}, "super_correct: dpo: setting 'betta' is unknown.*'beta'"),
         ("actor_rl", {"rl_step": 5}, "actor_rl: setting 'rl_step' is unknown. Did you mean 'rl_steps'"),
         ("actor_rl", {"beta_1": 0.2}, "actor_rl: beta_1 cannot be set here"),
+        ("actor_rl", {"oracle_noise": 0.2}, "actor_rl: oracle_noise cannot be set here"),
         ("actor_rl", {"max_steps": 5}, "max_steps cannot be set here. Set rl_steps"),
         ("actor_rl", {"checkpoint_rl_steps": 0}, "checkpoint_rl_steps must be a whole number"),
         ("actor_rl", {"num_generations": 3}, "actor_rl: "),
@@ -164,6 +165,7 @@ def test_every_baseline_is_found_and_has_defaults_that_pass_its_own_check() -> N
         ("score", {"beta": 0.0}, "score: SCoRe weighs the KL by turn"),
         ("score", {"alpha": -1.0}, "must not be negative"),
         ("score", {"stage": 2}, "both stages are run"),
+        ("score", {"use_vllm": True, "vllm_mode": "server"}, "a prompt of its own.*vllm_mode='colocate'"),
     ],
 )
 def test_bad_options_are_refused_with_what_to_do(name: str, options: dict[str, Any], message: str) -> None:
@@ -173,7 +175,7 @@ def test_bad_options_are_refused_with_what_to_do(name: str, options: dict[str, A
 
 def test_supervised_baselines_refuse_an_adapter(inputs: Make, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    for name in ("star", "super_correct", "score"):
+    for name in ("star", "super_correct", "score", "label_sft"):
         with pytest.raises(UserError, match=r"is an adapter.*merge"):
             baseline(name).train(inputs(start=str(tmp_path)))
 

@@ -20,6 +20,7 @@ from critique_rl.cold_start import (
     example,
     fine_tune,
     sft_args,
+    sft_dataset,
 )
 from critique_rl.grading import grade
 from critique_rl.prompts import COMPACT, PAPER, PROMPT_SETS, PromptSet, Verdict, parse_verdict
@@ -260,6 +261,15 @@ def test_a_base_may_learn_to_follow_critiques_that_are_wrong() -> None:
 
 
 @pytest.mark.parametrize("prompts", PROMPT_SETS.values(), ids=lambda p: p.name)
+def test_examples_of_which_some_alone_have_an_image_are_refused(prompts: PromptSet) -> None:
+    plain = example(prompts.reasoning_prompt("1 + 1?"), "2")
+    picture = example(prompts.reasoning_prompt("How many dots?", image="dots.png"), "2")
+    for mixed in ([plain, picture], [picture, plain]):  # whichever comes first
+        with pytest.raises(UserError, match=r"examples, row [01], column 'image': None"):
+            sft_dataset(mixed)
+    assert "image" not in sft_dataset([plain, plain]).column_names
+
+
 def test_only_completions_are_trained_on(untrained: Path, tmp_path: Path, prompts: PromptSet) -> None:
     problem = load_task("modular_chain", split="train", steps=1, size=60)[0]
     examples = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,11 @@ def test_settings_and_defaults_arrive_as_typed_dataclasses(minimal: Path) -> Non
             "evaluation.tasks=[{name: gsm8k, split: test}, {name: gsm8k, split: test, limit: 2}]",
             "evaluation.tasks names gsm8k, test twice",
             "both would write the same records",
+        ),
+        (
+            "evaluation.tasks=[{name: math, split: test}, {name: math, split: math500}]",
+            "evaluation.tasks names math twice: give one of them a `label`.",
+            "both would be one row",
         ),
         (
             "stages.stage2.start=stage3",
@@ -273,11 +279,6 @@ def test_a_shipped_config_plans_a_run_without_hub_gpu_or_weights(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["run", str(path), "--dry-run", "--from-scratch", "--set", f"output={tmp_path}/run"]
-    if path.stem.startswith("smollm2"):  # its splits are its own, so its size is known of a local file alone
-        rows = '{"Body": "Mia had %d shells.", "Question": "How many?", "Equation": "%d", "Answer": %d}\n'
-        (tmp_path / "svamp.jsonl").write_text("".join(rows % (i, i, i) for i in range(60)), encoding="utf-8")
-        source = f"source={tmp_path}/svamp.jsonl"
-        arguments += ["--set", f"train.0.{source}", "--set", f"evaluation.tasks.0.{source}"]
     code = cli.main(arguments)
     captured = capsys.readouterr()
     assert code == 0, captured.err
@@ -294,6 +295,20 @@ def test_a_shipped_config_plans_a_run_without_hub_gpu_or_weights(
     ):
         assert part in plan
     assert not (tmp_path / "run").exists()
+
+
+def test_a_single_local_file_is_cut_as_the_preset_of_real_data_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = '{"Body": "Mia had %d shells.", "Question": "How many?", "Equation": "%d", "Answer": %d}\n'
+    (tmp_path / "SVAMP.jsonl").write_text("".join(rows % (i, i, i) for i in range(60)), encoding="utf-8")
+    preset = next(path for path in CONFIGS if path.stem == "smollm2-135m")
+    (splits,) = re.findall(r"train\.0\.options='(.*)'", preset.read_text(encoding="utf-8"))
+    arguments = ["run", str(preset), "--dry-run", "--set", f"output={tmp_path}/run"]
+    for task in ("train.0", "evaluation.tasks.0"):
+        arguments += ["--set", f"{task}.source={tmp_path}/SVAMP.jsonl", "--set", f"{task}.options={splits}"]
+    assert cli.main(arguments) == 0
+    assert "SVAMP.jsonl: 48 problems" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -31,10 +31,12 @@ from critique_rl.evaluation import Episode
 from critique_rl.metrics import metrics
 from critique_rl.pairwise import PairwiseCriticTrainer
 from critique_rl.prompts import PROMPT_SETS
+from critique_rl.report import CHOSEN
 from critique_rl.reward_benchmarks.measures import METRICS
 from critique_rl.rewards import REFINEMENT_REWARDS
 from critique_rl.self_critique.results import BASELINES
 from critique_rl.stages import Stage1Trainer, Stage2Trainer
+from critique_rl.tables import label
 from critique_rl.trainer import CriticConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -316,9 +318,12 @@ def test_every_option_of_ours_and_every_changed_default_is_on_a_page(
 def logged_by_the_code() -> set[str]:
     """Names of metrics in calls of the trainers, with the names that a placeholder stands for."""
     names: set[str] = set()
-    for module in ("stages", "pairwise", "trainer", "value_model"):
-        code = (ROOT / f"critique_rl/{module}.py").read_text(encoding="utf-8")
-        names |= set(re.findall(r"(?:log_metric|_record|\.record)\(\s*\"([\w/]+)\"", code))
+    modules = [ROOT / f"critique_rl/{name}.py" for name in ("stages", "pairwise", "trainer", "value_model")]
+    for module in [*modules, *(ROOT / "critique_rl/baselines").glob("*.py")]:
+        for call in re.findall(
+            r"(?:log_metric(?:\"\])?|_record|\.record)\(([^,]+),", module.read_text(encoding="utf-8")
+        ):
+            names |= set(re.findall(r"\"([\w/]+)\"", call))
     assert "kl" in names and "value/loss" in names and "actor/acc_refine" in names
     return names | {f"reward/{name}" for name in REFINEMENT_REWARDS}
 
@@ -369,6 +374,14 @@ def test_every_metric_of_evaluation_is_explained() -> None:
     made |= {f"{name}_at_K" for name in (*BASELINES, "self_critique")}
     rows = [row for table in tables("metrics.md") for row in table if "healthy" not in row]
     explained = {name for row in rows for name in quoted(row["metric"])}
+    for row in rows:
+        headings = [re.sub(r"@[KR]$", "", heading) for heading in row["heading"].split(", ")]
+        names = [name.removesuffix("_K").removesuffix("_R") for name in quoted(row["metric"])]
+        expected = [re.sub(r"@K$", "", heading) for name in names for heading in label(name).split(", ")]
+        assert headings == expected, row
+    assert {f"{name}_at_4": f"{heading}@4" for name, heading in CHOSEN.items()} == {
+        f"{name}_at_4": label(f"{name}_at_4") for name in CHOSEN
+    }
     assert made <= explained
     steps = {"refinement_at_R", "first_error_acc", "flagged_early", "flagged_late", "not_flagged"}
     assert explained - made == steps | {"right_unflagged", "consistent_rate"}

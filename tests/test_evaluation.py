@@ -316,6 +316,34 @@ def test_controls_change_what_the_actor_is_shown(tmp_path: Path) -> None:
     assert shown("oracle", None) == [f"{ADVICE}\n{wrong}", f"{ADVICE}\n{correct}", f"{ADVICE}\n{wrong}"]
     with pytest.raises(UserError, match="two problems or more"):
         evaluate(PROBLEMS[:1], critic, critic, protocol(critiques="shuffled"), records=tmp_path / "one.jsonl")
+    with pytest.raises(UserError, match="without spare_correct"):
+        both = protocol(critiques="shuffled", spare_correct=True)
+        evaluate(PROBLEMS, critic, critic, both, records=tmp_path / "both.jsonl")
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_shuffled_critique_is_of_another_problem_wherever_the_chunks_end(
+    tmp_path: Path, samples: int
+) -> None:
+    critic = ToyActor(lambda c: f"Of {number(c)}.")
+    settings = protocol(critiques="shuffled", samples=samples)
+    for size in (2, 3, 9, 256):  # of ten problems: a chunk of one, and chunks with two samples of a problem
+        records = tmp_path / f"{size}.jsonl"
+        made = evaluate(PROBLEMS, ToyActor(actor_rule), critic, settings, records=records, chunk_size=size)
+        assert len(made) == 10 * samples
+        for e in made:
+            assert str(e.critique) != f"Of {number([{'role': 'user', 'content': e.question}])}."
+
+
+def test_an_empty_critique_that_nobody_wrote_is_no_judgement(tmp_path: Path) -> None:
+    """One that a critic wrote is: it has no verdict."""
+    control, silent = protocol(critiques="empty"), ToyActor(lambda _: "")
+    nobody = evaluate(PROBLEMS, ToyActor(actor_rule), None, control, records=tmp_path / "nobody.jsonl")
+    somebody = evaluate(PROBLEMS, ToyActor(actor_rule), silent, protocol(), records=tmp_path / "silent.jsonl")
+    assert {e.critique for e in (*nobody, *somebody)} == {""}
+    shares = [metrics(episodes) for episodes in (nobody, somebody)]
+    assert shares[0]["acc_refine"] == shares[1]["acc_refine"] is not None
+    assert [(m["acc_dis"], m["parse_rate"]) for m in shares] == [(None, None), (0.0, 0.0)]
 
 
 def test_an_oracle_verifier_spares_right_responses(tmp_path: Path) -> None:

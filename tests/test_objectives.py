@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from critique_rl.objectives import (
+    KL_COSTS,
+    KL_ESTIMATES,
     explained_variance,
     gae,
     grpo_advantages,
@@ -20,6 +22,7 @@ from critique_rl.objectives import (
     token_rewards,
     value_loss,
     whiten,
+    with_own_cost,
 )
 
 NAN = float("nan")
@@ -197,6 +200,45 @@ def test_kl_estimates_have_the_expectation_they_claim() -> None:
     torch.testing.assert_close((pi * kl_k1(logps, ref_logps)).sum(), reverse)
     torch.testing.assert_close((pi * kl_k3(logps, ref_logps)).sum(), reverse)
     torch.testing.assert_close((pi * kl_forward(logps, ref_logps)).sum(), forward)
+
+
+@pytest.mark.parametrize("name", ["k1", "k3", "forward"])
+@pytest.mark.parametrize("values", [False, True], ids=["reward to go", "gae"])
+def test_the_policy_gradient_is_that_of_the_kl(name: str, values: bool) -> None:
+    """Over all sequences of two of three tokens, against the gradient of the sum of the states' KLs."""
+    generator = torch.Generator().manual_seed(0)
+    logits, ref_logits = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    logits.requires_grad_()  # of the first token, and of the second behind each first
+    pi, ref = logits.softmax(1), ref_logits.softmax(1)
+    kl_S = (ref * (ref / pi).log() if name == "forward" else pi * (pi / ref).log()).sum(1)
+    beta = 0.3
+    (wanted,) = torch.autograd.grad(beta * (kl_S[0] + (pi[0] * kl_S[1:]).sum()), logits, retain_graph=True)
+
+    first_N, second_N = torch.cartesian_prod(torch.arange(3), torch.arange(3)).T
+    states_NT, tokens_NT = torch.stack([0 * first_N, 1 + first_N], 1), torch.stack([first_N, second_N], 1)
+    logps_NT, ref_NT = (p.log()[states_NT, tokens_NT] for p in (pi, ref))
+    kl_NT = KL_ESTIMATES[name](logps_NT, ref_NT).detach()
+    cost_NT = KL_COSTS[name](logps_NT, ref_NT).detach()
+    mask_NT, none_N = torch.ones(9, 2), torch.zeros(9)
+    if values:
+        rewards_NT = token_rewards(none_N, kl_NT, mask_NT, beta=beta)
+        advantages_NT, _ = gae(rewards_NT, torch.zeros(9, 2), mask_NT, lam=1.0)
+    else:
+        advantages_NT = token_advantages(none_N, kl_NT, mask_NT, beta=beta)
+    paid_NT = with_own_cost(advantages_NT, kl_NT, cost_NT, mask_NT, beta=beta)
+
+    def descent(chosen_NT: Tensor) -> Tensor:
+        weights_N1 = logps_NT.sum(1, keepdim=True).exp().detach()
+        (gradient,) = torch.autograd.grad(
+            -(weights_N1 * chosen_NT * logps_NT).sum(), logits, retain_graph=True
+        )
+        return gradient
+
+    torch.testing.assert_close(descent(paid_NT), wanted)
+    cosine = torch.cosine_similarity(descent(advantages_NT).flatten(), wanted.flatten(), dim=0)
+    assert (cosine > 0.999) == (name == "k1"), (
+        "the others' estimates have not the gradient of what they estimate"
+    )
 
 
 def test_token_rewards() -> None:

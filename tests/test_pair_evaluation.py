@@ -87,7 +87,7 @@ def test_the_table_has_policy_critic_and_selection(finished: Run) -> None:
     assert [row["method"] for row in rows] == ["No critic", "Critic RL"]
     table = markdown_table(rows)
     head = table.split("\n")[0]
-    for name in ("Acc", "Critic, both orders", "Vote@4", "Self-critique@4", "Oracle@4"):
+    for name in ("Acc", "Critic, both orders", "Majority@4", "Self critique@4", "Pass@4"):
         assert f"| {name} |" in head
     assert "@1 " not in head and "@2 " not in head
     assert len(histories["Critic RL"][0]) == 2
@@ -428,6 +428,9 @@ def test_policies_are_measured_through_lmms_eval(
         )
         for label, value in expected.items()
     }
+    whole = run()
+    page = write_report(whole.config, *whole.results(), whole).with_suffix(".md").read_text(encoding="utf-8")
+    assert "average of 2 benchmarks" in page
     with pytest.raises(UserError, match="was made with other settings"):
         run("evaluation.policy_benchmarks.max_new_tokens=16").results()
     with pytest.raises(UserError, match=r"no task of lmms-eval for: MMHal-Bench"):

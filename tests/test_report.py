@@ -21,7 +21,7 @@ from safetensors import safe_open
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from critique_rl.callbacks import DisplayCallback
-from critique_rl.config import EvaluationConfig, RunConfig, TaskConfig, as_dict, load_config
+from critique_rl.config import EvaluationConfig, ProtocolConfig, RunConfig, TaskConfig, as_dict, load_config
 from critique_rl.display import Display, sparkline
 from critique_rl.evaluation import Episode
 from critique_rl.metrics import metrics
@@ -34,12 +34,13 @@ from critique_rl.report import (
     format_metric,
     markdown_table,
     summarise,
+    t_interval,
     write_report,
 )
 from critique_rl.reports.costs import costs, parameters
 from critique_rl.reports.health import RULES, Finding, check
 from critique_rl.reports.page import escape, html
-from critique_rl.reports.settings import CONFIGS, differences_from, paper_config, reward
+from critique_rl.reports.settings import CONFIGS, differences_from, paper_config, reward, setting
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>[a](javascript:alert(1)) | `"
@@ -88,6 +89,15 @@ def test_several_seeds_give_their_values_and_a_t_interval_over_them() -> None:
     assert refine["mean"] == pytest.approx(0.65)
     assert (refine["low"], refine["high"]) == pytest.approx((0.65 - half, 0.65 + half))
     assert (summary["acc_dis"]["low"], summary["acc_dis"]["high"]) == (1.0, 1.0)  # no spread, no width
+
+
+def test_the_quantiles_of_student_are_those_of_the_tables() -> None:
+    known = {1: 12.7062, 4: 2.7764, 10: 2.2281, 11: 2.2010, 15: 2.1314, 29: 2.0452, 120: 1.9799}
+    for freedom, quantile in known.items():
+        values = [0.0, 1.0] * ((freedom + 1) // 2) + [0.5] * ((freedom + 1) % 2)
+        found = t_interval(values)
+        spread = statistics.stdev(values) / math.sqrt(len(values))
+        assert (found["high"] - found["mean"]) / spread == pytest.approx(quantile, abs=1e-3)
 
 
 def test_one_seed_gives_a_bootstrap_interval_over_its_problems() -> None:
@@ -358,6 +368,42 @@ def test_cost_by_hand(run: Run) -> None:
     assert found["evaluation"].generated == 2 * 4 * 8 * 7
     assert found["evaluation"].flops == pytest.approx(2 * n * 2 * 4 * 8 * 7)
     assert (found["pool"].trained, found["pool"].flops) == (None, None)
+
+
+def test_a_training_in_two_parts_costs_both(run: Run) -> None:
+    alone = {cost.part: cost for cost in costs(run)}["Stage I"]
+    for seed in (0, 1):
+        output = Path(run.model_path("stage1", seed))
+        (output / "first").mkdir()
+        shutil.copy(output / "trainer_state.json", output / "first")
+    both = {cost.part: cost for cost in costs(run)}["Stage I"]
+    assert (both.trained, both.generated) == (2 * alone.trained, 2 * alone.generated)  # type: ignore[operator]
+    assert both.flops == pytest.approx(2 * alone.flops)  # type: ignore[operator]
+    assert setting({"method": "score", "trainer": {}}, "num_iterations") == 2  # SCoRe's is such a training
+
+
+def test_a_run_with_rounds_reports_the_first_and_what_comes_after(run: Run) -> None:
+    config = dataclasses.replace(
+        run.config,
+        evaluation=dataclasses.replace(run.config.evaluation, protocol=ProtocolConfig(rounds=2)),
+    )
+    again = Run(config)
+    for step in again.steps():
+        if step.kind == "evaluate":
+            first = episodes(3, 8, dis=6)
+            second = [
+                dataclasses.replace(
+                    e, round=1, response_correct=e.refinement_correct, refinement_correct=True
+                )
+                for e in first
+            ]
+            lines = [json.dumps(vars(e)) + "\n" for pair in zip(first, second, strict=True) for e in pair]
+            (step.directory / "records.jsonl").write_text("".join(lines), encoding="utf-8")
+            step._mark(finished=True, seconds=1.0)
+    rows, _ = again.results()
+    found = {name: m["mean"] for name, m in rows[-1]["metrics"].items()}
+    assert (found["acc"], found["acc_refine"], found["acc_dis"]) == (0.5, 3 / 8, 6 / 8)
+    assert (found["refinement_at_1"], found["refinement_at_2"]) == (3 / 8, 1.0)
 
 
 def test_hours_of_a_run_without_them_are_those_of_the_trainer_and_of_a_server_no_flops_are_known(

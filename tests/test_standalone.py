@@ -53,6 +53,33 @@ def test_an_actor_alone_and_the_controls_need_no_critic(tmp_path: Path, actor_di
     assert "acc_dis" not in rows[0]["metrics"] and rows[1]["metrics"]["acc_dis"]["mean"] == 1.0
 
 
+def test_what_a_critic_has_written_needs_one(
+    tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path, actor_dir, None, "--limit", "5", "--critiques", "shuffled") == 2
+    assert "--critiques shuffled shows what a critic has written: give --critic" in capsys.readouterr().err
+
+
+def test_recorded_replies_do_not_take_the_place_of_an_evaluation(
+    tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path / "out", actor_dir, None, "--limit", "5") == 0
+    records = (tmp_path / "out" / "records.jsonl").read_bytes()
+    path = write(tmp_path / "replies.jsonl", RECORDED)
+    assert cli.main(["eval", str(tmp_path / "out"), "--recorded", str(path)]) == 2
+    assert "holds the evaluation of a task: choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "out" / "records.jsonl").read_bytes() == records
+
+
+def test_samples_of_scored_replies_have_no_vote(tmp_path: Path, actor_dir: Path) -> None:
+    task = ["--task", "made_up_facts", "--option", "size=40", "--prompts", "summary", "--limit", "4"]
+    scored = ["--scorer", "keywords", "--range", "0", "1", "--samples", "2", "--temperature", "0.7"]
+    given = ["eval", str(tmp_path), *task, *scored, "--actor", str(actor_dir), "--tokens", "8", "8", "8"]
+    assert cli.main([*given, "--quiet"]) == 0
+    measured = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"][0]["metrics"]
+    assert "score" in measured and not any("_at_" in name for name in measured)
+
+
 RECORDED = [
     {"response": "9 * 2 = $<<9*2=18>>18\nA: 18", "response_label": True},
     {"response": "So 26.\nA: 26", "response_label": False},

@@ -38,6 +38,7 @@ from critique_rl.study import (
     make,
     measure,
     sampled,
+    write,
 )
 from critique_rl.tables import load_paper, load_result
 from critique_rl.trainer import CriticConfig
@@ -154,6 +155,47 @@ def test_what_models_wrote_is_shown_as_text(study: Study, made: Path, tmp_path: 
     page = (tmp_path / "table1_main.html").read_text(encoding="utf-8")
     harmless(page)
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 7
+
+
+@pytest.mark.parametrize("kind", ["lines", "bars"])
+def test_a_table_of_which_nothing_could_be_measured_is_a_page_without_a_picture(
+    made: Path, tmp_path: Path, kind: str
+) -> None:
+    content = json.loads(made.read_text(encoding="utf-8")) | {"examples": []}
+    content["rows"] = [row | {"metrics": {"acc": row["metrics"]["acc"]}} for row in content["rows"]]
+    (tmp_path / "table1_main.png").write_bytes(b"of a run before")
+    table = Table([], columns=("pass_at_4", "pass_at_8"), **{kind: ("pass_at_4",)})  # type: ignore[arg-type]
+    draw(content, table, tmp_path, load_paper(EXPERIMENTS / "paper.yaml"))
+    assert not (tmp_path / "table1_main.png").exists()
+    page = (tmp_path / "table1_main.md").read_text(encoding="utf-8")
+    assert "| Method | x | Acc |" in page and "table1_main.png" not in page
+    assert r"\begin{tabular}{llr" in (tmp_path / "table1_main.tex").read_text(encoding="utf-8")
+
+
+def test_a_result_that_cannot_be_written_does_not_keep_the_others_from_it(
+    study: Study, made: Path, tmp_path: Path
+) -> None:
+    failed: dict[str, BaseException] = {}
+    tables = {"unknown_stem": Table([Row("No critic", "no_critic")]), "table1_main": build(study)}
+    assert list(write(tables, study, tmp_path, failed)) == ["table1_main"]
+    assert list(failed) == ["unknown_stem"] and isinstance(failed["unknown_stem"], UserError)
+    with pytest.raises(UserError):
+        write(tables, study, tmp_path)
+
+
+def test_tables_with_another_actor_are_measured_apart_and_beside_the_papers_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    study = load_study(Namespace(preset="qwen2.5-7b", seeds=[0], jobs=1, set=[]))
+    paper = load_paper(EXPERIMENTS / "paper.yaml")
+    names = []
+    for stem in ("table5_r1_actor", "table6_72b_actor"):
+        rows = importlib.import_module(stem).build(study).rows
+        names.append({row.name for row in rows})
+        measured = {(row.method, task.title) for row in rows for task in row.tasks}
+        assert measured == {(row.method, row.dataset) for row in paper.tables[stem].rows}
+    assert not names[0] & names[1]
 
 
 def test_checkpoints_of_a_table_have_cards_with_its_figures(study: Study, made: Path) -> None:

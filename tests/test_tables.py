@@ -1,4 +1,4 @@
-"""The paper's numbers as data, results beside them, and the verdicts on claims."""
+"""The paper's numbers as data, results beside them, and what they say of claims."""
 
 from __future__ import annotations
 
@@ -483,14 +483,14 @@ def test_a_difference_is_taken_seed_by_seed(paper: Paper) -> None:
     assert outcome.difference is not None
     assert outcome.difference["values"] == pytest.approx([0.02, 0.03, 0.01])
     assert outcome.difference["low"] == pytest.approx(0.02 - 0.024843, abs=1e-6)
-    assert outcome.verdict == "does not show"
+    assert outcome.status == "does not show"
     two = content({("Stage I+II", "d"): {"acc_dis": left}, ("CTRL", "d"): {"acc_dis": right[::-1]}})
     (unordered,) = judge(CLAIM, two, paper)  # the same means, other pairs: much wider
     assert unordered.difference is not None and unordered.difference["low"] < -0.5
 
 
 @pytest.mark.parametrize(
-    ("right", "bound", "verdict"),
+    ("right", "bound", "status"),
     [
         # left is 0.6, 0.7, 0.8
         ([0.5, 0.6, 0.7], 0.0, "holds"),  # 0.1 each time
@@ -504,17 +504,17 @@ def test_a_difference_is_taken_seed_by_seed(paper: Paper) -> None:
     ],
 )
 def test_a_claim_holds_if_the_interval_is_above_its_bound(
-    paper: Paper, right: list[float], bound: float, verdict: str
+    paper: Paper, right: list[float], bound: float, status: str
 ) -> None:
     values = {("Stage I+II", "d"): {"acc_dis": [0.6, 0.7, 0.8]}, ("CTRL", "d"): {"acc_dis": right}}
     (outcome,) = judge(dataclasses.replace(CLAIM, at_least=bound), content(values), paper)
-    assert outcome.verdict == verdict
+    assert outcome.status == status
 
 
 def test_one_seed_shows_nothing_and_a_missing_row_is_not_run(paper: Paper) -> None:
     values = {("Stage I+II", "d"): {"acc_dis": [0.9]}, ("CTRL", "d"): {"acc_dis": [0.1]}}
     (alone,) = judge(CLAIM, content(values, seeds=[0]), paper)
-    assert (alone.verdict, alone.reason) == ("does not show", "one seed has no interval")
+    assert (alone.status, alone.reason) == ("does not show", "one seed has no interval")
     assert alone.difference is not None and alone.difference["mean"] == pytest.approx(0.8)
 
     half = content({("Stage I+II", "d"): {"acc_dis": [0.9] * 3}})
@@ -526,7 +526,7 @@ def test_one_seed_shows_nothing_and_a_missing_row_is_not_run(paper: Paper) -> No
     assert judge(CLAIM, None, paper)[0].reason == "no result file"
     for found in (half, bare, None, content({})):
         (outcome,) = judge(CLAIM, found, paper)
-        assert outcome.verdict == "not run" and outcome.difference is None
+        assert outcome.status == "not run" and outcome.difference is None
 
 
 def test_each_data_set_is_judged_apart_beside_the_papers_number_for_it(paper: Paper) -> None:
@@ -536,9 +536,9 @@ def test_each_data_set_is_judged_apart_beside_the_papers_number_for_it(paper: Pa
         for m, v in zip(("Critique-RL", "CTRL"), pair, strict=True)
     }
     gsm8k, svamp = judge(CLAIM, content(values, base="Qwen/Qwen2.5-7B"), paper)
-    assert (gsm8k.dataset, gsm8k.verdict, gsm8k.paper_of) == ("gsm8k", "holds", "")
+    assert (gsm8k.dataset, gsm8k.status, gsm8k.paper_of) == ("gsm8k", "holds", "")
     assert gsm8k.paper == pytest.approx(0.9043 - 0.8344)
-    assert (svamp.verdict, svamp.paper, svamp.paper_of) == ("does not show", 0.1351, "Qwen2.5-3B on math")
+    assert (svamp.status, svamp.paper, svamp.paper_of) == ("does not show", 0.1351, "Qwen2.5-3B on math")
     (tiny,) = judge(CLAIM, content({k: v for k, v in values.items() if k[1] == "gsm8k"}), paper)
     assert tiny.paper == pytest.approx(0.8744 - 0.7671) and tiny.paper_of == "Qwen2.5-3B"
 

@@ -518,12 +518,15 @@ class TestInvariance:
         assert history(runs[0], *names) != history(runs[2], *names)
         assert not same(weights(runs[0].model), weights(runs[2].model))
 
-    @pytest.mark.parametrize("mode", ["full", "adapter", "in a later epoch", "at the end of an epoch"])
+    @pytest.mark.parametrize(
+        "mode", ["full", "adapter", "in a later epoch", "at the end of an epoch", "when it had ended"]
+    )
     def test_resumed_is_uninterrupted(
         self, critic_dir: Path, actor_dir: Path, pool: Dataset, config: Make, tmp_path: Path, mode: str
     ) -> None:
         # An RL step takes 4 rows of the pool: three RL steps are an epoch and a half of 8 rows, four are two.
         at = {"in a later epoch": 3, "at the end of an epoch": 4}.get(mode, 2)
+        more = 0 if mode == "when it had ended" else 2  # killed while the weights were written, say
         rows = pool if at == 2 else pool.select(range(8))
         saved = adapter_of(critic_dir, tmp_path / "stage1")
 
@@ -533,7 +536,7 @@ class TestInvariance:
                 model = PeftModel.from_pretrained(load(critic_dir), saved, is_trainable=True)
             args = config(
                 Stage2Config,
-                rl_steps=at + 2,
+                rl_steps=at + more,
                 save_strategy="steps",
                 save_steps=2 * at,
                 refinement_max_tokens=10,
@@ -545,7 +548,7 @@ class TestInvariance:
         whole.train()
         recorded = {p.name: p.read_bytes() for p in (tmp_path / "run/completions").iterdir()}
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{2 * at}"))
-        assert resumed.state.global_step == whole.state.global_step == 2 * at + 4
+        assert resumed.state.global_step == whole.state.global_step == 2 * (at + more)
         assert same(weights(resumed.model), weights(whole.model))
         names = ("loss", "grad_norm", "reward", "kl", "entropy", "actor/acc_refine")
         assert history(resumed, *names) == history(whole, *names)
@@ -756,7 +759,8 @@ class TestRecord:
         )
         trainer.train()
         assert ["old_per_token_logps" in r for r in trainer.rollouts] == [True, False]
-        assert self.records(tmp_path / "run")["completions_00001"][0]["kl"] == 0.0
+        records = self.records(tmp_path / "run")
+        assert len(records) == 2 and not any("kl" in row for rows in records.values() for row in rows)
 
     def test_an_evaluation_is_no_part_of_it(
         self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path

@@ -90,9 +90,12 @@ def plain_loss(
         to_go = base
         for t in reversed(range(int(mask_NT[i].sum()))):  # R at the last token, minus the KL from t on
             k1 = (old_NT[i, t] - ref_NT[i, t]).item()
-            kl = k1 if settings["kl_estimator"] == "k1" else torch.tensor(-k1).expm1().item() + k1
+            less_1 = torch.tensor(-k1).expm1().item()  # pi_ref / pi - 1
+            kl, own = {"k1": (k1, k1), "k3": (less_1 + k1, k1), "forward": (-(less_1 + 1) * k1, -less_1)}[
+                settings["kl_estimator"]
+            ]
+            advantage_of[i, t] = to_go - beta * own * in_reward
             to_go -= beta * kl * in_reward
-            advantage_of[i, t] = to_go
     if settings["whiten"]:
         values = torch.tensor(list(advantage_of.values()), dtype=torch.float64)
         mean, std = values.mean().item(), values.std(unbiased=False).item()
@@ -118,6 +121,7 @@ def plain_loss(
         {},
         {"whiten": False},
         {"kl_estimator": "k3"},
+        {"kl_estimator": "forward", "whiten": False},
         {"kl_placement": "loss", "kl_estimator": "k3", "whiten": False},
         {"kl_placement": "loss", "kl_estimator": "k3", "advantage": "grpo", "whiten": False},
         {"advantage": "grpo"},

@@ -34,6 +34,7 @@ CRITIC_ONLY = (
     "combination",
     "beta_1",
     "signed_dis",
+    "oracle_noise",
     "response_source",
     "response_temperature",
     "refinement_temperature",

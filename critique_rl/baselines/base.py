@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # the configuration knows the names of the baselines, and mus
     from critique_rl.config import LengthConfig
     from critique_rl.prompts import PromptSet
 
+FIRST = "first"
+"""Folder, inside its output, of the first of a training's two parts."""
+
 
 @dataclass(frozen=True)
 class Inputs:

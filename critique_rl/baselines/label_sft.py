@@ -14,6 +14,7 @@ from trl import SFTConfig
 from critique_rl.artifacts import written_once
 from critique_rl.baselines.base import Inputs
 from critique_rl.baselines.pairwise_critic import pair_options, pairs_of
+from critique_rl.baselines.sampling import require_full_weights
 from critique_rl.cold_start import Example, example, fine_tune, sft_args
 from critique_rl.config import check_options
 from critique_rl.images import data_url
@@ -30,6 +31,7 @@ def check(options: Mapping[str, Any]) -> None:
 
 def train(inputs: Inputs) -> None:
     """See `Baseline.train`; an interrupted training begins anew."""
+    require_full_weights(inputs)
     seed = child_seed(inputs.seed, "label_sft")
 
     def examples() -> list[Example]:

@@ -131,6 +131,8 @@ def train(inputs: Inputs) -> None:
     )
     assert inputs.pool is not None  # the configuration sees to it
     pairs = pairwise_critic.dataset(pairwise_critic.pairs_of(inputs, ties=args.ties, seed=seed))
+    if ("image" in pairs.column_names) != ("image" in inputs.pool.column_names):
+        raise UserError("mixed: pairs or questions alone have images; both must have them, or neither.")
     columns = ["question", "answer", "kind", *(["image"] if "image" in pairs.column_names else [])]
     first = {(row["question"], row.get("image")): row for row in inputs.pool.select_columns(columns)}
     questions = Dataset.from_list(list(first.values()))

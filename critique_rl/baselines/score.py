@@ -24,7 +24,7 @@ from datasets import Dataset
 
 from critique_rl.artifacts import wait_for
 from critique_rl.baselines.actor_rl import ActorTrainer, rl_args, run
-from critique_rl.baselines.base import Inputs
+from critique_rl.baselines.base import FIRST, Inputs
 from critique_rl.baselines.sampling import require_full_weights
 from critique_rl.stages import CritiqueConfig
 from critique_rl.types import Conversation, Sampling, UserError, child_seed
@@ -60,6 +60,11 @@ class ScoreConfig(CritiqueConfig):
             or (self.first_rl_steps is not None and self.first_rl_steps < 1)
         ):
             raise UserError("alpha and beta_first must not be negative, first_rl_steps at least 1.")
+        if self.use_vllm and self.vllm_mode == "server":
+            raise UserError(
+                "SCoRe gives each completion of a group a prompt of its own, of which trl sends a vLLM server the "
+                "first alone: set vllm_mode='colocate'."
+            )
 
 
 class ScoreTrainer(ActorTrainer):
@@ -79,8 +84,9 @@ class ScoreTrainer(ActorTrainer):
         self._kl_weight_N1 = torch.where(first_N, weight, 1.0).unsqueeze(1)
         return super()._generate_and_score_completions(rows)
 
-    def _reward_kl(self, output: dict[str, Any]) -> torch.Tensor:
-        return super()._reward_kl(output) * self._kl_weight_N1
+    def _reward_kl(self, output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        kl_NT, cost_NT = super()._reward_kl(output)
+        return kl_NT * self._kl_weight_N1, cost_NT * self._kl_weight_N1
 
     def unrolled(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows with what the current policy says before the turn that is trained, and its prompt."""
@@ -175,7 +181,7 @@ def train(inputs: Inputs) -> None:
     """See `Baseline.train`: stage one in the folder `first`, stage two from there; both go on after a kill."""
     require_full_weights(inputs)
     lengths = inputs.lengths
-    first = inputs.output / "first"
+    first = inputs.output / FIRST
     for stage, start, output in ((1, inputs.start, first), (2, str(first), inputs.output)):
         if stage == 1 and (output / "trainer_state.json").exists():  # the file that is written last
             continue

@@ -97,6 +97,10 @@ _ALTERNATIVE = re.compile(rf"[^\d.,;]{{0,30}}\b(?:or|and)\s+{_VARIABLE}[-+]?\.?\
 _CONTINUED = re.compile(
     r"\s*(?:[*^_{\\!]|[-+/]\s*[\w\\(]|:\s?\d|x\s*\d)|\(|[xyznkij](?![a-z]{2})|\s?(?:sqrt|pi)\b"
 )
+# ... but not of a unit (15/hour) or an aside (18 - the total).
+_UNIT = re.compile(
+    r"\s?/\s?(?!(?:sqrt|pi)\b)(?:[A-Za-z]{3}|(?:hr|mi|km|kg|lb|oz|ft|cm|wk|yr|mo)\b)|\s-\s(?!(?:sqrt|pi)\b)[A-Za-z]{2}"
+)
 _INSIDE = re.compile(r"[\w\\{^_/*.)\]]$|\\[a-zA-Z]|\b(?:sqrt|pi)\b")
 _CONSTANT = re.compile(r"-?\s?(?:e|pi|π)")
 _DEGREES = re.compile(r"^\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)")
@@ -145,7 +149,8 @@ def read_number(text: str) -> Number | Unreadable:
         return Unreadable.EXPRESSION
     if _CONNECTED.match(after) or _ALTERNATIVE.match(after):
         return Unreadable.UNCLEAR
-    if _CONTINUED.match(_DEGREES.sub("", after, count=1)):
+    rest = _DEGREES.sub("", after, count=1)
+    if _CONTINUED.match(rest) and not _UNIT.match(rest):
         return Unreadable.EXPRESSION
     return Number(value, bool(first["percent"]))
 

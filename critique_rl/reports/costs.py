@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from critique_rl.baselines.base import FIRST
 from critique_rl.config import as_dict
 from critique_rl.evaluation import read_episodes
 from critique_rl.pipeline import MARKER, Run, Step
@@ -67,7 +68,7 @@ def costs(run: Run) -> list[Cost]:
         stage = step.directory.name
         if step.kind == "train":
             cost = _training(run, step, stage, size(str(step.directory)), size(run.actor_path))
-        elif step.kind == "evaluate":
+        elif "/evaluate/" in step.name:  # what lmms-eval measures is of that kind, too, and has no records
             cost = _evaluation(run, step, size)
         elif step.kind in ("base", "actor", "sft"):
             cost = _supervised(step, step.kind, size(str(step.directory)))
@@ -79,12 +80,13 @@ def costs(run: Run) -> list[Cost]:
 
 def _training(run: Run, step: Step, name: str, n: int | None, actor: int | None) -> Cost:
     stage = run.config.stages[name]
-    log = _state(step.directory).get("log_history", [])
+    logs = [_state(place).get("log_history", []) for place in (step.directory / FIRST, step.directory)]
+    log = [row for part in logs for row in part]
     rollouts = [row for row in log if "completions/mean_length" in row]
     if not rollouts:
         return _supervised(step, stage.label, n)
     passes, beta = (setting(as_dict(stage), key) for key in ("num_iterations", "beta"))
-    drawn = int(max(row.get("num_tokens") or 0 for row in rollouts))
+    drawn = int(sum(max((row.get("num_tokens") or 0 for row in part), default=0) for part in logs))
     refined = int(sum(row.get("tokens/actor") or 0 for row in rollouts))
     flops = None
     if n is not None and (actor is not None or not refined):
@@ -96,6 +98,7 @@ def _training(run: Run, step: Step, name: str, n: int | None, actor: int | None)
         # end is of its last start alone.
         before, seconds = 0, 0.0
         for row in rollouts:
+            before = before if row["step"] > before else 0  # a further part counts from 1
             seconds += (row["step"] - before) * (row.get("step_time") or 0.0)
             before = row["step"]
         hours = max([seconds, *(row["train_runtime"] for row in log if "train_runtime" in row)]) / 3600

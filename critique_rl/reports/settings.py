@@ -241,7 +241,7 @@ def _defaults(method: str) -> dict[str, Any]:
         from trl import SFTConfig as cls
     elif method in BY_PAIRWISE_TRAINER:
         from critique_rl.pairwise import PairwiseCriticConfig as cls
-    elif method in ("critique_rl", "actor_rl"):
+    elif method in ("critique_rl", "actor_rl", "score"):
         from critique_rl.stages import CritiqueConfig as cls
     else:
         return {}

@@ -267,8 +267,8 @@ def _read(path: Path, cls: type[Record]) -> list[Record]:
 def _samples(place: Path) -> Path | None:
     """Records of the actor's samples, of which a step's pairs are; None of a benchmark, whose are elsewhere."""
     inputs = read_settings(place / "step.json").get("inputs", {})
-    run = place.resolve().parents[3]
-    return next((run / name / RECORDS for name in inputs if "/evaluate/no_critic/" in name), None)
+    name = next((name for name in inputs if "/evaluate/no_critic/" in name), None)
+    return None if name is None else place.resolve().parents[3] / name / RECORDS
 
 
 def _pairs(samples: Path | None) -> dict[str, PreferencePair]:
