@@ -21,6 +21,8 @@ SENSITIVITY = {"beta": (0.8, 1.2), "beta_1": (0.5, 2.0), "beta_2": (0.5, 2.0)}
 NOISE = (0.1, 0.2)
 VALUE_RATE = 18.0
 """Learning rate of the value model over the policy's: the released script's 9e-6 over 5e-7."""
+SIZES = ("learning_rate", "generation_batch_size", "per_device_train_batch_size")
+"""Settings of Stage I from which the baselines have theirs."""
 MACHINE = ("bf16", "gradient_checkpointing", "use_cpu", "dataloader_pin_memory")
 """Settings of a trainer that say what it runs on."""
 
@@ -32,11 +34,14 @@ def arms(config: RunConfig) -> dict[str, StageConfig]:
         config: It has the stages `stage1` and `stage2`, which give every setting that an arm does not change.
 
     Raises:
-        UserError: One of the two stages is missing, or has no `rl_steps`.
+        UserError: One of the two stages is missing, or does not say its length, or Stage I its batch sizes and its
+            learning rate, from which the baselines have theirs.
     """
-    for name in ("stage1", "stage2"):
-        if name not in config.stages or not config.stages[name].trainer.get("rl_steps"):
-            raise UserError(f"config {config.name}: the tables need stages.{name}.trainer.rl_steps.")
+    needed = {"stage1": ("rl_steps", *SIZES), "stage2": ("rl_steps",)}
+    for name, settings in needed.items():
+        for setting in settings:
+            if name not in config.stages or not config.stages[name].trainer.get(setting):
+                raise UserError(f"config {config.name}: the tables need stages.{name}.trainer.{setting}.")
     first, second = config.stages["stage1"], config.stages["stage2"]
     steps = {"rl_steps": first.trainer["rl_steps"] + second.trainer["rl_steps"]}
 
@@ -178,10 +183,9 @@ def pairwise_arms(config: RunConfig) -> dict[str, StageConfig]:
 
     fifths = [given["rl_steps"] * i // 5 for i in range(1, 5)]
     machine = {name: given[name] for name in MACHINE if name in given}
-    sft = {
+    sft: dict[str, Any] = {
         **machine,
-        "learning_rate": given["learning_rate"],
-        "per_device_train_batch_size": given["per_device_train_batch_size"],
+        **{name: given[name] for name in ("learning_rate", "per_device_train_batch_size") if name in given},
         "num_train_epochs": 1,
         "max_length": None,
         "pairs": pairs,
@@ -230,15 +234,17 @@ def _baselines(config: RunConfig) -> dict[str, StageConfig]:
         "per_device_train_batch_size": first["per_device_train_batch_size"],
     }
 
-    def arm(method: str, label: str, start: str = "sft", **options: Any) -> StageConfig:
-        return StageConfig(label=label, start=start, method=method, trainer=options)
+    def arm(
+        method: str, label: str, start: str = "sft", lora: dict[str, Any] | None = None, **options: Any
+    ) -> StageConfig:
+        return StageConfig(label=label, start=start, method=method, trainer=options, lora=lora)
 
     return {
         "star": arm("star", "STaR", problems=responses // 3, iterations=3, sft=sft, **draw),
         "critic_cot": arm("critic_cot", "Critic-CoT", problems=responses // 3, iterations=3, sft=sft, **draw),
         "super_correct": arm("super_correct", "SuperCorrect", problems=responses, dpo=dpo, **draw),
         "self_refine": arm("self_refine", "Self-Refine", problems=responses, sft=sft, **draw),
-        "actor_rl": arm("actor_rl", "Directly RL", start="actor", **rl),
+        "actor_rl": arm("actor_rl", "Directly RL", "actor", config.stages["stage1"].lora, **rl),
         "score": arm(
             "score",
             "SCoRe",

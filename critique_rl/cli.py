@@ -7,6 +7,7 @@ A command's arguments are declared beside it, in a module that is imported when 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import re
@@ -36,6 +37,8 @@ EXIT_CODES = {
     "       gold answers that cannot be graded, labels that differ from grades",
     130: "interrupted; the same command goes on from the last finished piece",
 }
+MALLOC = {-3: 2**25, -1: 2**31 - 1, -2: 2**26}
+"""Bytes by parameter of glibc's mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD."""
 PRECEDENCE = """\
 Settings: --set wins over the YAML file, the file over the defaults, as with trl. KEY names a setting with
 dots, also in lists (train.0.limit=5); VALUE is YAML (seeds=[0,1], train.0.options={held_out: 0}). A mapping
@@ -405,11 +408,18 @@ def quiet_libraries() -> None:
 
 
 def set_threads(config: RunConfig) -> None:
-    """Give torch the threads of the configuration."""
-    if config.threads is not None:
-        import torch
+    """Give torch the threads of the configuration, and on such a CPU keep the memory that tensors leave.
 
-        torch.set_num_threads(config.threads)
+    Else glibc gives it back after each step of a small model, and the kernel clears it again for the next.
+    """
+    if config.threads is None:
+        return
+    import torch
+
+    torch.set_num_threads(config.threads)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
+        for option, size in MALLOC.items():
+            libc.mallopt(option, size)
 
 
 def _steps_command(group: str, text: str, kinds: tuple[str, ...], example: str) -> Command:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from critique_rl.evaluation import Episode
-from critique_rl.prompts import _FENCE, _WORD_END, STEP_LABEL, PromptSet, Verdict
+from critique_rl.prompts import _FENCE, _WORD_END, STEP_LABEL, PromptSet, Verdict, label_pattern
 from critique_rl.scaling import chains
 from critique_rl.types import Problem, UserError
 
@@ -20,9 +20,9 @@ JUDGMENT_LABEL = "Correctness of the step:"
 _LEAD = (
     r"^[ \t*_#\-\d.)]*"  # emphasis, a bullet or a number may stand before a label, a quotation mark may not
 )
-_STEP = re.compile(_LEAD + re.escape(STEP_LABEL), re.MULTILINE)
+_STEP = re.compile(_LEAD + label_pattern(STEP_LABEL), re.MULTILINE)
 _JUDGMENT = re.compile(
-    rf"{_LEAD}{re.escape(JUDGMENT_LABEL)}[ \t*_\[]*(Correct|Wrong){_WORD_END}"
+    rf"{_LEAD}{label_pattern(JUDGMENT_LABEL)}(Correct|Wrong){_WORD_END}"
     r"(?![ \t]*(?:/|\||,|or\b)[ \t]*(?:Correct|Wrong))",  # an echoed "[Correct/Wrong]" judges nothing
     re.MULTILINE,
 )

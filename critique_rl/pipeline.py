@@ -499,6 +499,8 @@ class Run:
     def train_problems(self, most: int | None, purpose: str) -> list[Problem]:
         """Train problems of all tasks in an order of `purpose`'s own, at most `most` of them."""
         every = [p for task in self.config.train for p in self.problems(task)]
+        if most is not None and len(every) < most:
+            self.display.note(f"{purpose}: {len(every):,} problems, not {most:,}")
         return sorted(every, key=lambda p: child_seed(0, purpose, p.id))[:most]
 
     def model_path(self, name: str, seed: int | None = None) -> str:

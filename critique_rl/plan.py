@@ -29,6 +29,8 @@ PUBLISHED = {
     ("theoremqa", "test"): 800,
 }
 """Sizes of the published splits, with duplicates; for plans made out of the hub's reach."""
+HELD_OUT = 0.1
+"""Share of train that is held out by default where there is no published validation split."""
 
 
 def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
@@ -161,11 +163,21 @@ def _size(run: Run, task: TaskConfig) -> str:
     except UserError as error:  # the hub is out of reach
         if task.source is not None:
             raise
-        published = None if task.options else PUBLISHED.get((task.name, task.split))
+        published = _published(task)
         why = str(error).splitlines()[0][:60]
         if published is None:
             return f"size unknown here ({why}...)"
         return f"{min(published, task.limit or published):,} problems as published ({why}...)"
+
+
+def _published(task: TaskConfig) -> int | None:
+    """How many problems the task has, as far as its published size tells."""
+    size, options = PUBLISHED.get((task.name, task.split)), dict(task.options)
+    held_out = options.pop("held_out", HELD_OUT)
+    if size is None or options:
+        return None
+    cut = task.split == "train" and (task.name, "validation") not in PUBLISHED
+    return round(size * (1 - held_out)) if cut else size
 
 
 def _hub(task: TaskConfig) -> str:

@@ -31,13 +31,20 @@ class Verdict(StrEnum):
     UNPARSED = "unparsed"
 
 
+def label_pattern(label: str) -> str:
+    """Pattern of a label that ends in a colon, and of what may stand between it and its value: `**Label**: [`."""
+    return rf"{re.escape(label.removesuffix(':'))}[*_]*:[ \t*_\[]*"
+
+
 _WORD_END = r"(?![^\W_])"  # unlike \b it holds before the underscore of "_Wrong_"
 # The label, its value, and an alternative value behind it as in an echoed "[Correct/Wrong]".
 _VERDICT = re.compile(
-    rf"{re.escape(VERDICT_LABEL)}[ \t*_\[]*(Correct|Wrong){_WORD_END}"
-    rf"(?:[ \t]*(?:/|\||,|or\b)[ \t]*(Correct|Wrong){_WORD_END})?"
+    rf"{label_pattern(VERDICT_LABEL)}(Correct|Wrong){_WORD_END}"
+    rf"(?:[ \t]*(?:/|\||or\b)[ \t]*(Correct|Wrong){_WORD_END}"
+    rf"|[ \t]*,[ \t]*(Correct|Wrong){_WORD_END}(?=[ \t*_\].]*(?:\n|\Z)))?"  # "Wrong, Correct is 5" has one
 )
-_LINE_LEAD = re.compile(r"[ \t*_#\-]*\Z")  # white space and markdown emphasis may stand before the label
+# White space, markdown emphasis, a bullet or a number may stand before the label.
+_LINE_LEAD = re.compile(r"[ \t*_#\-]*(?:\d+[.)][ \t*_]*)?\Z")
 _FENCE = re.compile(r"^[ \t]*(`{3,})[^`\n]*$.*?(?:^[ \t]*\1`*[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -65,7 +72,7 @@ def parse_verdict(critique: str) -> Verdict:
 
 
 # The label and what a number starts; the number, `/10` behind it, and nothing that makes it two numbers.
-_CLAIM = re.compile(rf"{re.escape(RATING_LABEL)}[ \t*_\[]*([-+~]?\.?[0-9][^\n]*)")
+_CLAIM = re.compile(rf"{label_pattern(RATING_LABEL)}([-+~]?\.?[0-9][^\n]*)")
 _VALUE = re.compile(
     r"([0-9]+(?:\.[0-9]+)?)(?:[ \t*_]*(?:/|(?:out )?of)[ \t*_]*10)?(?![^\W_]|\.[0-9]|[ \t]*%)"
     r"(?![ \t*_]*(?:[-–—/|,~]|(?:to|or|and|(?:out )?of)\b)[ \t*_]*[0-9])"
@@ -111,10 +118,16 @@ def _is_quoted(before: str) -> bool:
     return (
         line.lstrip().startswith(">")
         or line.count("`") % 2 == 1
-        or paragraph.count('"') % 2 == 1
-        or before.count("“") > before.count("”")
+        or _is_open(paragraph)
+        or paragraph.count("“") > paragraph.count("”")
         or line.endswith(("'", "‘", "«"))
     )
+
+
+def _is_open(paragraph: str) -> bool:
+    """Whether its last quotation is not closed; a mark behind a digit may be one of inches."""
+    inches = len(re.findall(r'\d"', paragraph))
+    return paragraph.count('"') % 2 == 1 and (paragraph.count('"') - inches) % 2 == 1
 
 
 def paper_compat_judgment_is_right(critique: str, *, response_correct: bool) -> bool:

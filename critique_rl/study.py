@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
@@ -348,7 +350,8 @@ def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseExceptio
                 failed.setdefault(stem, error)
         return failed
     display, total = Display(), len(waiting)
-    with ProcessPoolExecutor(study.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(study.jobs, context, initializer=_end_with_parent) as pool:
         running: dict[Future[None], tuple[str, int]] = {}
         while waiting or running:
             busy = {seed for _, seed in running.values()}
@@ -369,6 +372,18 @@ def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseExceptio
                     f"{stem}, seed {seed}: {state} ({total - len(waiting) - len(running)} of {total})"
                 )
     return failed
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the one that started it does: killed alone, that would leave two on one seed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)  # what is on disk goes on from there
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_seed(study: Study, rows: Sequence[Row], seed: int) -> None:

@@ -62,7 +62,7 @@ def everything(arguments: argparse.Namespace) -> int:
     write({stem: table for stem, table in tables.items() if stem not in failed}, study, results, failed)
     for stem, error in failed.items():
         sys.stderr.write(f"failed: {stem}: {error}\n")
-    importlib.import_module("ledger").write(results, results.parent / "README.md")
+    importlib.import_module("ledger").write(results)
     return 1 if failed else 0
 
 

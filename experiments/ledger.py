@@ -3,13 +3,15 @@
     python experiments/ledger.py
 
 Reads `experiments/paper.yaml`, `experiments/llava_critic_r1/paper.yaml` and all of
-`experiments/results/PRESET/*.json`, writes `experiments/README.md`, so that no number there is typed by hand.
+`experiments/results/PRESET/*.json`, writes `experiments/README.md`, so that no number there is typed by hand; of
+results elsewhere the ledger is a README.md in their folder.
 Files of one table and preset that hold different seeds are joined.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from critique_rl.tables import Outcome, Paper, combine, format_cell, judge, load
 from critique_rl.types import UserError
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
 HEAD = """# Ledger
 
 Written by `python experiments/ledger.py`; do not edit. A claim says that a difference is above a bound. The
@@ -33,8 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder with PRESET/*.json")
-    parser.add_argument("--output", type=Path, default=HERE / "README.md", help="file to write")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with PRESET/*.json")
+    parser.add_argument("--output", type=Path, help="file to write, by default README.md here or among them")
     arguments = parser.parse_args()
     try:
         write(arguments.results, arguments.output)
@@ -42,32 +45,35 @@ def main() -> None:
         parser.error(str(error))
 
 
-def write(results: Path, output: Path) -> None:
-    """Judge what is there and write the ledger."""
+def write(results: Path, output: Path | None = None) -> None:
+    """Judge what is there and write the ledger: beside the scripts, or of other results into their folder."""
+    if output is None:
+        output = (HERE if results.resolve() == RESULTS else results) / "README.md"
     papers = [load_paper(HERE / folder / "paper.yaml") for folder in (".", "llava_critic_r1")]
-    output.write_text(ledger(papers, results), encoding="utf-8")
+    output.write_text(ledger(papers, results, output.parent), encoding="utf-8")
 
 
-def ledger(papers: Sequence[Paper], results: Path) -> str:
+def ledger(papers: Sequence[Paper], results: Path, start: Path) -> str:
     """The ledger as Markdown.
 
     Args:
         papers: Claims and the papers' numbers; no two have a table of one name.
         results: Folder with a folder for each preset.
+        start: Folder of the ledger, from which its links go.
 
     Raises:
         UserError: A result file is broken, or files of one table cannot be joined.
     """
     files, others = _collect(papers, results)
-    text = HEAD + "".join("\n" + _of_paper(paper, files, results) for paper in papers)
+    text = HEAD + "".join("\n" + _of_paper(paper, files, start) for paper in papers)
     if others:
-        listed = ", ".join(f"[{name}](results/{name})" for name in others)
+        listed = ", ".join(f"[{name}]({_link(results / name, start)})" for name in others)
         text += f"\nResult files that are of no table and of no claim: {listed}.\n"
     return text
 
 
 def _of_paper(
-    paper: Paper, files: Mapping[tuple[str, str], tuple[list[Path], dict[str, Any]]], results: Path
+    paper: Paper, files: Mapping[tuple[str, str], tuple[list[Path], dict[str, Any]]], start: Path
 ) -> str:
     lines = [
         "| claim | what it says | bound | script | seeds | result | data set | ours | paper | outcome |",
@@ -80,7 +86,7 @@ def _of_paper(
             paths, content = files.get(key, ([], None))
             for outcome in judge(claim, content, paper):
                 counts[outcome.status] = counts.get(outcome.status, 0) + 1
-                lines.append(_line(outcome, key[0], paths, content, paper, results))
+                lines.append(_line(outcome, key[0], paths, content, paper, start))
     total = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("holds", "does not show", "not run"))
     return f"Paper: {paper.source}. In all: {total}.\n\n" + "\n".join(lines) + "\n"
 
@@ -106,20 +112,24 @@ def _collect(
     }, others
 
 
+def _link(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(path, start)).as_posix()
+
+
 def _line(
     outcome: Outcome,
     preset: str,
     paths: list[Path],
     content: Mapping[str, Any] | None,
     paper: Paper,
-    results: Path,
+    start: Path,
 ) -> str:
     claim, unit = outcome.claim, paper.tables[outcome.claim.stem].unit
 
     def number(value: float | None) -> str:
         return format_cell(value if value is None else {"mean": value, "values": [value]}, claim.metric, unit)
 
-    links = ", ".join(f"[{preset}](results/{path.relative_to(results).as_posix()})" for path in paths)
+    links = ", ".join(f"[{preset}]({_link(path, start)})" for path in paths)
     if content is not None:
         dirty = content.get("dirty") and not str(content["commit"]).endswith("-dirty")
         commits = [

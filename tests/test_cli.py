@@ -29,11 +29,15 @@ from test_audit import asked_episode, serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from critique_rl import cli
-from critique_rl.config import load_config
+from critique_rl.actors import OpenAIActor, TransformersActor
+from critique_rl.config import ProtocolConfig, load_config
 from critique_rl.display import Display, Outcome
-from critique_rl.pipeline import Run, last_checkpoint
+from critique_rl.evaluation import read_episodes
+from critique_rl.pipeline import Measurement, Run, last_checkpoint
+from critique_rl.prompts import COMPACT
+from critique_rl.study import Row
 from critique_rl.tiny import save_untrained
-from critique_rl.types import UserError
+from critique_rl.types import Sampling, UserError
 
 STEPS = [
     "base",
@@ -150,6 +154,55 @@ def test_every_row_answers_alike_and_sees_the_same_problems(finished: Path) -> N
         )
         answers.add(tuple((json.loads(line)["id"], json.loads(line)["response"]) for line in lines))
     assert len(answers) == 1
+
+
+def test_a_stage_starts_from_the_one_before_it(config: Path, fresh: Fresh) -> None:
+    output = fresh()
+    for step in ("stage2", "evaluate/stage2"):
+        shutil.rmtree(output / "seed0" / step)
+    still = ("--set", "stages.stage2.trainer.learning_rate=0.0")
+    assert run(config, output, *still, command="train") == 0
+    one, two = (load_file(output / f"seed0/{stage}/model.safetensors") for stage in ("stage1", "stage2"))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_stages_of_adapters(config: Path, fresh: Fresh) -> None:
+    """Stage I trains one beside the SFT critic, Stage II goes on with it."""
+    output = fresh()
+    for step in ("stage1", "stage2", "evaluate/stage1", "evaluate/stage2"):
+        shutil.rmtree(output / "seed0" / step)
+    lora = "{r: 4, target_modules: [q_proj, v_proj]}"
+    given = [f for stage in ("stage1", "stage2") for f in ("--set", f"stages.{stage}.lora={lora}")]
+    assert run(config, output, *given) == 0
+    adapters = []
+    for stage in ("stage1", "stage2"):
+        assert not (output / "seed0" / stage / "model.safetensors").exists()
+        adapters.append(load_file(output / "seed0" / stage / "adapter_model.safetensors"))
+    first, second = adapters
+    assert first.keys() == second.keys() and {f"{k}_proj" for k in "qv"} == {n.split(".")[-3] for n in first}
+    assert all(first[name].any() for name in first if "lora_B" in name)  # they start at 0
+    assert any(not first[name].equal(second[name]) for name in first)
+
+
+def test_the_actor_of_a_run_may_be_behind_a_server_and_a_row_may_have_another(
+    config: Path, finished: Path, fresh: Fresh
+) -> None:
+    output = fresh()
+    with serving() as server:
+        served = load_config(config, [f"output={output}", f"actor_server={server.url}"])
+        assert isinstance(Run(served).actor(), OpenAIActor)
+    plain = load_config(config, [f"output={output}"])
+    (task,) = plain.evaluation.tasks
+    assert Row("m", "sft", actor="x").on(task).actor == "x"
+    other = Measurement("no_critic", task, ProtocolConfig(), "other", actor=str(output / "base"))
+    made = Run(plain, measurements=[other], display=Display(quiet=True))
+    made.execute(("evaluate",))
+    found = read_episodes(made.records(0, other))
+    asked = [COMPACT.reasoning_prompt(e.question) for e in found]
+    replies = TransformersActor(output / "base").generate(asked, Sampling(plain.lengths.response))
+    assert [e.response for e in found] == [reply.text for reply in replies]
+    own = read_episodes(finished / "seed0" / "evaluate" / "no_critic" / TASK / RECORDS)
+    assert [e.response for e in found] != [e.response for e in own]
 
 
 # -- going on ---------------------------------------------------------------------------------------------

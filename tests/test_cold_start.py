@@ -260,16 +260,16 @@ def test_a_base_may_learn_to_follow_critiques_that_are_wrong() -> None:
     assert right["critique"] == 30 and right["refinement"] < 15  # one in ten is right by chance
 
 
-@pytest.mark.parametrize("prompts", PROMPT_SETS.values(), ids=lambda p: p.name)
-def test_examples_of_which_some_alone_have_an_image_are_refused(prompts: PromptSet) -> None:
-    plain = example(prompts.reasoning_prompt("1 + 1?"), "2")
-    picture = example(prompts.reasoning_prompt("How many dots?", image="dots.png"), "2")
+def test_examples_of_which_some_alone_have_an_image_are_refused() -> None:
+    plain = example(COMPACT.reasoning_prompt("1 + 1?"), "2")
+    picture = example(COMPACT.reasoning_prompt("How many dots?", image="dots.png"), "2")
     for mixed in ([plain, picture], [picture, plain]):  # whichever comes first
         with pytest.raises(UserError, match=r"examples, row [01], column 'image': None"):
             sft_dataset(mixed)
     assert "image" not in sft_dataset([plain, plain]).column_names
 
 
+@pytest.mark.parametrize("prompts", PROMPT_SETS.values(), ids=lambda p: p.name)
 def test_only_completions_are_trained_on(untrained: Path, tmp_path: Path, prompts: PromptSet) -> None:
     problem = load_task("modular_chain", split="train", steps=1, size=60)[0]
     examples = [

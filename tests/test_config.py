@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from critique_rl import cli
-from critique_rl.config import RunConfig, as_dict, check_options, differences, load_config
+from critique_rl import cli, plan
+from critique_rl.config import RunConfig, TaskConfig, as_dict, check_options, differences, load_config
 from critique_rl.pipeline import Run
 from critique_rl.stages import CritiqueConfig
 from critique_rl.types import UserError
@@ -361,3 +361,24 @@ def test_a_config_is_plain_data_and_frozen(minimal: Path) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.name = "other"  # type: ignore[misc]
     assert isinstance(config, RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("task", "size"),
+    [
+        (TaskConfig("gsm8k"), 6726),  # of 7,473 less the tenth that is its validation split
+        (TaskConfig("gsm8k", options={"held_out": 0}), 7473),
+        (TaskConfig("aqua"), 97467),  # has one of its own
+        (TaskConfig("gsm8k", split="test"), 1319),
+        (TaskConfig("gsm8k", options={"splits": {"train": 1.0}}), None),
+    ],
+)
+def test_a_plan_knows_what_is_held_out(task: TaskConfig, size: int | None) -> None:
+    assert plan._published(task) == size
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-3b", "qwen2.5-7b", "llama3.2-3b"])
+def test_the_papers_number_of_traces_can_be_reached(name: str) -> None:
+    config = load_config(CONFIGS[0].parent / f"{name}.yaml")
+    sizes = [(plan._published(task) or 0, task.limit) for task in config.train]
+    assert sum(min(size, limit or size) for size, limit in sizes) >= config.cold_start.reasoning

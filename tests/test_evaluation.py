@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from critique_rl.config import LengthConfig, ProtocolConfig
 from critique_rl.evaluation import ADVICE, Episode, Protocol, evaluate, read_episodes
 from critique_rl.metrics import metrics, resampled
+from critique_rl.pipeline import protocol_of
 from critique_rl.prompts import COMPACT, PAPER, VERDICT_LABEL, PromptSet
 from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError
 
@@ -97,6 +99,13 @@ def test_metrics_by_hand() -> None:
         "tokens": 5.0,
     }
     assert measured == pytest.approx(expected, abs=1e-12)
+
+
+def test_both_classes_count_by_themselves() -> None:
+    rows = [(True, "correct", True)] * 3 + [(True, "wrong", True), (False, "correct", False)]
+    measured = metrics([episode(*row) for row in rows])
+    assert (measured["acc_dis_on_correct"], measured["acc_dis_on_wrong"]) == (3 / 4, 0.0)
+    assert measured["acc_dis_balanced"] == 3 / 8
 
 
 def test_delta_is_what_is_corrected_less_what_is_spoiled() -> None:
@@ -223,6 +232,45 @@ def test_each_chunk_and_each_turn_has_a_seed_of_its_own() -> None:
     seeds = [settings.sampling(turn, chunk).seed for turn in turns for chunk in range(3)]
     assert len(set(seeds)) == 9
     assert settings.sampling("critique", 1).max_tokens == 16
+    assert len({settings.sampling("refinement", 0, round).seed for round in range(3)}) == 3
+
+
+def test_each_call_is_sampled_as_its_turn_chunk_and_round_have_it(tmp_path: Path) -> None:
+    how = Protocol(COMPACT, Sampling(8, 0.1), Sampling(16, 0.2), Sampling(9, 0.3), seed=7, rounds=2)
+    actor, critic = ToyActor(actor_rule), ToyActor(critic_rule)
+    evaluate(PROBLEMS[:4], actor, critic, how, records=tmp_path / "r.jsonl", chunk_size=2)
+    both = [(chunk, at) for chunk in (0, 1) for at in (0, 1)]
+    assert critic.samplings == [how.sampling("critique", *place) for place in both]
+    assert actor.samplings == [
+        sampling
+        for chunk in (0, 1)
+        for sampling in (
+            how.sampling("response", chunk),
+            *(how.sampling("refinement", chunk, at) for at in (0, 1)),
+        )
+    ]
+    settings = ProtocolConfig(response_temperature=0.1, critique_temperature=0.2, refinement_temperature=0.3)
+    made = protocol_of(settings, COMPACT, LengthConfig(1, 2, 3), 0)
+    of_turns = (made.response, made.critique, made.refinement)
+    assert [(s.max_tokens, s.temperature) for s in of_turns] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_actor_and_critic_are_shown_the_picture_at_every_turn(tmp_path: Path) -> None:
+    shown = [dataclasses.replace(p, image="x.png") for p in PROBLEMS[:3]]
+    actor, critic = ToyActor(actor_rule), ToyActor(critic_rule)
+    evaluate(shown, actor, critic, protocol(rounds=2), records=tmp_path / "r.jsonl")
+    assert [len(actor.asked), len(critic.asked)] == [9, 6]
+    assert {c[0].get("image") for c in (*actor.asked, *critic.asked)} == {"x.png"}
+
+
+@pytest.mark.parametrize("kept", [-1, -3])
+def test_an_evaluation_killed_inside_a_chain_goes_on_with_its_rounds(tmp_path: Path, kept: int) -> None:
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    actor, critic = ToyActor(actor_rule), ToyActor(critic_rule)
+    expected = evaluate(PROBLEMS, actor, critic, protocol(rounds=2), records=whole)
+    lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    broken.write_text("".join(lines[:kept]), encoding="utf-8")
+    assert evaluate(PROBLEMS, actor, critic, protocol(rounds=2), records=broken) == expected
 
 
 def test_a_last_line_cut_inside_a_character_is_dropped(tmp_path: Path) -> None:
@@ -327,7 +375,8 @@ def test_a_shuffled_critique_is_of_another_problem_wherever_the_chunks_end(
 ) -> None:
     critic = ToyActor(lambda c: f"Of {number(c)}.")
     settings = protocol(critiques="shuffled", samples=samples)
-    for size in (2, 3, 9, 256):  # of ten problems: a chunk of one, and chunks with two samples of a problem
+    # Of ten problems: a last chunk of one, and one with two samples of a problem at its ends.
+    for size in (2, 3, 9, 11, 256):
         records = tmp_path / f"{size}.jsonl"
         made = evaluate(PROBLEMS, ToyActor(actor_rule), critic, settings, records=records, chunk_size=size)
         assert len(made) == 10 * samples

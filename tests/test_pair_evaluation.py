@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
+import PIL.Image
 import pytest
 import yaml
 from safetensors.torch import load_file
 
+from critique_rl.baselines import Inputs
 from critique_rl.baselines.mixed import MixedReward
-from critique_rl.config import load_config
+from critique_rl.baselines.pairwise_critic import pairs_of
+from critique_rl.config import PairEvaluationConfig, load_config
 from critique_rl.critic_data import PreferencePair, pairs_of_responses, write_pairs
 from critique_rl.display import Display
+from critique_rl.evaluation import read_episodes
 from critique_rl.images import image_bytes
+from critique_rl.pair_evaluation import PairEvaluation
 from critique_rl.pairwise import PairwiseCriticConfig
 from critique_rl.pipeline import Run
+from critique_rl.prompts import THINKING
 from critique_rl.report import markdown_table, write_report
-from critique_rl.types import UserError
+from critique_rl.study import Row, Study
+from critique_rl.types import Conversation, Generation, Sampling, UserError
 from critique_rl.view.entries import of_training
 
 MINI = """
@@ -118,6 +125,45 @@ def test_each_figure_is_that_of_the_records(finished: Run, row: str) -> None:
     assert len(calls) == 20 * 3 * 2  # n - 1 pairs, each in both orders
 
 
+def test_a_table_has_the_same_figures(finished: Run) -> None:
+    study = Study("mini-vl", finished.config, [0])
+    (found,) = study.results([Row("Critic RL", "critic")])
+    expected = finished.results()[0][1]["metrics"]
+    assert {name: m["mean"] for name, m in found["metrics"].items()} == {
+        name: m["mean"] for name, m in expected.items()
+    }
+
+
+class Boxing:
+    """A judge that does not think."""
+
+    name = "boxing"
+
+    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
+        return [Generation(r"\boxed{1}", 1, 1, False) for _ in prompts]
+
+
+@pytest.mark.parametrize("both_orders", [False, True])
+@pytest.mark.parametrize("thinking", [False, True])
+def test_pairs_are_judged_as_configured(
+    finished: Run, tmp_path: Path, thinking: bool, both_orders: bool
+) -> None:
+    sampled = read_episodes(
+        folder(finished, "evaluate", "no_critic", "drawings-test-sampled", "records.jsonl")
+    )
+    two = [e for e in sampled if e.sample < 2]
+    how = PairEvaluationConfig(samples=2, thinking=thinking, both_orders=both_orders)
+    evaluation = PairEvaluation(how, "toy", two, two, 0, tmp_path)
+    evaluation.run(Boxing(), THINKING, 8, lambda done, of: None)
+    values = evaluation.values()
+    assert set(values["critic_parse_rate"].values()) == {
+        float(not thinking)
+    }  # without a thought it is no reply
+    judgements = lines(tmp_path / "knockout.jsonl")
+    orders = {j["order"] for j in judgements}  # an unparsed one is asked again, the other way round
+    assert orders == ({"forward", "swapped"} if both_orders or thinking else {"forward"})
+
+
 def test_all_rows_judge_the_same_pairs(finished: Run) -> None:
     """Of the frozen actor's responses, on pictures that were not trained on."""
     shown = [
@@ -194,6 +240,10 @@ def test_pairs_of_responses() -> None:
     assert len(pairs_of_responses([*rows, row("a", "w2", False)], most=2)) == 42
     tied = [p for p in pairs_of_responses(rows, ties=True) if p.tie]
     assert [(p.id, {p.response_1, p.response_2}) for p in tied] == []  # of a, one right response is left
+    # Of one wrong and three right responses, two right ones are left however many pairs there may be.
+    few = [row("c", "w", False), *(row("c", f"r{i}", True) for i in range(3))]
+    for most in (1, 2, 3):
+        assert len([p for p in pairs_of_responses(few, most=most, ties=True) if p.tie]) == 1
     tied = [p for p in pairs_of_responses([*rows, row("a", "r3", True)], ties=True) if p.tie]
     assert [(p.id, p.label, {p.response_1, p.response_2}) for p in tied] == [("a-right", 0, {"r2", "r3"})]
     with pytest.raises(UserError, match="of 1 problems with right and 0 with wrong responses none has both"):
@@ -268,6 +318,35 @@ def test_the_mixed_reward_takes_each_row_for_what_it_is() -> None:
     assert [e.numbers["reward"] for e in entries] == pytest.approx([1.0, 0.1, 0.9, 0.1])
     assert sorted(v for name, v in logged if name == "reward/r_oracle") == [0.0, 1.0]
     assert sorted(v for name, v in logged if name == "reward/r_pref") == [0.0, 1.0]
+
+
+def test_long_pairs_are_counted_with_the_images_that_the_trainer_will_see(
+    finished: Run, tmp_path: Path
+) -> None:
+    picture = PIL.Image.new("RGB", (336, 336), "red")  # as it is, 144 tokens
+    picture.save(tmp_path / "a.png")
+    pair = PreferencePair("p", "toy", str(tmp_path / "a.png"), "How high?", "2", "3", label=1)
+    write_pairs([pair], tmp_path / "pairs.jsonl")
+
+    def kept(name: str, **limits: int) -> int:
+        pairs = {"origin": str(tmp_path / "pairs.jsonl"), "max_prompt_tokens": 120}
+        given = Inputs(
+            start=finished.model_path("actor"),
+            output=tmp_path / name,
+            actor=finished.actor(),
+            pool=None,
+            prompts=finished.prompts,
+            lengths=finished.config.lengths,
+            seed=0,
+            options={"pairs": pairs, **limits},
+            on_progress=lambda done, of, note: None,
+        )
+        try:
+            return len(pairs_of(given, ties=False, seed=0))
+        except UserError:
+            return 0
+
+    assert [kept("small", max_pixels=3136), kept("large", min_pixels=10**5, max_pixels=10**6)] == [1, 0]
 
 
 def test_supervised_labels_are_learned_from_the_same_pairs(finished: Run, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from critique_rl import PairwiseCriticConfig, PairwiseCriticTrainer
 from critique_rl.actors import TransformersActor
 from critique_rl.critic_data import PreferencePair, to_dataset
+from critique_rl.pairwise import PairwiseReward
 from critique_rl.pairwise_rewards import parse_preference
 from critique_rl.prompts import COMPACT
 from critique_rl.types import Problem, Sampling, UserError
@@ -189,6 +190,17 @@ def test_ties_are_left_out_or_named(
     replies = [r"<think>Same.</think> \boxed{tie}", r"<think>Same.</think> \boxed{1}"]
     shown = {name: ["x", "x"] for name in ("question", "response_1", "response_2")}
     assert reward(replies, label=[0, 0], **shown, **log) == [1.0, 0.1]
+
+
+def test_the_legacy_reward_is_that_of_the_released_code(config: Make) -> None:
+    pytest.importorskip("mathruler", reason='pip install "critique_rl[legacy]"')
+    log: dict[str, Any] = {"log_extra": lambda *_: None, "log_metric": lambda *_: None}
+    shown = {name: ["x", "x"] for name in ("question", "response_1", "response_2")}
+    # An empty thought, and a box inside the thought: both pass there, neither here.
+    replies = [r"<think></think>\boxed{1}", r"<think>So \boxed{2}</think> Answer 1"]
+    for name, expected in (("legacy", [1.0, 0.9]), ("strict", [0.9, 0.0])):
+        reward = PairwiseReward(config(PairwiseCriticConfig, reward=name))
+        assert reward(replies, label=[1, 2], **shown, **log) == pytest.approx(expected)
 
 
 def test_each_rollout_is_written_with_its_rewards(

@@ -28,6 +28,7 @@ from critique_rl.reward_benchmarks import (
     PairJudgement,
     drawn_order,
     evaluate_benchmark,
+    grouped_by_item,
     judge_pairs,
     load_reward_benchmark,
     markdown_table,
@@ -566,3 +567,13 @@ def test_the_mean_of_both_benchmarks(tmp_path: Path) -> None:
     both = visual_rewardbench(one, other)
     assert both["strict"]["overall"]["acc"]["mean"] == (3 / 4 + 1) / 2
     assert both["lenient"]["macro"]["acc_both"]["mean"] == (1 / 2 + 1) / 2
+
+
+def test_groups_have_the_figures_of_their_own_pairs(tmp_path: Path) -> None:
+    judge = Judge(lambda asked: 1)
+    values = grouped_by_item(judge_pairs(PAIRS, judge, seed=0, records=tmp_path / "r.jsonl"))
+    for group in ("odd", "even"):
+        own = {p.id for p in PAIRS if p.source == group}
+        for name in ("critic_acc_mean", "critic_acc_both"):
+            assert values[f"{name}_{group}"] == {p: v for p, v in values[name].items() if p in own}
+            assert len(values[f"{name}_{group}"]) == len(own) > 0

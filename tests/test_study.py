@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,10 +23,11 @@ from test_report import SCRIPT, harmless
 from critique_rl.arms import arms, coefficients, pairwise_arms, with_ancestors
 from critique_rl.baselines import baseline
 from critique_rl.baselines.actor_rl import GRPO, rl_args
-from critique_rl.config import RunConfig, load_config
+from critique_rl.config import ProtocolConfig, RunConfig, load_config
 from critique_rl.config import build as config_from
 from critique_rl.evaluation import read_episodes
 from critique_rl.measures import by_round, majority, powers_of_two
+from critique_rl.metrics import metrics
 from critique_rl.pipeline import Run
 from critique_rl.stages import CritiqueConfig
 from critique_rl.study import (
@@ -247,6 +251,38 @@ def test_seeds_beside_each_other_give_the_same_and_a_failure_stays_alone(study: 
     assert {p: p.read_bytes() for p in before} == before
 
 
+ORPHAN = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+
+from critique_rl.study import _end_with_parent
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_runs_beside_ends_when_the_command_is_killed(tmp_path: Path) -> None:
+    """Else the same command, started again, would be the second to write what the orphan still writes."""
+    (tmp_path / "script.py").write_text(ORPHAN, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc") / parent.stdout.readline().strip() / "stat"
+        assert child.exists()
+        parent.kill()
+        deadline = time.monotonic() + 30
+        while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline, "it still runs"
+            time.sleep(0.1)
+
+
 def test_a_variant_has_runs_of_its_own_and_the_presets_name() -> None:
     tiny = load_study(Namespace(preset="tiny", seeds=[3], jobs=2, set=["pool.samples=1"]))
     scored = tiny.variant("summarisation")
@@ -268,6 +304,36 @@ def test_results_of_other_settings_never_mix(study: Study, made: Path) -> None:
     ):
         make("table1_main", build, Study("mini", changed, [0, 1]), made.parent.parent)
     assert dates(study.config.directory) == before
+
+
+def test_figures_of_a_round_are_those_of_its_records(study: Study, made: Path) -> None:
+    twice = ProtocolConfig(rounds=2)
+    rows = [Row("once", "stage2", twice, "twice"), Row("twice", "stage2", twice, "twice", round=1)]
+    assert not measure({"table8_refinement": Table(rows)}, study)
+    for row, found in zip(rows, study.results(rows), strict=True):
+        by_hand = [
+            metrics([e for e in read_episodes(Path(path)) if e.round == row.round])
+            for path in found["records"]
+        ]
+        for name in ("acc_refine", "tokens"):  # the first round also pays for the response
+            assert found["metrics"][name]["values"] == [seed[name] for seed in by_hand]
+    once, again = (found["metrics"]["tokens"]["mean"] for found in study.results(rows))
+    assert once > again
+
+
+def test_curves_and_examples_are_of_their_seed_and_as_asked_for(study: Study, made: Path) -> None:
+    content = json.loads(made.read_text(encoding="utf-8"))
+    rows = build(study).rows
+    shown = content["curves"]["Critique-RL"]
+    run = study.run(rows, [0, 1])
+    for seed in (0, 1):
+        log = [entry for arm in ("stage1", "stage2") for entry in run.history(seed, arm)]
+        assert shown[seed]["kl"] == [round(entry["kl"], 3) for entry in log]
+    assert shown[0]["critic/acc_dis"] != shown[1]["critic/acc_dis"]
+    none = Example("No critic", "Critique-RL", lambda one, other: False, "none")
+    assert study.examples(none, rows) == []
+    right = Example("No critic", "Critique-RL", lambda one, other: one.response_correct is True, "right")
+    assert all(e["episodes"][0]["response_correct"] for e in study.examples(right, rows))
 
 
 # -- arms -------------------------------------------------------------------------------------------------
@@ -325,6 +391,17 @@ def test_tables_need_both_stages(study: Study) -> None:
     config = load_config(study.config.directory.parent / "mini.yaml", ["stages={}"])
     with pytest.raises(UserError, match=r"config mini: the tables need stages.stage1.trainer.rl_steps"):
         arms(config)
+    short = replace(study.config.stages["stage1"], trainer={"rl_steps": 3})
+    stages = study.config.stages | {"stage1": short}
+    with pytest.raises(UserError, match=r"the tables need stages.stage1.trainer.learning_rate"):
+        arms(replace(study.config, stages=stages))
+
+
+def test_what_is_trained_by_rl_is_an_adapter_where_the_stages_are(study: Study) -> None:
+    stages = {name: replace(stage, lora={"r": 4}) for name, stage in study.config.stages.items()}
+    made = arms(replace(study.config, stages=stages))
+    assert all(made[name].lora == {"r": 4} for name in ("stage1", "stage2", "ctrl", "one_gated", "actor_rl"))
+    assert arms(study.config)["actor_rl"].lora is None
 
 
 def test_measures_by_hand() -> None:
@@ -379,6 +456,21 @@ def test_controls_of_the_pairwise_critic_differ_from_it_in_data_and_reward_alone
 
 def scripts(folder: Path) -> list[str]:
     return sorted(p.stem for p in folder.glob("*.py") if p.stem.startswith(("table", "figure", "controls")))
+
+
+@pytest.mark.parametrize("stem", scripts(EXPERIMENTS))
+def test_every_script_of_critique_rl_can_be_built(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the preset of the laptop: its rows have arms that the run can make, its columns are known or measured."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    study = load_study(Namespace(preset="tiny", seeds=[0], jobs=1, set=[]))
+    table = importlib.import_module(stem).build(study)
+    of = table.study or study
+    assert of.run(table.rows, [0]).steps() if table.rows else table.not_run
+    assert stem in load_paper(EXPERIMENTS / "paper.yaml").tables
+    limits = {task.limit for row in table.rows if "sampled" in row.name for task in of.tasks(row)}
+    assert limits <= {250} or "ood" in stem
+    rounds = {row.round + 1: row.protocol.rounds for row in table.rows}
+    assert all(number <= of_all for number, of_all in rounds.items())
 
 
 @pytest.mark.parametrize("stem", scripts(EXPERIMENTS / "llava_critic_r1"))

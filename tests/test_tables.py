@@ -572,13 +572,14 @@ def test_the_ledger_has_a_line_per_claim_and_result(paper: Paper, ledger: Module
     write("tiny/table1_main.json", content(both, seeds=[0, 1]))
     write("tiny/table1_main-2.json", content(last, seeds=[2], dirty=True))
     write("tiny/report.json", {k: v for k, v in content({}).items() if k != "table"})
-    text = ledger.ledger([paper], tmp_path)
+    text = ledger.ledger([paper], tmp_path, tmp_path.parent)
+    at = tmp_path.name
     lines = {line.split(" | ")[0].strip("| "): line.strip("|").split(" | ") for line in text.split("\n")}
     assert [cell.strip() for cell in lines["a-dis"]][2:] == [
         "0.0",
         "`table1_main.py`",
         "3: 2, 0, 1",
-        "[tiny](results/tiny/table1_main-2.json), [tiny](results/tiny/table1_main.json) at ccccccc-dirty",
+        f"[tiny]({at}/tiny/table1_main-2.json), [tiny]({at}/tiny/table1_main.json) at ccccccc-dirty",
         "chain",
         "20.0 ± 0.0",
         "13.5 (Qwen2.5-3B on math)",
@@ -587,11 +588,27 @@ def test_the_ledger_has_a_line_per_claim_and_result(paper: Paper, ledger: Module
     assert lines["a-acc"][-1].strip() == "**not run** (no acc_refine of 'Critique-RL' on chain)"
     assert lines["table9-mse"][8].startswith("7.87 (Qwen2.5-7B-Instruct on cnn_dailymail)")
     assert f"1 holds, 0 does not show, {len(paper.claims) - 1} not run" in text
-    assert "[tiny/report.json](results/tiny/report.json)" in text
+    assert f"[tiny/report.json]({at}/tiny/report.json)" in text
 
     write("tiny/table1_main-2.json", content(last, seeds=[2], config={"threads": 4}))
     with pytest.raises(UserError, match=r"config\.threads: 4 -> None"):
-        ledger.ledger([paper], tmp_path)
+        ledger.ledger([paper], tmp_path, tmp_path.parent)
+
+
+def test_the_ledger_of_results_elsewhere_lies_among_them(ledger: ModuleType, tmp_path: Path) -> None:
+    """Not beside their folder: that may be the folder of the project, whose README it would replace."""
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    result = tmp_path / "results" / "tiny" / "table1_main.json"
+    result.parent.mkdir(parents=True)
+    result.write_text(
+        json.dumps(content({("Critique-RL", "chain"): {"acc_dis": [0.9, 0.8]}}, seeds=[0, 1])),
+        encoding="utf-8",
+    )
+    before = (EXPERIMENTS / "README.md").read_bytes()
+    ledger.write(tmp_path / "results")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine"
+    assert (EXPERIMENTS / "README.md").read_bytes() == before
+    assert "[tiny](tiny/table1_main.json)" in (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_papers_file_holds_only_what_the_loader_knows(paper: Paper) -> None:

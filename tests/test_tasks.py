@@ -164,6 +164,10 @@ def test_theoremqa_drops_pictures_only_when_asked(tmp_path: Path) -> None:
     rows = [THEOREMQA, {**THEOREMQA, "Question": "What does the plot show?", "Picture": "images/a.png"}]
     source = write_jsonl(tmp_path / "test.jsonl", rows)
     assert len(load_task("theoremqa", source=source, split="test")) == 2
+    # Alike in words, unlike in what they refer to.
+    rows += [{**rows[1], "Picture": "images/b.png"}, {**rows[1], "Picture": {"path": "c.png", "bytes": None}}]
+    more = load_task("theoremqa", source=write_jsonl(tmp_path / "test.jsonl", rows), split="test")
+    assert len(more) == len({p.id for p in more}) == 4
     (left,) = load_task("theoremqa", source=source, split="test", pictures="drop")
     assert left.question == THEOREMQA["Question"]
     with pytest.raises(UserError, match="pictures: found 'none', expected 'keep' or 'drop'"):
@@ -665,6 +669,10 @@ def test_modular_chain_loads_through_the_registry() -> None:
     }
     assert sum(map(len, parts.values())) == 300
     assert len(load_task("modular_chain", size=300, limit=7)) == 7
+    for options in ({"steps": 0}, {"size": 0}, {"size": "100"}, {"steps": 2.0}, {"size": True}):
+        (name,) = options
+        with pytest.raises(UserError, match=rf"{name}=.*expected a whole number from 1 on"):
+            load_task("modular_chain", **options)
     first_error = TASKS["modular_chain"].first_error
     assert first_error is not None
     assert first_error(parts["train"][0], parts["train"][0].solution) is None

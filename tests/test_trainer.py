@@ -25,9 +25,10 @@ from trl import GRPOConfig
 
 from critique_rl import objectives
 from critique_rl.actors import ActorError, TransformersActor
+from critique_rl.callbacks import KeepCallback
 from critique_rl.grading import grade_batch
 from critique_rl.images import data_url, open_image
-from critique_rl.prompts import COMPACT, VERDICT_LABEL, Verdict, parse_verdict
+from critique_rl.prompts import COMPACT, PAPER, VERDICT_LABEL, Verdict, parse_verdict
 from critique_rl.rewards import r_dis
 from critique_rl.stages import (
     CritiqueConfig,
@@ -53,9 +54,11 @@ class ToyActor:
 
     def __init__(self) -> None:
         self.asked: list[Conversation] = []
+        self.samplings: list[Sampling] = []
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
         self.asked += prompts
+        self.samplings.append(sampling)
         found = [re.search(r"Explanation: (\d)", prompt[-1]["content"]) for prompt in prompts]
         return [Generation(f"The answer is {m[1] if m else 5}", 1, 1, False) for m in found]
 
@@ -284,6 +287,20 @@ class TestActor:
         truth = [row["answer"] == "5" for row in rows]
         assert list(logs["extra"]["r_dis"]) == [r_dis(v, o) for v, o in zip(verdicts, truth, strict=True)]
 
+    def test_it_is_sampled_as_configured_and_anew_at_every_rollout(
+        self, critic_dir: Path, pool: Dataset, config: Make
+    ) -> None:
+        actor = ToyActor()
+        limits = {"refinement_max_tokens": 11, "refinement_temperature": 0.3}
+        limits |= {"response_max_tokens": 12, "response_temperature": 0.6}
+        args = config(Stage2Config, rl_steps=2, response_source="online", prompts="paper", **limits)
+        trainer = Stage2Trainer(critic_dir, actor, args, train_dataset=pool)
+        trainer.train()
+        assert {(s.max_tokens, s.temperature) for s in actor.samplings} == {(11, 0.3), (12, 0.6)}
+        assert len(actor.samplings) == len({s.seed for s in actor.samplings}) == 4
+        assert PAPER.reasoning_prefill
+        assert all(y.startswith(PAPER.reasoning_prefill) for y in trainer._logs["extra"]["response"])
+
     def test_online_responses_need_whole_groups(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
         trainer = Stage1Trainer(critic_dir, ToyActor(), config(response_source="online"), train_dataset=pool)
         rows = next(iter(trainer.get_train_dataloader()))
@@ -315,6 +332,7 @@ class TestReward:
         actor: Any = None,
         grader: Any = grade_batch,
         correct: Any = (True, True, False, False),
+        extra: dict[str, list[Any]] | None = None,
     ) -> tuple[list[float | None], dict[str, list[float]]]:
         metrics: dict[str, list[float]] = {}
         values = CritiqueReward(args, actor, grader)(
@@ -325,7 +343,7 @@ class TestReward:
             kind=["number"] * 4,
             response_correct=list(correct),
             trainer_state=SimpleNamespace(global_step=0),
-            log_extra=lambda name, column: None,
+            log_extra=lambda name, column: (extra if extra is not None else {}).update({name: column}),
             log_metric=lambda name, value: metrics.setdefault(name, []).append(value),
         )
         return values, metrics
@@ -347,6 +365,24 @@ class TestReward:
         assert values == pytest.approx(expected)
         assert metrics["critic/acc_dis"] == [1.0, 0.0, 1.0, 0.0]
         assert metrics["critic/parse_rate"] == [1.0, 1.0, 1.0, 0.0]
+
+    def test_the_metrics_of_each_critique(self, config: Make) -> None:
+        _, metrics = self.reward(config(Stage2Config), ToyActor())
+        # Of two right responses the second is spoiled, both wrong ones are corrected.
+        assert metrics["actor/acc_refine"] == [1.0, 0.0, 1.0, 1.0]
+        assert metrics["actor/delta_ci"] == [0.0, 1.0, 0.0, 0.0]
+        assert metrics["actor/delta_ic"] == [0.0, 0.0, 1.0, 1.0]
+        assert metrics["actor/delta_ci_given_correct"] == [0.0, 1.0]
+        assert metrics["actor/delta_ic_given_wrong"] == [1.0, 1.0]
+        _, metrics = self.reward(config(), correct=(True, True, True, False))
+        assert metrics["critic/acc_dis_on_correct"] == [1.0, 0.0, 0.0]
+        assert metrics["critic/acc_dis_on_wrong"] == [0.0]
+
+    def test_a_prefill_is_part_of_what_is_graded_and_recorded(self, config: Make) -> None:
+        extra: dict[str, list[Any]] = {}
+        self.reward(config(Stage2Config, prompts="paper"), ToyActor(), extra=extra)
+        assert PAPER.refinement_prefill
+        assert all(text.startswith(PAPER.refinement_prefill) for text in extra["refinement"])
 
     def test_what_is_unknown_is_no_score(self, config: Make) -> None:
         def grader(items: Sequence[Mapping[str, str]]) -> list[bool | None]:
@@ -694,6 +730,14 @@ class Watched(Stage2Trainer):
             texts = self.processing_class.batch_decode(output["completion_ids"], skip_special_tokens=True)
             self.rollouts.append(dict(output) | {"rows": inputs, "texts": texts})
         return output
+
+
+def test_a_critic_is_kept_once_at_the_end_of_its_rl_step() -> None:
+    saved: list[int] = []
+    keep = KeepCallback([1], 2, saved.append)
+    for step in range(1, 7):
+        keep.on_step_end(None, TrainerState(global_step=step), None)  # type: ignore[arg-type]
+        assert saved == ([] if step < 2 else [1])
 
 
 class TestRecord:

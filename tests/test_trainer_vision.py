@@ -119,6 +119,12 @@ def pairwise(model: Path, pairs: Dataset, config: Make, **settings: Any) -> Pair
     )
 
 
+def test_limits_of_an_image_reach_the_processor(seeing: Path, shown_pairs: Dataset, config: Make) -> None:
+    limited = pairwise(seeing, shown_pairs, config, max_pixels=8192).processing_class.image_processor.size
+    assert limited == load_processor(seeing, max_pixels=8192).image_processor.size
+    assert limited != load_processor(seeing).image_processor.size
+
+
 def moved(trainer: CriticTrainer, start: Path) -> dict[str, bool]:
     """Whether the language part and the vision part have moved."""
     before = dict(AutoModelForImageTextToText.from_pretrained(start).named_parameters())

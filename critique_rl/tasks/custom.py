@@ -30,7 +30,7 @@ def parse(row: Row, *, fields: dict[str, str], kind: AnswerKind, folder: Path) -
         image = str(folder / Path(image).expanduser())
         if not Path(image).is_file():
             raise row.error(fields["image"], f"a file, at {image}, or a data: URL")
-    own = row.fields.get("kind", kind)
+    own = kind if row.fields.get("kind") is None else row.fields["kind"]
     if own not in KINDS:
         raise row.error("kind", f"one of {', '.join(KINDS)}")
     question = row.text(fields["question"])

@@ -103,7 +103,7 @@ def load(
         unknown: Refused.
 
     Raises:
-        UserError: An option is unknown, or `size` exceeds half of the problems there are.
+        UserError: An option is unknown or out of range, or `size` exceeds half of the problems there are.
     """
     if unknown:
         raise UserError(f"task modular_chain: unknown option {sorted(unknown)}; there are steps and size.")
@@ -112,6 +112,9 @@ def load(
     if split not in ("train", "validation", "test"):
         known = ("train", "validation", "test")
         raise UserError(f"task modular_chain: no split {split!r}. {nearest(split, known)}")
+    for name, value in (("steps", steps), ("size", size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"task modular_chain: {name}={value!r}, expected a whole number from 1 on.")
     if size > 10 * len(OPERATIONS) ** steps // 2:
         raise UserError(f"task modular_chain: no {size} distinct problems with {steps} steps; lower `size`.")
     rng = random.Random(child_seed(seed, "modular_chain", steps))

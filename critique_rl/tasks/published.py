@@ -22,9 +22,11 @@ FILE_WORDS = {
 """Words in a file's name that say which split it holds, e.g. `aqua_dev.json`."""
 
 
-def make_problem(*, dataset: str, question: str, solution: str, answer: str, kind: AnswerKind) -> Problem:
-    """Build a problem with the identity of its question."""
-    identity = problem_id(question)
+def make_problem(
+    *, dataset: str, question: str, solution: str, answer: str, kind: AnswerKind, picture: str | None = None
+) -> Problem:
+    """Build a problem with the identity of its question, and of the picture that it refers to."""
+    identity = problem_id(question, picture)
     return Problem(
         id=identity, dataset=dataset, question=question, solution=solution, answer=answer, kind=kind
     )

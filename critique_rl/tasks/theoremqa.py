@@ -8,8 +8,10 @@ picture. `theoremqa_test.json` of TIGER-AI-Lab/TheoremQA is an array; on the hub
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import PurePath
+from typing import Any, Literal
 
 from critique_rl.tasks.base import DataError, Task
 from critique_rl.tasks.published import load_published, make_problem
@@ -43,7 +45,16 @@ def parse(row: Row) -> Problem:
         solution="",
         answer=str(answer).strip(),
         kind="mixed",
+        picture=_picture(row.fields.get("Picture")),
     )
+
+
+def _picture(value: Any) -> str | None:
+    """What tells a picture, which is not shown, from others: its file's name, or of the hub's its content."""
+    if isinstance(value, Mapping):
+        content = value.get("bytes")
+        value = value.get("path") or (None if content is None else hashlib.sha256(content).hexdigest())
+    return None if value is None else PurePath(str(value)).name
 
 
 def parse_without_picture(row: Row) -> Problem | None:
