@@ -104,6 +104,8 @@ class Course:
             raise UserError(
                 f"samples and rounds must be at least 1, got samples={self.samples}, rounds={self.rounds}."
             )
+        if self.critiques == "shuffled" and self.spare_correct:
+            raise UserError("critiques='shuffled' goes with all responses: set spare_correct to false.")
         for name, known in (("history", HISTORIES), ("critiques", CRITIQUES)):
             if getattr(self, name) not in known:
                 raise UserError(
@@ -179,10 +181,12 @@ def evaluate(
     """
     if any((p.kind == "score") != (rater is not None) for p in problems):
         raise UserError("a `rater` is for problems of kind 'score', and these cannot be graded without one.")
-    if rater is not None and (protocol.spare_correct or protocol.critiques in ("verdict", "oracle")):
-        raise UserError("scored replies are neither right nor wrong: no spare_correct, verdict or oracle.")
-    if protocol.critiques == "shuffled" and (len(problems) < 2 or chunk_size < 2 or protocol.spare_correct):
-        raise UserError("critiques can be shuffled among two problems or more, without spare_correct.")
+    if rater is not None and (protocol.spare_correct or protocol.critiques in ("empty", "verdict", "oracle")):
+        raise UserError(
+            "scored replies are neither right nor wrong: no spare_correct, and critiques of a critic, or shuffled."
+        )
+    if protocol.critiques == "shuffled" and (len(problems) < 2 or chunk_size < 2):
+        raise UserError("critiques can be shuffled among two problems or more.")
     done = {(e.id, e.sample, e.round): e for e in read_episodes(records)} if records.exists() else {}
     if not {identity for identity, _, _ in done} <= {p.id for p in problems}:
         raise UserError(

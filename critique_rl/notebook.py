@@ -306,6 +306,8 @@ def episodes(shown: Mapping[str, Episode]) -> Html:
 def _judged(e: Episode) -> str:
     if e.critique is None:
         return "none"
+    if e.verdict is None:  # the empty critique of a control
+        return f"{_block(e.critique)}no verdict"
     right = {True: "correct", False: "wrong"}.get(e.response_correct)  # type: ignore[arg-type]
     agrees = "" if right is None else " ✓" if e.verdict == right else " ✗"
     return f"{_block(e.critique)}verdict: {html.escape(str(e.verdict))}{agrees}"

@@ -41,10 +41,11 @@ _WORD_END = r"(?![^\W_])"  # unlike \b it holds before the underscore of "_Wrong
 _VERDICT = re.compile(
     rf"{label_pattern(VERDICT_LABEL)}(Correct|Wrong){_WORD_END}"
     rf"(?:[ \t]*(?:/|\||or\b)[ \t]*(Correct|Wrong){_WORD_END}"
-    rf"|[ \t]*,[ \t]*(Correct|Wrong){_WORD_END}(?=[ \t*_\].]*(?:\n|\Z)))?"  # "Wrong, Correct is 5" has one
+    rf"|[ \t]*,[ \t]*(Correct|Wrong){_WORD_END}(?![ \t*_]+(?!or\b)[A-Za-z]))?"  # "Wrong, Correct is 5" has one
 )
-# White space, markdown emphasis, a bullet or a number may stand before the label.
-_LINE_LEAD = re.compile(r"[ \t*_#\-]*(?:\d+[.)][ \t*_]*)?\Z")
+LINE_LEAD = r"[ \t*_#\-]*(?:\d+[.)][ \t*_]*)?"
+"""Pattern of what may stand before a label on its line."""
+_LINE_LEAD = re.compile(rf"{LINE_LEAD}\Z")
 _FENCE = re.compile(r"^[ \t]*(`{3,})[^`\n]*$.*?(?:^[ \t]*\1`*[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -125,9 +126,11 @@ def _is_quoted(before: str) -> bool:
 
 
 def _is_open(paragraph: str) -> bool:
-    """Whether its last quotation is not closed; a mark behind a digit may be one of inches."""
-    inches = len(re.findall(r'\d"', paragraph))
-    return paragraph.count('"') % 2 == 1 and (paragraph.count('"') - inches) % 2 == 1
+    """Whether its last quotation is not closed; behind a digit a mark closes one or stands for inches."""
+    is_open = False
+    for mark in re.finditer('"', paragraph):
+        is_open = not is_open and not paragraph[: mark.start()][-1:].isdigit()
+    return is_open
 
 
 def paper_compat_judgment_is_right(critique: str, *, response_correct: bool) -> bool:

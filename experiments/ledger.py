@@ -50,6 +50,7 @@ def write(results: Path, output: Path | None = None) -> None:
     if output is None:
         output = (HERE if results.resolve() == RESULTS else results) / "README.md"
     papers = [load_paper(HERE / folder / "paper.yaml") for folder in (".", "llava_critic_r1")]
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(ledger(papers, results, output.parent), encoding="utf-8")
 
 

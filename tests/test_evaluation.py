@@ -364,9 +364,6 @@ def test_controls_change_what_the_actor_is_shown(tmp_path: Path) -> None:
     assert shown("oracle", None) == [f"{ADVICE}\n{wrong}", f"{ADVICE}\n{correct}", f"{ADVICE}\n{wrong}"]
     with pytest.raises(UserError, match="two problems or more"):
         evaluate(PROBLEMS[:1], critic, critic, protocol(critiques="shuffled"), records=tmp_path / "one.jsonl")
-    with pytest.raises(UserError, match="without spare_correct"):
-        both = protocol(critiques="shuffled", spare_correct=True)
-        evaluate(PROBLEMS, critic, critic, both, records=tmp_path / "both.jsonl")
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -419,6 +416,7 @@ def test_an_oracle_verifier_spares_right_responses(tmp_path: Path) -> None:
         ({"samples": 0}, "samples and rounds must be at least 1"),
         ({"history": "markow"}, "Did you mean 'markov'"),
         ({"critiques": "shufled"}, "Did you mean 'shuffled'"),
+        ({"critiques": "shuffled", "spare_correct": True}, "set spare_correct to false"),
     ],
 )
 def test_a_protocol_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:

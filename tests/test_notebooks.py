@@ -234,6 +234,8 @@ def test_examples_show_both_episodes_and_no_markup_of_the_models(results: Path) 
     assert isinstance(made, Html) and SCRIPT not in made.html and "&lt;script&gt;" in made.html
     assert "one of 7" in made.html and made.html.index("w/o Stage II") < made.html.index("Critique-RL")
     assert "verdict: correct ✗" in made.html and "verdict: wrong ✓" in made.html
+    control = notebook.episodes({"x": episode(verdict=None, critique="")}).html
+    assert "no verdict" in control and "None" not in control
 
 
 def test_a_figure_is_made_small(results: Path) -> None:

@@ -386,6 +386,8 @@ def test_parts_of_a_critique_are_where_javascript_finds_them() -> None:
         ("**Correctness of t", "verdict"),
     ]
     assert marks("nothing of the kind") == [] and marks("Quality score: 7") == [(0, "verdict")]
+    assert marks("**Correctness of the final answer**: Wrong") == [(0, "verdict")]
+    assert marks("1. Correctness of the final answer: Wrong") == [(0, "verdict")]
 
 
 def test_images_are_made_small_kept_once_and_missed_with_a_note(tmp_path: Path) -> None:

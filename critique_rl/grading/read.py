@@ -97,10 +97,17 @@ _ALTERNATIVE = re.compile(rf"[^\d.,;]{{0,30}}\b(?:or|and)\s+{_VARIABLE}[-+]?\.?\
 _CONTINUED = re.compile(
     r"\s*(?:[*^_{\\!]|[-+/]\s*[\w\\(]|:\s?\d|x\s*\d)|\(|[xyznkij](?![a-z]{2})|\s?(?:sqrt|pi)\b"
 )
-# ... but not of a unit (15/hour) or an aside (18 - the total).
-_UNIT = re.compile(
-    r"\s?/\s?(?!(?:sqrt|pi)\b)(?:[A-Za-z]{3}|(?:hr|mi|km|kg|lb|oz|ft|cm|wk|yr|mo)\b)|\s-\s(?!(?:sqrt|pi)\b)[A-Za-z]{2}"
+# ... but neither does a unit (15/hour) nor an aside (18 - the total).
+_PER = (
+    "second|sec|minute|min|hour|hr|day|night|week|wk|month|mo|year|yr|mile|mi|meter|metre|km|cm|foot|ft|inch|yard"
+    "|gram|kg|pound|lb|ounce|oz|liter|litre|gallon|cup|person|people|student|child|employee|worker|customer|guest"
+    "|piece|unit|item|box|bag|pack|bottle|dozen|ticket|page|book|game|trip|slice|plant|tree"
 )
+_ASIDES = (
+    "the|that|this|these|those|which|who|so|as|because|since|it|he|she|they|we|you|his|her|their|its|our|your|all"
+    "|in|for|with|not|after|before|from|if|when|where|here|there|and|but"
+)
+_UNIT = re.compile(rf"\s?/\s?(?:{_PER})s?\b|\s-\s(?:{_ASIDES})\b", re.IGNORECASE)
 _INSIDE = re.compile(r"[\w\\{^_/*.)\]]$|\\[a-zA-Z]|\b(?:sqrt|pi)\b")
 _CONSTANT = re.compile(r"-?\s?(?:e|pi|π)")
 _DEGREES = re.compile(r"^\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)")

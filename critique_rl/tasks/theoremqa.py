@@ -53,8 +53,8 @@ def _picture(value: Any) -> str | None:
     """What tells a picture, which is not shown, from others: its file's name, or of the hub's its content."""
     if isinstance(value, Mapping):
         content = value.get("bytes")
-        value = value.get("path") or (None if content is None else hashlib.sha256(content).hexdigest())
-    return None if value is None else PurePath(str(value)).name
+        value = value.get("path") if content is None else hashlib.sha256(content).hexdigest()
+    return PurePath(str(value)).name if value else None
 
 
 def parse_without_picture(row: Row) -> Problem | None:

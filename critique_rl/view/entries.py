@@ -13,7 +13,7 @@ from critique_rl.critic_data import PreferencePair, swap
 from critique_rl.evaluation import Episode
 from critique_rl.localisation import _STEP, step_judgments
 from critique_rl.pairwise_rewards import TIE
-from critique_rl.prompts import _FENCE, RATING_LABEL, VERDICT_LABEL, Verdict
+from critique_rl.prompts import _FENCE, LINE_LEAD, RATING_LABEL, VERDICT_LABEL, Verdict, label_pattern
 from critique_rl.reward_benchmarks import PairJudgement
 from critique_rl.rewards import r_dis
 
@@ -222,7 +222,9 @@ def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: float(f"{v:.5g}") for name, v in values.items() if v is not None and math.isfinite(v)}
 
 
-_CLOSING = re.compile(rf"^[ \t*_#\-]*(?:{re.escape(VERDICT_LABEL)}|{re.escape(RATING_LABEL)})", re.MULTILINE)
+_CLOSING = re.compile(
+    rf"^{LINE_LEAD}(?:{label_pattern(VERDICT_LABEL)}|{label_pattern(RATING_LABEL)})", re.MULTILINE
+)
 
 
 def marks(critique: str) -> list[tuple[int, str]]:
