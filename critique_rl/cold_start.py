@@ -240,13 +240,11 @@ def sft_dataset(examples: Sequence[Example]) -> Dataset:
     Raises:
         UserError: Some examples alone have an image.
     """
-    rows = []
+    rows, seen = [], any(e["prompt"][0].get("image") is not None for e in examples)
     for e in examples:
         first, *later = e["prompt"]
         text: Conversation = [{"role": first["role"], "content": first["content"]}, *later]
-        rows.append({**e, "prompt": text, "image": first.get("image")})
-    if all(row["image"] is None for row in rows):
-        rows = [{name: value for name, value in row.items() if name != "image"} for row in rows]
+        rows.append({**e, "prompt": text, **({"image": first.get("image")} if seen else {})})
     shown = with_images(Dataset.from_list(rows), "examples")
     return shown.remove_columns("image") if "image" in shown.column_names else shown
 

@@ -15,7 +15,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -355,16 +355,18 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _at_least(1, "evaluation.", most_samples=self.most_samples, sampled_problems=self.sampled_problems)
         names = [f"{task.title}, {task.split}" for task in [*self.tasks, *self.out_of_domain]]
-        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        if (not names and not self.benchmarks) or twice:  # name and split call the file of records
-            raise UserError(
-                f"evaluation.tasks names {twice[0]} twice." if twice else "evaluation.tasks is empty."
-            )
+        if not names and not self.benchmarks:
+            raise UserError("evaluation.tasks is empty.")
+        if twice := _twice(names):  # name and split call the file of records
+            raise UserError(f"evaluation.tasks names {twice} twice.")
         for key, tasks in (("tasks", self.tasks), ("out_of_domain", self.out_of_domain)):
-            titles = [task.title for task in tasks]
-            for title in dict.fromkeys(titles):
-                if titles.count(title) > 1:  # it calls the rows of a table
-                    raise UserError(f"evaluation.{key} names {title} twice: give one of them a `label`.")
+            if twice := _twice([task.title for task in tasks]):  # it calls the rows of a table
+                raise UserError(f"evaluation.{key} names {twice} twice: give one of them a `label`.")
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """The first name that stands there more than once."""
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def _length(reader: Any, prompt: Conversation) -> int:
 
 
 def _reader(run: Run) -> tuple[Any, int | None]:
-    """Tokenizer or processor, and context, of the model that is trained, without its weights."""
+    """Tokenizer or processor, and context, of the model that is trained, without loading its weights."""
     base = run.config.base if run.shipped is None else str(run.shipped / "actor")
     if base == "tiny":
         from critique_rl import tiny

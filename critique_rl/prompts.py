@@ -129,7 +129,7 @@ def _is_open(paragraph: str) -> bool:
     """Whether its last quotation is not closed; behind a digit a mark closes one or stands for inches."""
     is_open = False
     for mark in re.finditer('"', paragraph):
-        is_open = not is_open and not paragraph[: mark.start()][-1:].isdigit()
+        is_open = not is_open and not paragraph[mark.start() - 1 : mark.start()].isdigit()
     return is_open
 
 

@@ -144,7 +144,7 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
         **{f"{turn}_temperature": arguments.temperature for turn in ("response", "critique", "refinement")},
     }
     protocol: ProtocolConfig = build(ProtocolConfig, chosen, "critique-rl eval")
-    if arguments.critic is None and protocol.critiques in ("verdict", "shuffled"):
+    if arguments.critic is None and protocol.asks_critic and protocol.critiques != "critic":
         raise UserError(f"--critiques {protocol.critiques} shows what a critic has written: give --critic.")
     lengths = LengthConfig(*arguments.tokens) if arguments.tokens else LengthConfig()
     prompts, output = prompt_set(arguments.prompts), Path(arguments.output)

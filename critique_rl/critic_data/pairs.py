@@ -112,7 +112,7 @@ def pairs_of_responses(
     ]
     for kind, alike, others in (("right", right, wrong), ("wrong", wrong, right)) if ties else ():
         for identity, of in alike.items():
-            left = of[min(most, len(of), len(others.get(identity, []))) :]
+            left = of[min(most, len(others.get(identity, []))) :]
             if len(left) > 1:
                 pairs.append(
                     PreferencePair(

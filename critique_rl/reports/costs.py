@@ -96,11 +96,12 @@ def _training(run: Run, step: Step, name: str, n: int | None, actor: int | None)
     if hours is None:
         # An optimizer step's time is logged as the mean over those of an RL step. What the trainer says in the
         # end is of its last start alone.
-        before, seconds = 0, 0.0
-        for row in rollouts:
-            before = before if row["step"] > before else 0  # a further part counts from 1
-            seconds += (row["step"] - before) * (row.get("step_time") or 0.0)
-            before = row["step"]
+        seconds = 0.0
+        for part in logs:  # each counts its steps from 1
+            before = 0
+            for row in (row for row in part if "completions/mean_length" in row):
+                seconds += (row["step"] - before) * (row.get("step_time") or 0.0)
+                before = row["step"]
         hours = max([seconds, *(row["train_runtime"] for row in log if "train_runtime" in row)]) / 3600
     return Cost(stage.label, "train", 1, drawn * passes, drawn + refined, flops, hours)
 

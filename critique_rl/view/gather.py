@@ -133,9 +133,8 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
         )
     episodes = {path.parent: _read(path, Episode) for path in records}
     sampled = {place: _samples(place) for place in judged}
-    pairs_of = {
-        path: _pairs(path) for path in set(sampled.values())
-    }  # all rows of a task judge the same ones
+    # All rows of a task judge the same ones.
+    pairs_of = {path: _pairs(path) for path in set(sampled.values())}
     pairs = {place: pairs_of[path] for place, path in sampled.items()}
     for place, known in pairs.items():
         if any(j.pair not in known for j in judged[place]):
