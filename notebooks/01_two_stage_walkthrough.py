@@ -173,7 +173,7 @@ asdict(after[0])
 #
 # ## Full runs
 #
-# The same with all RL steps, 1,000 test problems and five seeds (Table 1 of the paper, with its baselines).
+# The same with all RL steps, 1,000 test problems and eight seeds (Table 1 of the paper, with its baselines).
 
 # %% tags=["results"]
 table("table1_main")

@@ -147,7 +147,7 @@ def test_it_learns_what_is_rewarded(judge_dir: Path, pairs: Dataset, config: Mak
     """Where the second response is always better it comes to say so, after a thought."""
     second = pairs.filter(lambda label: label == 2, input_columns="label")
     trainer = build(
-        judge_dir, second, config, rl_steps=20, learning_rate=2e-3, generation_batch_size=64, beta=0.0
+        judge_dir, second, config, rl_steps=40, learning_rate=5e-4, generation_batch_size=64, beta=0.0
     )
     trainer.train()
     trainer.save_model(str(tmp_path / "trained"))

@@ -48,7 +48,7 @@ def judge_dir(tmp_path_factory: pytest.TempPathFactory, problems: list[Problem])
         reply = f"\\boxed{{{1 if right[0] else 2}}}" if any(right) else "Wrong"
         chats.append((COMPACT.pairwise_prompt(problem.question, first, second), reply))
     directory = tmp_path_factory.mktemp("models") / "judge"
-    teach(directory, chats, seed=3, steps=120)
+    teach(directory, chats, seed=3, steps=240)
     return directory
 
 
