@@ -221,6 +221,12 @@ class TestGathering:
         assert [e.item for e in source.entries] == ["p1"]
         assert records.read_bytes() == cut
 
+    def test_an_evaluation_comes_before_its_controls(self, tmp_path: Path) -> None:
+        for name in ("toy-test-empty", "toy-test"):
+            written(tmp_path / "seed0" / "evaluate" / "stage1" / name, [episode(1)])
+        keys = [source.key for source in gather([tmp_path], limit=10).sources]
+        assert keys == [f"seed0/evaluate/stage1/{name}" for name in ("toy-test", "toy-test-empty")]
+
     def test_samples_and_rounds_are_items_of_their_own(self, tmp_path: Path) -> None:
         chains = [episode(1, sample=s, round=r) for s in range(2) for r in range(2)]
         (source,) = gather([written(tmp_path / "chains", chains)], limit=10).sources

@@ -194,8 +194,8 @@ def _found(folder: Path, name: str, labels: Mapping[str, str]) -> list[Path]:
     """Files or folders of a name below a folder, in the order of the run's stages; not those of checkpoints."""
     order = {stage: place for place, stage in enumerate(labels)}
 
-    def rank(path: Path) -> tuple[int, str]:
-        return order.get(_named(path.parent)[1], len(order)), str(path)
+    def rank(path: Path) -> tuple[int, tuple[str, ...]]:
+        return order.get(_named(path.parent)[1], len(order)), path.parts  # `test` before `test-empty`
 
     found = [p for p in folder.rglob(name) if not any(part.startswith("checkpoint-") for part in p.parts)]
     return sorted(found, key=rank)
