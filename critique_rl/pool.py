@@ -16,10 +16,10 @@ from typing import Any
 from datasets import Dataset
 
 from critique_rl.actors.base import Actor
-from critique_rl.artifacts import written_once
-from critique_rl.evaluation import grade_replies, items
+from critique_rl.grading.replies import grade_replies, items
+from critique_rl.grading.scoring import Scorer, ScoreRange, train_range
 from critique_rl.prompts import PromptSet
-from critique_rl.scoring import Scorer, ScoreRange, train_range
+from critique_rl.records import written_once
 from critique_rl.types import Problem, Sampling, UserError, child_seed
 
 

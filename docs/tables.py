@@ -16,7 +16,7 @@ from typing import Any
 
 import griffe
 
-from critique_rl.config import RunConfig, load_config
+from critique_rl.config.run import RunConfig, load_config
 
 DOCS = Path(__file__).resolve().parent
 CONFIGS = DOCS.parent / "experiments" / "configs"

@@ -15,8 +15,10 @@ import importlib
 import sys
 from pathlib import Path
 
-from critique_rl.cli import guarded
-from critique_rl.study import add_arguments, load_study, measure, write
+from critique_rl.runs.process import guarded
+from critique_rl.studies.script import add_arguments, load_study
+from critique_rl.studies.study import measure
+from critique_rl.studies.write import write
 
 KINDS = ("table", "figure", "controls")
 

@@ -1,6 +1,7 @@
 """The same number of RL steps for each: more of Stage I, an indirect reward alone, RL of the actor itself."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from critique_rl.study import MAIN, Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import MAIN, Row, Study, Table
 
 
 def build(study: Study) -> Table:

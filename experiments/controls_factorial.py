@@ -1,6 +1,7 @@
 """One stage or two, r_dis added, gating or absent in the second, with and without KL: which of them does it?"""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 CELLS = {
     "two stages, additive, KL": "stage2",

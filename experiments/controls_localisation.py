@@ -1,7 +1,7 @@
 """Does a critic flag the step that is wrong? Only where the task knows its right steps."""
 
-from critique_rl.measures import localised
-from critique_rl.study import NotRun, Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import NotRun, Row, Study, Table, localised
 from critique_rl.tasks import TASKS
 
 ROWS = {"SFT critic": "sft", "CTRL": "ctrl", "Stage I": "stage1", "Critique-RL": "stage2"}

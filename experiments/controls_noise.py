@@ -1,7 +1,8 @@
 """Part of the labels that reward the critic is wrong, the same share of those of responses and of refinements."""
 
-from critique_rl.arms import NOISE, noisy
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.methods.arms import NOISE, noisy
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -1,6 +1,7 @@
 """Figure 1 (left): accuracy and discrimination of the compared methods. Its right half is figure6_scaling."""
 
-from critique_rl.study import COMPARED, Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import COMPARED, Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -1,6 +1,7 @@
 """Figure 3: what happens in training under each indirect reward alone, and under both stages."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 ARMS = {
     "r_refine": ("r_refine",),

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from critique_rl.measures import by_round, powers_of_two
-from critique_rl.study import MAIN, Row, Study, Table, main
+from critique_rl.evaluation.measures import by_round, powers_of_two
+from critique_rl.studies.script import main
+from critique_rl.studies.study import MAIN, Row, Study, Table
 
 ROUNDS = 32
 ROWS = {"SFT critic": "sft", "CTRL": "ctrl", "Stage I": "stage1", "Critique-RL": "stage2"}

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from critique_rl.measures import passing, powers_of_two
-from critique_rl.study import Row, Study, Table, main, sampled
+from critique_rl.evaluation.measures import passing, powers_of_two
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table, sampled
 
 
 def build(study: Study) -> Table:

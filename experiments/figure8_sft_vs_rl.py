@@ -1,7 +1,8 @@
 """Figure 8: the SFT critic misses an error that the trained critic finds, after which the refinement is right."""
 
-from critique_rl.evaluation import Episode
-from critique_rl.study import Example, Row, Study, Table, main
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Example, Row, Study, Table
 
 
 def missed_then_found(sft: Episode, trained: Episode) -> bool:

@@ -1,7 +1,8 @@
 """Figure 9: both stages find the error, and only after the critique of Stage II is the refinement right."""
 
-from critique_rl.evaluation import Episode
-from critique_rl.study import Example, Row, Study, Table, main
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Example, Row, Study, Table
 
 
 def found_then_mended(first: Episode, second: Episode) -> bool:

@@ -16,7 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from critique_rl.tables import Outcome, Paper, combine, format_cell, judge, load_paper, load_result
+from critique_rl.studies.claims import Outcome, judge
+from critique_rl.studies.paper import Paper, load_paper
+from critique_rl.studies.results import combine, load_result
+from critique_rl.studies.tables import format_cell
 from critique_rl.types import UserError
 
 HERE = Path(__file__).resolve().parent

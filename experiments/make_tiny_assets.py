@@ -15,9 +15,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from critique_rl.config import EvaluationConfig, as_dict, load_config
-from critique_rl.pipeline import Run
-from critique_rl.report import markdown_table, result
+from critique_rl.config.evaluation import EvaluationConfig
+from critique_rl.config.reading import as_dict
+from critique_rl.config.run import load_config
+from critique_rl.reports.markdown import markdown_table
+from critique_rl.reports.provenance import result
+from critique_rl.runs.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (

@@ -1,6 +1,7 @@
 """Table 10: RL of the actor alone against RL of a critic."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

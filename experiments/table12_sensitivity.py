@@ -4,8 +4,9 @@ The paper moves beta_1 and beta_2 by 2 %, less than what two runs with the same 
 are halved and doubled.
 """
 
-from critique_rl.arms import coefficients
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.methods.arms import coefficients
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -1,6 +1,7 @@
 """Table 13: Acc@Refine and Acc@Dis after each fifth of both stages."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -4,7 +4,8 @@ The paper's Retroformer is PPO and its CTRL is GRPO, while Critique-RL is RLOO, 
 once; `Retroformer (RLOO)` and `r_refine, RLOO` differ from Critique-RL in the reward alone.
 """
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

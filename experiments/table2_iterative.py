@@ -1,6 +1,7 @@
 """Table 2: both stages again, from where they ended; each stage is held close to its own start."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -4,7 +4,8 @@
 `w/o discrimination` has in Stage II neither r_dis nor a KL, as the paper's caption says.
 """
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

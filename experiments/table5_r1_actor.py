@@ -1,7 +1,8 @@
 """Table 5: the 7B critics with a reasoning model as actor, which they were not trained with."""
 
-from critique_rl.config import TaskConfig
-from critique_rl.study import Study, Table, main, other_actor
+from critique_rl.config.data import TaskConfig
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Study, Table, other_actor
 
 ACTOR = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
 TASKS = (

@@ -1,7 +1,8 @@
 """Table 6: the 7B critics with a larger model as actor, which they were not trained with."""
 
-from critique_rl.config import TaskConfig
-from critique_rl.study import Study, Table, main, other_actor
+from critique_rl.config.data import TaskConfig
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Study, Table, other_actor
 
 ACTOR = "Qwen/Qwen2.5-72B-Instruct"
 TASKS = (

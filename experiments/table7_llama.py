@@ -1,6 +1,7 @@
 """Table 7: another family of models, on GSM8K."""
 
-from critique_rl.study import COMPARED, NotRun, Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import COMPARED, NotRun, Row, Study, Table
 
 PRESET = "llama3.2-3b"
 

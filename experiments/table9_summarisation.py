@@ -1,6 +1,7 @@
 """Table 9: summaries, whose replies are scored by a reward model instead of graded."""
 
-from critique_rl.study import NotRun, Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import NotRun, Row, Study, Table
 
 METHODS = {"No critic": "no_critic", "Untrained critic": "sft", "Critique-RL": "stage2"}
 

@@ -16,7 +16,7 @@ import json
 import shutil
 from pathlib import Path
 
-from critique_rl.report import caption, markdown_table
+from critique_rl.reports.markdown import caption, markdown_table
 from critique_rl.reports.settings import without_folders
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@
 FULL = False  # True trains for as long as the configuration says, some minutes on two cores
 
 # %%
-from critique_rl.notebook import start
+from critique_rl.studies.notebook import start
 
 start()
 
@@ -21,11 +21,11 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from critique_rl.config import load_config
+from critique_rl.config.run import load_config
 from critique_rl.display import Display
-from critique_rl.evaluation import read_episodes
-from critique_rl.notebook import EXPERIMENTS, cases, episodes, figure, lines, measured, table
-from critique_rl.pipeline import Run
+from critique_rl.evaluation.episodes import read_episodes
+from critique_rl.runs.run import Run
+from critique_rl.studies.notebook import EXPERIMENTS, cases, episodes, figure, lines, measured, table
 
 folder = tempfile.TemporaryDirectory()  # a run of your own needs a folder that stays
 

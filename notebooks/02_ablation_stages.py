@@ -16,7 +16,7 @@ SEEDS = [0, 1, 2]
 # %%
 from pathlib import Path
 
-from critique_rl.notebook import COMMITTED, claims, examples, figure, run_scripts, table
+from critique_rl.studies.notebook import COMMITTED, claims, examples, figure, run_scripts, table
 
 STEMS = (
     "table3_ablation",

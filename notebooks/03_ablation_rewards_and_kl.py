@@ -10,7 +10,7 @@ RUN = False  # True trains and measures the tables at the end with SEEDS; it tak
 SEEDS = [0, 1, 2]
 
 # %%
-from critique_rl.notebook import start
+from critique_rl.studies.notebook import start
 
 start()
 
@@ -22,9 +22,11 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from critique_rl import rewards
-from critique_rl.config import load_config
+from critique_rl.config.run import load_config
 from critique_rl.display import Display
-from critique_rl.notebook import (
+from critique_rl.prompts import Verdict
+from critique_rl.runs.run import Run
+from critique_rl.studies.notebook import (
     COMMITTED,
     EXPERIMENTS,
     cases,
@@ -34,9 +36,7 @@ from critique_rl.notebook import (
     run_scripts,
     table,
 )
-from critique_rl.objectives import KL_ESTIMATES, grpo_advantages, rloo_advantages
-from critique_rl.pipeline import Run
-from critique_rl.prompts import Verdict
+from critique_rl.training.objectives import KL_ESTIMATES, grpo_advantages, rloo_advantages
 
 STEMS = ("table3_ablation", "figure3_dynamics", "table12_sensitivity", "controls_noise")
 results = run_scripts(STEMS, seeds=SEEDS, into=Path("notebook-runs")) if RUN else COMMITTED

@@ -6,15 +6,14 @@
 # paper's released code.
 
 # %%
-from critique_rl.notebook import start
+from critique_rl.studies.notebook import start
 
 start()
 
 from importlib.resources import files
 
+from critique_rl.evaluation.localisation import first_flagged_step, step_judgments
 from critique_rl.grading import explain, extract_answer, paper_compat
-from critique_rl.localisation import first_flagged_step, step_judgments
-from critique_rl.notebook import cases
 from critique_rl.pairwise_rewards import legacy_r_format, parse_preference, r_format
 from critique_rl.prompts import (
     VERDICT_LABEL,
@@ -25,6 +24,7 @@ from critique_rl.prompts import (
     prompt_set,
 )
 from critique_rl.rewards import r_dis
+from critique_rl.studies.notebook import cases
 
 # %% [markdown]
 # ## The verdict of a critique

@@ -13,7 +13,7 @@ RUN = False  # True trains and measures the figures at the end with SEEDS; it ta
 SEEDS = [0, 1, 2]
 
 # %%
-from critique_rl.notebook import start
+from critique_rl.studies.notebook import start
 
 start()
 
@@ -23,13 +23,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from critique_rl.actors import TransformersActor
-from critique_rl.evaluation import Protocol, evaluate
-from critique_rl.measures import by_round
-from critique_rl.notebook import COMMITTED, cases, claims, figure, lines, measured, run_scripts, table
-from critique_rl.prompts import prompt_set
-from critique_rl.scaling import (
+from critique_rl.evaluation.intervals import interval
+from critique_rl.evaluation.measures import by_round
+from critique_rl.evaluation.protocol import Protocol, evaluate
+from critique_rl.evaluation.scaling import (
     chains,
-    interval,
     majority_at,
     majority_by_problem,
     outcome,
@@ -38,6 +36,8 @@ from critique_rl.scaling import (
     pass_by_problem,
     tokens_at,
 )
+from critique_rl.prompts import prompt_set
+from critique_rl.studies.notebook import COMMITTED, cases, claims, figure, lines, measured, run_scripts, table
 from critique_rl.tasks import load_task
 from critique_rl.types import Sampling
 

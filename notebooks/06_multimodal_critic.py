@@ -14,7 +14,7 @@ RUN = False  # True trains and measures the tables at the end with SEEDS; it tak
 SEEDS = [0, 1, 2]
 
 # %%
-from critique_rl.notebook import start
+from critique_rl.studies.notebook import start
 
 start()
 
@@ -23,18 +23,19 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from critique_rl import PairwiseCriticConfig, PairwiseCriticTrainer, tiny_vl
-from critique_rl.cold_start import base_examples, fine_tune
+from critique_rl import PairwiseCriticConfig, PairwiseCriticTrainer
+from critique_rl.cold_start import tiny_vl
+from critique_rl.cold_start.sft import base_examples, fine_tune
+from critique_rl.cold_start.teachers import ScriptedTeacher
 from critique_rl.critic_data import pairs_of_responses, swap, to_dataset
 from critique_rl.grading import grade_batch
-from critique_rl.images import image_bytes
-from critique_rl.notebook import COMMITTED, cases, claims, figure, lines, run_scripts, sheet, table
 from critique_rl.pairwise_rewards import completion_text, pairwise_reward, parse_preference, r_format, r_pref
 from critique_rl.prompts import prompt_set
 from critique_rl.self_critique import Item, curve, judge_summary, tournament, tournaments
+from critique_rl.studies.notebook import COMMITTED, cases, claims, figure, lines, run_scripts, sheet, table
 from critique_rl.tasks import load_task
 from critique_rl.tasks.drawings_teacher import Annotator, Judge, Looker
-from critique_rl.teachers import ScriptedTeacher
+from critique_rl.vision.images import image_bytes
 
 STEMS = ("table7_critic", "table3_policy", "table4_self_critique", "figure3_steps")
 results = run_scripts(STEMS, preset="tiny-vl", seeds=SEEDS, into=Path("notebook-runs")) if RUN else COMMITTED

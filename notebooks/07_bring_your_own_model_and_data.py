@@ -7,7 +7,7 @@
 # token limits, CPU) go: the defaults are those of the papers and their code.
 
 # %%
-from critique_rl.notebook import start
+from critique_rl.studies.notebook import start
 
 start()
 
@@ -34,19 +34,19 @@ from critique_rl import (
     Stage2Trainer,
     TransformersActor,
 )
-from critique_rl.cold_start import base_examples, fine_tune
-from critique_rl.evaluation import Protocol, evaluate
-from critique_rl.notebook import cases, episodes, measured
+from critique_rl.cold_start.sft import base_examples, fine_tune
+from critique_rl.cold_start.teachers import ScriptedTeacher
+from critique_rl.cold_start.tiny import save_untrained
+from critique_rl.evaluation.protocol import Protocol, evaluate
 from critique_rl.pool import collect_pool
 from critique_rl.prompts import COMPACT, PROMPT_SETS
 from critique_rl.rewards import REFINEMENT_REWARDS
+from critique_rl.studies.notebook import cases, episodes, measured
 from critique_rl.tasks import Task, gold_report, load_task
 from critique_rl.tasks.modular_chain_teacher import Annotator, Solver
 from critique_rl.tasks.published import load_published, make_problem
 from critique_rl.tasks.rows import Row
-from critique_rl.teachers import ScriptedTeacher
-from critique_rl.tiny import save_untrained
-from critique_rl.trainer import load_critic
+from critique_rl.training.checkpoints import load_critic
 from critique_rl.types import Problem, Sampling
 
 folder = tempfile.TemporaryDirectory()

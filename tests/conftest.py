@@ -23,10 +23,10 @@ import torch
 from datasets import Dataset
 from transformers.utils import logging as transformers_logging
 
+from critique_rl.cold_start.tiny import build_model, build_tokenizer
 from critique_rl.prompts import COMPACT, STEP_LABEL, VERDICT_LABEL
-from critique_rl.stages import CritiqueConfig, Stage1Config
 from critique_rl.tasks import load_task
-from critique_rl.tiny import build_model, build_tokenizer
+from critique_rl.training.stage_config import CritiqueConfig, Stage1Config
 from critique_rl.types import Conversation, Problem
 
 MINI = """

@@ -23,21 +23,21 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 import critique_rl
-from critique_rl import PairwiseCriticConfig, Stage1Config, Stage2Config, config
+from critique_rl import PairwiseCriticConfig, Stage1Config, Stage2Config
 from critique_rl.actors import TransformersActor
-from critique_rl.cli import COMMANDS
-from critique_rl.config import load_config
-from critique_rl.evaluation import Episode
-from critique_rl.metrics import metrics
-from critique_rl.pairwise import PairwiseCriticTrainer
+from critique_rl.benchmarks.reward_measures import METRICS
+from critique_rl.cli.commands import COMMANDS
+from critique_rl.config import run as config
+from critique_rl.config.run import load_config
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.evaluation.metrics import metrics
 from critique_rl.prompts import PROMPT_SETS
-from critique_rl.report import CHOSEN
-from critique_rl.reward_benchmarks.measures import METRICS
+from critique_rl.reports.columns import CHOSEN, label
 from critique_rl.rewards import REFINEMENT_REWARDS
 from critique_rl.self_critique.results import BASELINES
-from critique_rl.stages import Stage1Trainer, Stage2Trainer
-from critique_rl.tables import label
-from critique_rl.trainer import CriticConfig
+from critique_rl.training.config import CriticConfig
+from critique_rl.training.pairwise import PairwiseCriticTrainer
+from critique_rl.training.stages import Stage1Trainer, Stage2Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

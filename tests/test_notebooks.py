@@ -20,12 +20,12 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from critique_rl import notebook
-from critique_rl.evaluation import Episode
-from critique_rl.images import data_url
-from critique_rl.notebook import Html, Picture, Text
-from critique_rl.report import summarise
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.evaluation.summary import summarise
+from critique_rl.studies import notebook
+from critique_rl.studies.notebook import Html, Picture, Text
 from critique_rl.types import UserError
+from critique_rl.vision.images import data_url
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"

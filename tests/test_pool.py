@@ -10,8 +10,8 @@ import pytest
 
 from critique_rl.pool import collect_pool, select_balanced
 from critique_rl.prompts import COMPACT, PAPER
-from critique_rl.stages import COLUMNS
 from critique_rl.tasks import load_task
+from critique_rl.training.stage_config import COLUMNS
 from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError, child_seed
 
 SAMPLING = Sampling(20, 0.7)

@@ -15,8 +15,8 @@ from openai.types.chat import ChatCompletion
 from tqdm import tqdm
 
 from critique_rl.actors.base import ActorError, GreedyCache, check_request
-from critique_rl.images import as_url
 from critique_rl.types import Conversation, Generation, Sampling, UserError, child_seed
+from critique_rl.vision.images import as_url
 
 Prefill = Literal["continue", "user"]
 

@@ -29,9 +29,9 @@ from transformers import (
 )
 
 from critique_rl.actors.base import ActorError, GreedyCache, check_request
-from critique_rl.images import image_bytes, open_image
 from critique_rl.types import Conversation, Generation, Message, Sampling, UserError, child_seed
-from critique_rl.vision import is_vision_model, load_processor, parts
+from critique_rl.vision.images import image_bytes, open_image
+from critique_rl.vision.models import is_vision_model, load_processor, parts
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _DEFAULT_CACHE = 50_000

@@ -22,12 +22,7 @@ from critique_rl.critic_data.filters import (
     load_benchmark,
     token_length,
 )
-from critique_rl.critic_data.layouts import (
-    HUB,
-    LAYOUTS,
-    parse_judgement,
-    split_prompt,
-)
+from critique_rl.critic_data.layouts import HUB, LAYOUTS, parse_judgement, split_prompt
 from critique_rl.critic_data.load import load_pairs
 from critique_rl.critic_data.pairs import (
     Drop,
@@ -41,7 +36,7 @@ from critique_rl.critic_data.pairs import (
     to_dataset,
     write_pairs,
 )
-from critique_rl.images import (
+from critique_rl.vision.images import (
     ImageError,
     MissingImageError,
     difference_hash,

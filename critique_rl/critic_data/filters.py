@@ -14,7 +14,10 @@ import numpy as np
 from PIL import Image
 
 from critique_rl.critic_data.pairs import Drop, PreferencePair, Selection
-from critique_rl.images import (
+from critique_rl.tasks.base import DataError
+from critique_rl.tasks.rows import HubSplit, Row, read_rows
+from critique_rl.types import Conversation, UserError
+from critique_rl.vision.images import (
     ImageError,
     MissingImageError,
     difference_hash,
@@ -22,9 +25,6 @@ from critique_rl.images import (
     open_image,
     pixel_hash,
 )
-from critique_rl.tasks.base import DataError
-from critique_rl.tasks.rows import HubSplit, Row, read_rows
-from critique_rl.types import Conversation, UserError
 
 
 def drop_unreadable(pairs: Sequence[PreferencePair]) -> Selection:

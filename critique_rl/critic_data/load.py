@@ -23,11 +23,11 @@ from critique_rl.critic_data.layouts import (
     layout_of,
 )
 from critique_rl.critic_data.pairs import Drop, PreferencePair, Selection, balance
-from critique_rl.images import store_image
 from critique_rl.pairwise_rewards import TIE
 from critique_rl.tasks.base import DataError
 from critique_rl.tasks.rows import SUFFIXES, HubSplit, Row, read_rows
 from critique_rl.types import UserError, nearest
+from critique_rl.vision.images import store_image
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from critique_rl.images import image_bytes, store_image
 from critique_rl.pairwise_rewards import TIE
 from critique_rl.types import UserError, child_seed
+from critique_rl.vision.images import image_bytes, store_image
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from critique_rl.baselines.base import FIRST
-from critique_rl.config import as_dict
-from critique_rl.evaluation import read_episodes
-from critique_rl.pipeline import MARKER, Run, Step
+from critique_rl.config.reading import as_dict
+from critique_rl.evaluation.episodes import read_episodes
+from critique_rl.methods.base import FIRST
 from critique_rl.reports.settings import setting
+from critique_rl.runs.run import Run
+from critique_rl.runs.step import MARKER, Step
 
 HOW = (
     "Tokens are logged, prompts included. Trained: tokens of the rollouts, times the passes over each. Generated: "
@@ -136,7 +137,7 @@ def parameters(path: str) -> int | None:
     """
     from safetensors import safe_open
 
-    from critique_rl.plan import parameter_count
+    from critique_rl.runs.plan import parameter_count
 
     directory = Path(path)
     if "://" in path:

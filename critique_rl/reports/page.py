@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from critique_rl.report import write
+from critique_rl.records import write
 from critique_rl.reports.costs import HOW
+from critique_rl.reports.markdown import escape, fenced, table
 from critique_rl.reports.settings import (
     differences_from,
     paper_config,
@@ -30,35 +31,6 @@ from critique_rl.reports.settings import (
     tasks,
     without_folders,
 )
-
-
-def escape(text: object) -> str:
-    r"""Text as Markdown shows it unchanged, in a line or in a cell.
-
-    >>> print(escape("a|b <b>[x](y)"))
-    a\|b \<b\>\[x\](y)
-    """
-    return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", re.sub(r"[^\S\u00a0]+", " ", str(text)))
-
-
-def fenced(text: str, kind: str = "text") -> str:
-    """Text as a block of Markdown, in a fence longer than any that it holds."""
-    fence = "`" * (max([2, *(len(run) for run in re.findall("`+", text))]) + 1)
-    return f"{fence}{kind}\n{text}\n{fence}"
-
-
-def table(head: Sequence[str], body: Iterable[Sequence[object]], *, numbers: int = 0) -> str:
-    """A Markdown table of escaped cells.
-
-    Args:
-        head: Headings.
-        body: Rows.
-        numbers: How many columns at the right hold numbers.
-    """
-    rule = [":---"] * (len(head) - numbers) + ["---:"] * numbers
-    lines = [map(escape, head), rule, *(map(escape, row) for row in body)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
 
 # -- sections ---------------------------------------------------------------------------------------------
 

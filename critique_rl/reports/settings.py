@@ -12,9 +12,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from critique_rl.config import as_dict, load_config
+from critique_rl.config.reading import as_dict
+from critique_rl.config.run import EXPERIMENTS, load_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "experiments" / "configs"
+CONFIGS = EXPERIMENTS / "configs"
 """Of a checkout; an installed package has none."""
 OF_PAPERS = {
     "Critique-RL": ("qwen2.5-3b", "qwen2.5-7b", "llama3.2-3b"),
@@ -83,7 +84,7 @@ def differences_from(paper: Path, config: Mapping[str, Any]) -> list[Difference]
         paper: The paper's configuration, see `paper_config`.
         config: A configuration, as a result file holds it; of a table script, its stages are arms.
     """
-    from critique_rl.arms import arms, pairwise_arms
+    from critique_rl.methods.arms import arms, pairwise_arms
 
     theirs = load_config(paper)
     if set(config["stages"]) - set(theirs.stages):
@@ -240,9 +241,9 @@ def _defaults(method: str) -> dict[str, Any]:
     if method == "sft":
         from trl import SFTConfig as cls
     elif method in BY_PAIRWISE_TRAINER:
-        from critique_rl.pairwise import PairwiseCriticConfig as cls
+        from critique_rl.training.pairwise import PairwiseCriticConfig as cls
     elif method in ("critique_rl", "actor_rl", "score"):
-        from critique_rl.stages import CritiqueConfig as cls
+        from critique_rl.training.stage_config import CritiqueConfig as cls
     else:
         return {}
     return {f.name: f.default for f in fields(cls) if f.default is not MISSING}

@@ -12,8 +12,8 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+from critique_rl.evaluation.measures import powers_of_two
 from critique_rl.grading import extract_answer
-from critique_rl.measures import powers_of_two
 from critique_rl.types import UserError, child_seed
 
 Order = Literal["forward", "swapped"]

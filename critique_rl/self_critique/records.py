@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from critique_rl.artifacts import read_records
+from critique_rl.records import read_records
 from critique_rl.self_critique.knockout import (
     Bracket,
     Comparison,

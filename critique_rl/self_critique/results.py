@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from critique_rl.evaluation import Episode
-from critique_rl.measures import powers_of_two
-from critique_rl.scaling import ByProblem, chains, interval, majority_vote, outcome, pass_at_k, wilson
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.evaluation.intervals import interval, wilson
+from critique_rl.evaluation.measures import powers_of_two
+from critique_rl.evaluation.scaling import ByProblem, chains, majority_vote, outcome, pass_at_k
 from critique_rl.self_critique.knockout import Bracket, How, Item, Judgement, check_identities, shuffled
 from critique_rl.types import GradedKind, UserError, child_seed
 

@@ -24,9 +24,9 @@ from functools import cache
 
 from PIL import Image, ImageDraw
 
-from critique_rl.images import data_url
 from critique_rl.tasks.base import DataError, Task, split_of
 from critique_rl.types import GradedKind, Problem, child_seed, nearest, problem_id
+from critique_rl.vision.images import data_url
 
 COLOURS = ("red", "green", "blue")
 SHAPES = ("circle", "square", "triangle")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from critique_rl.benchmarks import PairJudgement
 from critique_rl.critic_data import PreferencePair, swap
-from critique_rl.evaluation import Episode
-from critique_rl.localisation import _STEP, step_judgments
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.evaluation.localisation import _STEP, step_judgments
 from critique_rl.pairwise_rewards import TIE
 from critique_rl.prompts import _FENCE, LINE_LEAD, RATING_LABEL, VERDICT_LABEL, Verdict, label_pattern
-from critique_rl.reward_benchmarks import PairJudgement
 from critique_rl.rewards import r_dis
 
 WRONG_VERDICT, UNPARSED, CORRECT_TO_WRONG, WRONG_TO_CORRECT = 1, 2, 4, 8

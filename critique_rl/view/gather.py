@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from critique_rl.artifacts import Record
+from critique_rl.benchmarks import PairJudgement
 from critique_rl.critic_data import PreferencePair, pairs_of_responses
-from critique_rl.evaluation import Episode
-from critique_rl.images import as_url
-from critique_rl.pipeline import ROWS
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.evaluation.summary import summarise
 from critique_rl.prompts import PROMPT_SETS
-from critique_rl.report import summarise
-from critique_rl.reward_benchmarks import PairJudgement
+from critique_rl.records import Record
+from critique_rl.runs.run import ROWS
 from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError, child_seed, problem_id
 from critique_rl.view.entries import Entry, FirstError, of_episode, of_judgement, of_training, read_settings
+from critique_rl.vision.images import as_url
 
 RECORDS, STATE, COMPLETIONS, REPORT = "records.jsonl", "trainer_state.json", "completions", "report.json"
 JUDGEMENTS = "pairs.jsonl"

@@ -17,10 +17,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from critique_rl.images import ImageError, data_url, open_image
-from critique_rl.report import CHOSEN, COLUMNS, CURVES, PAIRWISE_COLUMNS, SCORED_COLUMNS, format_metric
+from critique_rl.reports.columns import CHOSEN, COLUMNS, PAIRWISE_COLUMNS, SCORED_COLUMNS
+from critique_rl.reports.curves import CURVES
+from critique_rl.reports.markdown import format_metric
 from critique_rl.view.entries import marks
 from critique_rl.view.gather import Gathered, Source, Table
+from critique_rl.vision.images import ImageError, data_url, open_image
 
 THUMBNAIL = 512
 """Longer side of an image on the page, in pixels."""

@@ -1,7 +1,8 @@
 """The weight of r_pref beside r_format: the paper's 0.9, and others."""
 
-from critique_rl.arms import ALPHAS
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.methods.arms import ALPHAS
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

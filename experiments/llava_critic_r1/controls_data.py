@@ -1,6 +1,7 @@
 """How much data critic RL needs, and whether ties help; each with the same number of RL steps."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

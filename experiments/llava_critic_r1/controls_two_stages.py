@@ -4,7 +4,8 @@ Budget and optimiser are those of critic RL on pairs. What differs are data and 
 of r_pref of a preference, then r_refine as well.
 """
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

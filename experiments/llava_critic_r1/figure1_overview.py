@@ -1,6 +1,7 @@
 """Figure 1: one answer, and the best of n by self-critique, before and after critic RL."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -1,6 +1,7 @@
 """Figure 3: critic and policy after steps of critic RL."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

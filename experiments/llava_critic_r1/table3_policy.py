@@ -3,7 +3,8 @@
 On the preset's own tasks, and on the paper's benchmarks through lmms-eval where it has `policy_benchmarks`.
 """
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

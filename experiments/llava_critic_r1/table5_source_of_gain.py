@@ -1,6 +1,7 @@
 """Table 5: where the policy's gain comes from: the format reward alone, or the preference as well."""
 
-from critique_rl.study import NotRun, Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import NotRun, Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -1,6 +1,7 @@
 """Table 7: critics on held-out pairs, in both orders."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -1,6 +1,7 @@
 """Table 8: policy first, critic first or both at once, each with the whole budget; SFT on labels without RL."""
 
-from critique_rl.study import Row, Study, Table, main
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table
 
 
 def build(study: Study) -> Table:

@@ -1,0 +1,88 @@
+"""A model as critic of pairs: its accuracy on held-out pairs, and what it finds among its own samples.
+
+Held-out pairs are a right and a wrong response of the frozen actor to one problem, the same for all rows.
+The candidates of the knock-out are the model's own, which then is policy and critic at once (LLaVA-Critic-R1,
+arXiv 2509.00676, test-time self-critique).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from critique_rl.actors.base import Actor
+from critique_rl.benchmarks import pair_accuracy
+from critique_rl.config.evaluation import PairEvaluationConfig
+from critique_rl.critic_data import pairs_of_responses, subsample_pairs
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.evaluation.intervals import ByProblem
+from critique_rl.prompts import PromptSet
+from critique_rl.self_critique import ActorJudge, Judge, by_item, items_of, metrics_by_item, self_critique
+from critique_rl.types import UserError
+
+METHOD = "self_critique"
+
+
+@dataclass(frozen=True)
+class PairEvaluation:
+    """One row of one seed.
+
+    Attributes:
+        config: How.
+        name: Name of the judge, in its records.
+        held_out: Sampled records of the frozen actor, of which pairs are made.
+        own: Sampled records of the model itself.
+        seed: Seed of draw, pairing and coins.
+        directory: Where judgements are written, and read back from.
+    """
+
+    config: PairEvaluationConfig
+    name: str
+    held_out: Sequence[Episode]
+    own: Sequence[Episode]
+    seed: int
+    directory: Path
+
+    def run(
+        self, model: Actor, prompts: PromptSet, max_tokens: int, on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Have the model judge whatever is not on disk."""
+        judge = ActorJudge(model, prompts=prompts, thinking=self.config.thinking, max_tokens=max_tokens)
+        self._values(judge, on_progress)
+
+    def values(self) -> ByProblem:
+        """Metrics by pair or problem: `critic_...`, see `reward_benchmarks.metrics_by_item`, and METHOD_at_N.
+
+        Raises:
+            UserError: Judgements are missing.
+        """
+        return self._values(self._refuse, None)
+
+    def _values(self, judge: Judge, on_progress: Callable[[int, int], None] | None) -> ByProblem:
+        pairs = pairs_of_responses(asdict(e) for e in self.held_out)
+        if self.config.pairs is not None:
+            pairs = subsample_pairs(pairs, self.config.pairs, self.seed)
+        critic = pair_accuracy(
+            pairs,
+            judge,
+            seed=self.seed,
+            records=self.directory / "pairs.jsonl",
+            name=self.name,
+            on_progress=on_progress,
+        )
+        items = items_of(self.own)
+        brackets = self_critique(
+            items,
+            judge,
+            name=self.name,
+            seed=self.seed,
+            both_orders=self.config.both_orders,
+            records=self.directory / "knockout.jsonl",
+            on_progress=on_progress,
+        )
+        chosen = metrics_by_item(by_item(items, {METHOD: brackets}, seed=self.seed))
+        return {**critic.by_item, **chosen}
+
+    def _refuse(self, asked: Sequence[object]) -> list[None]:
+        raise UserError(f"{self.directory}: {len(asked)} judgements are missing; run the evaluation first.")

@@ -1,0 +1,7 @@
+"""`python -m critique_rl.cli`, for launchers that start a module."""
+
+import sys
+
+from critique_rl.cli.commands import main
+
+sys.exit(main())

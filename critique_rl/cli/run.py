@@ -1,0 +1,83 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from critique_rl.runs.process import go_offline_without_hub, quiet_libraries, set_threads
+
+if TYPE_CHECKING:
+    from critique_rl.config.run import RunConfig
+    from critique_rl.display import Outcome
+
+
+def _config_arguments(parser: argparse.ArgumentParser, *, plans: bool = False) -> None:
+    parser.add_argument("config", help="YAML file, see experiments/configs")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds instead of the config's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument("--from-scratch", action="store_true", help="make the shipped cold-start models anew")
+    if plans:
+        parser.add_argument(
+            "--dry-run", action="store_true", help="check the configuration and print the plan"
+        )
+
+
+def _load(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration; its `env` holds for what is imported after, and for the check of the hub."""
+    from critique_rl.config.run import load_config
+
+    seeds = [] if arguments.seeds is None else [f"seeds={arguments.seeds}"]
+    config = load_config(arguments.config, [*arguments.set, *seeds])
+    go_offline_without_hub()
+    return config
+
+
+def _run(arguments: argparse.Namespace) -> Outcome | int:
+    if not arguments.dry_run:
+        return _report(arguments) if _steps(arguments) else 0
+    config = _load(arguments)  # before what is slow to import
+    from critique_rl.display import Outcome
+    from critique_rl.runs.plan import describe
+
+    quiet_libraries()
+    plan = describe(config, from_scratch=arguments.from_scratch)
+    return Outcome(plan, paths={"run": config.directory}, more={"plan": plan.splitlines()})
+
+
+def _steps(arguments: argparse.Namespace, kinds: Sequence[str] = ()) -> Outcome | int:
+    """Run the steps of some kinds, or all; only the first process of a distributed launch has an outcome."""
+    config = _load(arguments)  # before what is slow to import
+    from critique_rl.display import Display, Outcome
+    from critique_rl.records import is_first_process
+    from critique_rl.runs.run import Run
+    from critique_rl.runs.step import KINDS
+
+    set_threads(config)
+    quiet_libraries()
+    display = Display(quiet=arguments.quiet or not is_first_process())
+    run = Run(config, display=display, from_scratch=arguments.from_scratch)
+    run.execute(kinds or KINDS)
+    if not is_first_process():
+        return 0
+    return Outcome(paths={step.name: step.directory for step in run.steps() if step.kind in kinds})
+
+
+def _report(arguments: argparse.Namespace) -> Outcome:
+    config = _load(arguments)  # before what is slow to import
+    from critique_rl.display import Display, Outcome
+    from critique_rl.reports.markdown import markdown_table
+    from critique_rl.reports.report import write_report
+    from critique_rl.runs.run import Run
+
+    set_threads(config)  # the report names the device
+    run = Run(config, display=Display(quiet=arguments.quiet), from_scratch=arguments.from_scratch)
+    rows, histories = run.results()
+    path = write_report(config, rows, histories, run)
+    paths = {"run": config.directory, "report": path, "table": path.with_suffix(".md")}
+    paths["page"] = path.with_suffix(".html")
+    if histories:
+        paths["curves"] = path.parent / "curves.png"
+    text = f"\n{markdown_table(rows)}\n\nresults: {path}\npage:    {paths['page']}"
+    return Outcome(text, rows, paths)

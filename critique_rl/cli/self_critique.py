@@ -1,0 +1,287 @@
+"""`critique-rl self-critique`: judges choose among the samples of an evaluation, beside votes and the oracle.
+
+Judges and baselines have the same pools, the same blocks and the same problems, so that a judge can be compared
+with the majority vote problem by problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from critique_rl.actors import make_actor
+from critique_rl.display import Display, Outcome
+from critique_rl.evaluation.episodes import Episode, read_finished
+from critique_rl.prompts import PROMPT_SETS, prompt_set
+from critique_rl.reports.provenance import result
+from critique_rl.self_critique.judges import ActorJudge
+from critique_rl.self_critique.knockout import Bracket, Item
+from critique_rl.self_critique.records import self_critique
+from critique_rl.self_critique.results import (
+    BASELINES,
+    Estimate,
+    by_item,
+    curve,
+    difference,
+    items_of,
+    judge_summary,
+)
+from critique_rl.types import UserError, child_seed
+
+LABELS = {
+    "single": "One sample, pass@1",
+    "majority": "Majority vote",
+    "random": "Random pick",
+    "pass": "Oracle, pass@n",
+}
+SHARES = {
+    "unparsed": "Unparsed",
+    "said_first": "Names the first",
+    "agreement": "Both orders agree",
+    "accuracy": "Accuracy",
+}
+_NAMED = re.compile(r"([\w.-]+)=(.*)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `critique-rl self-critique`."""
+    parser.add_argument("records", help="records.jsonl of an evaluation with several samples, as of `eval`")
+    parser.add_argument(
+        "output", help="folder for judgements, tables and result; the same command goes on there"
+    )
+    parser.add_argument(
+        "--judge",
+        action="append",
+        required=True,
+        metavar="[NAME=]SPEC",
+        help="path, hub id, or URL of an OpenAI-compatible server; asked greedily; several are compared. The "
+        "model that wrote the samples makes it self-critique. NAME is for tables and files",
+    )
+    parser.add_argument(
+        "--one-order",
+        action="store_true",
+        help="ask about each pair once: half the calls, and a liking for a position decides matches",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of pairing, coins, draw and intervals")
+    parser.add_argument(
+        "--prompts",
+        default="paper",
+        choices=list(PROMPT_SETS),
+        help="prompt set; thinking is that of LLaVA-Critic-R1",
+    )
+    parser.add_argument("--max-tokens", type=int, default=2048, help="of a reply")
+    parser.add_argument("--limit", type=int, help="most problems, drawn by seed")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    """Have each judge choose, write judgements, tables and result.
+
+    Returns:
+        The tables.
+
+    Raises:
+        UserError: An argument is wrong; the records are missing, cut short, scored or ungraded, or have one
+            sample per problem; a file of judgements is of another measurement.
+        ActorError: A judge cannot be loaded or does not answer; the same command goes on after what it said.
+    """
+    records, output, seed = Path(arguments.records), Path(arguments.output), arguments.seed
+    specs = judges(arguments.judge)
+    for option in ("limit", "max_tokens"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise UserError(f"--{option.replace('_', '-')} must be at least 1, got {value}.")
+    # What may be refused is refused before a judge is loaded.
+    episodes = read_finished(records)
+    items = drawn(_pools(records, episodes, seed), arguments.limit, seed=seed)
+    display = Display(quiet=arguments.quiet)
+    brackets: dict[str, list[Bracket]] = {}
+    models: dict[str, str] = {}
+    for number, (name, spec) in enumerate(specs.items(), start=1):
+        with display.step(f"judge {name}", number, len(specs)):
+            place = output / "judgements" / f"{name}.jsonl"
+            models[name], brackets[name] = _judged(items, spec, place, arguments, display)
+    settings = {
+        "records": str(records),
+        "judges": {name: {"spec": spec, "model": models[name]} for name, spec in specs.items()},
+        "both_orders": not arguments.one_order,
+        "max_tokens": arguments.max_tokens,
+        "prompts": arguments.prompts,
+        "limit": arguments.limit,
+    }
+    measured = rows(items, brackets, dataset=", ".join(sorted({e.dataset for e in episodes})), seed=seed)
+    table, path = markdown(measured), output / "self_critique.json"
+    content = json.dumps(result(settings, [seed], measured), indent=1, ensure_ascii=False)
+    path.write_text(f"{content}\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(f"{table}\n", encoding="utf-8")
+    paths = {"result": path, "tables": path.with_suffix(".md"), "judgements": output / "judgements"}
+    return Outcome(f"{table}\n\nresults: {path}", measured, paths)
+
+
+def _judged(
+    items: Sequence[Item], spec: str, records: Path, arguments: argparse.Namespace, display: Display
+) -> tuple[str, list[Bracket]]:
+    """Name and brackets of one judge. Its model is let go on return: two may not fit beside each other."""
+    judge = ActorJudge(
+        make_actor(spec), prompts=prompt_set(arguments.prompts), max_tokens=arguments.max_tokens
+    )
+    brackets = self_critique(
+        items,
+        judge,
+        name=judge.name,
+        seed=arguments.seed,
+        both_orders=not arguments.one_order,
+        records=records,
+        on_progress=display.advance,
+    )
+    return judge.name, brackets
+
+
+def judges(given: Sequence[str]) -> dict[str, str]:
+    """Models by name, from `NAME=SPEC` or `SPEC`: the end of a path or hub id, or the host of a URL is the name.
+
+    Raises:
+        UserError: A judge has no model, the name of a baseline, or the name of another judge.
+
+    >>> judges(["self=runs/policy", "Qwen/Qwen2.5-3B-Instruct", "http://localhost:8000/v1?a=b"])
+    {'self': 'runs/policy', 'Qwen2.5-3B-Instruct': 'Qwen/Qwen2.5-3B-Instruct', \
+'localhost-8000': 'http://localhost:8000/v1?a=b'}
+    """
+    specs: dict[str, str] = {}
+    for item in given:
+        named = _NAMED.fullmatch(item)
+        name, spec = named.groups() if named else (_default_name(item), item)
+        if not spec:
+            raise UserError(f"--judge {item!r} has no model: give a path, a hub id or the URL of a server.")
+        if name in BASELINES:
+            raise UserError(f"--judge {item}: {name!r} is a baseline: give it another name, NAME={spec}.")
+        if name in specs:
+            raise UserError(f"--judge {item}: two judges are called {name!r}: name them, NAME={spec}.")
+        specs[name] = spec
+    return specs
+
+
+def _default_name(spec: str) -> str:
+    # A user and a password before the host are not for tables.
+    end = urlsplit(spec).netloc.rpartition("@")[2] if "://" in spec else Path(spec).absolute().name
+    return re.sub(r"[^\w.-]+", "-", end)
+
+
+def _pools(records: Path, episodes: Sequence[Episode], seed: int) -> list[Item]:
+    """Pools that can be chosen from and measured."""
+    counts = Counter(e.id for e in episodes)
+    most, fewest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    if counts[fewest] < counts[most]:
+        raise UserError(
+            f"{records} has {counts[most]} records of problem {most} and {counts[fewest]} of {fewest}: let the "
+            "evaluation go on to its end first."
+        )
+    if any(e.kind == "score" for e in episodes):
+        raise UserError(
+            f"{records}: its replies are scored. What a judge chooses is measured here among replies that are "
+            "right or wrong: give the records of a task with gold answers."
+        )
+    try:
+        items = items_of(episodes)
+        if len(items[0].candidates) == 1:
+            raise UserError(
+                "one sample of each problem leaves nothing to choose: evaluate with several, for instance "
+                "`critique-rl eval ... --samples 8 --temperature 0.7`."
+            )
+        if all(grade is None for item in items for grade in item.correct):
+            raise UserError(
+                "none of its replies is graded, so no choice is right or wrong: evaluate a task whose answers "
+                "can be graded, see `critique-rl check-data`."
+            )
+        by_item(items, {}, seed=seed)
+    except UserError as error:
+        raise UserError(f"{records}: {error}") from error
+    return items
+
+
+def drawn(items: Sequence[Item], limit: int | None, *, seed: int) -> list[Item]:
+    """At most `limit` items in their order; the draw is a hash: a smaller limit gives a part of a larger one."""
+    ranked = sorted(items, key=lambda item: (child_seed(seed, "self_critique", item.id), item.id))
+    kept = {item.id for item in ranked[:limit]}
+    return [item for item in items if item.id in kept]
+
+
+def rows(
+    items: Sequence[Item], brackets: Mapping[str, Sequence[Bracket]], *, dataset: str, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of a result file, one per baseline and judge.
+
+    Returns:
+        `method`, `dataset`, and `metrics`: `acc_at_N`, and for judges `gain_at_N` over the majority vote, paired
+        by problem. `counts` has for each N the problems with a value, and calls and tokens of one choice. Judges
+        also have `judge`, see `judge_summary`.
+    """
+    values = by_item(items, brackets, seed=seed)
+    points = curve(items, brackets, seed=seed)
+    found = []
+    for method in values:
+        own = [p for p in points if p.method == method]
+        metrics = {f"acc_at_{p.n}": p.accuracy for p in own}
+        row: dict[str, Any] = {"method": method, "dataset": dataset}
+        if method in brackets:
+            metrics |= {f"gain_at_{p.n}": difference(values, method, "majority", p.n, seed=seed) for p in own}
+            summary = judge_summary(items, brackets[method])
+            row["judge"] = {k: asdict(v) if isinstance(v, Estimate) else v for k, v in summary.items()}
+        row["metrics"] = {
+            k: {**asdict(e), "values": [e.mean]} for k, e in metrics.items() if e.mean is not None
+        }
+        row["counts"] = {str(p.n): {"problems": p.items, "calls": p.calls, "tokens": p.tokens} for p in own}
+        found.append(row)
+    return found
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy by n, what judges gain over the majority vote, and how they judge."""
+    ns = list(rows[0]["counts"])
+    head = ["Method", *(f"n = {n}" for n in ns)]
+    asked = [row for row in rows if "judge" in row]
+
+    def cells(row: Mapping[str, Any], metric: str, sign: str = "") -> list[str]:
+        return [_cell(row["metrics"].get(f"{metric}_at_{n}"), sign) for n in ns]
+
+    accuracies = [[LABELS.get(row["method"], row["method"]), *cells(row, "acc")] for row in rows]
+    gains = [[row["method"], *cells(row, "gain", "+")] for row in asked]
+    behaviour = [
+        [
+            row["method"],
+            *(str(row["judge"][count]) for count in ("calls", "reasks", "tokens")),
+            *(_cell(row["judge"][share]) for share in SHARES),
+        ]
+        for row in asked
+    ]
+    problems = max(count["problems"] for row in rows for count in row["counts"].values())
+    return "\n\n".join(
+        [
+            f"Accuracy of the one that is chosen of n candidates; {rows[0]['dataset']}, {problems} problems, 95 % "
+            "bootstrap intervals over them:",
+            _table([head, *accuracies]),
+            "Difference to the majority vote in percentage points, paired by problem:",
+            _table([["Judge", *head[1:]], *gains]),
+            "The judges over all their calls, with Wilson's 95 % intervals; accuracy is on pairs of a right and a "
+            "wrong candidate:",
+            _table([["Judge", "Calls", "Re-asks", "Tokens", *SHARES.values()], *behaviour]),
+        ]
+    )
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled)
+
+
+def _cell(share: Mapping[str, Any] | None, sign: str = "") -> str:
+    if share is None or share["mean"] is None:
+        return "–"
+    mean, low, high = (f"{share[end]:{sign}.1%}" for end in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"

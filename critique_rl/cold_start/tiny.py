@@ -1,0 +1,117 @@
+"""A language model that is made on the spot: real architecture, real tokenizer, a tenth of a million weights.
+
+It goes through the same chat template, prompts, trainer and evaluation as any model of the hub.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.processing_utils import ProcessorMixin
+
+from critique_rl.cold_start.byte_tokenizer import byte_tokenizer
+from critique_rl.prompts import RATING_LABEL
+from critique_rl.tasks import made_up_facts, made_up_facts_teacher
+from critique_rl.tasks.modular_chain import OPERATIONS, SUFFIX
+
+CHAIN_PHRASES = (
+    "Question: ",
+    "\nSolution: ",
+    "Step sentence: ",
+    "\nStep sentence: ",
+    "\nExplanation: ",
+    "\nCorrectness of the step: ",
+    "\nCorrectness of the final answer: ",
+    "Correct",
+    "Wrong",
+    "The answer is ",
+    "user\n",
+    "assistant\n",
+    SUFFIX,
+    *(f"{operation}{operand}{equals}" for operation, operand in OPERATIONS for equals in ("", "=")),
+)
+FACT_PHRASES = (
+    "Question: ",
+    "\nSolution: ",
+    made_up_facts_teacher.COMMENTS_LABEL,
+    f"\n{RATING_LABEL} ",
+    f"\n{made_up_facts_teacher.SUGGESTIONS_LABEL}",
+    made_up_facts_teacher.STATED,
+    made_up_facts_teacher.MISSING,
+    made_up_facts_teacher.SURPLUS,
+    "user\n",
+    "assistant\n",
+    *(f"{name} has " for name in made_up_facts.NAMES),
+    *(f" {colour} " for colour in made_up_facts.COLOURS),
+    *(f"{thing}." for thing in made_up_facts.THINGS),
+    *made_up_facts.REMARKS,
+)
+PHRASES = {"modular_chain": CHAIN_PHRASES, "made_up_facts": FACT_PHRASES}
+"""By task, one token each, so that a critique of three steps is 27 tokens; all other text is bytes."""
+
+CONTEXT = 512
+
+# ChatML without a system turn, as in the paper's runs.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def build_tokenizer(task: str = "modular_chain") -> PreTrainedTokenizerBase:
+    """The tokenizer of a task of text, with the phrases of its texts as single tokens."""
+    return byte_tokenizer(PHRASES[task], chat_template=CHAT_TEMPLATE)
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerBase, *, seed: int, hidden_size: int = 64, layers: int = 2, heads: int = 4
+) -> PreTrainedModel:
+    """Untrained Qwen2 model in float32; `seed` fixes its weights and leaves the global generator alone."""
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
+
+
+def untrained(
+    task: str = "modular_chain", *, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | ProcessorMixin]:
+    """What `base: tiny` starts from in a task: a model and its tokenizer, or its processor where it sees."""
+    if task == "drawings":
+        from critique_rl.cold_start import tiny_vl
+
+        tokenizer = tiny_vl.build_tokenizer()
+        return tiny_vl.build_model(tokenizer, seed=seed), tiny_vl.build_processor(tokenizer)
+    tokenizer = build_tokenizer(task)
+    return build_model(tokenizer, seed=seed), tokenizer
+
+
+def save_untrained(directory: str | Path, *, seed: int, task: str = "modular_chain") -> None:
+    """Write an untrained model and its tokenizer or processor where `from_pretrained` finds them."""
+    for part in untrained(task, seed=seed):
+        part.save_pretrained(directory)

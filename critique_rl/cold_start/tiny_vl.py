@@ -1,0 +1,173 @@
+"""Models that see, made on the spot: real architectures and processors, less than half a million weights.
+
+They go through the same processor, prompts, trainer and evaluation as Qwen2.5-VL and Qwen3-VL of the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.processing_utils import ProcessorMixin
+
+from critique_rl.cold_start.byte_tokenizer import byte_tokenizer
+from critique_rl.tasks import drawings_teacher
+from critique_rl.types import UserError, nearest
+from critique_rl.vision.models import IMAGE_ONLY
+
+Family = Literal["qwen2_5_vl", "qwen3_vl"]
+
+CONTEXT = 1024
+PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}
+MERGE = 2
+MIN_TOKENS, MAX_TOKENS = 4, 16
+"""Of an image; one token is 2 x 2 patches, so 84 x 56 pixels are 6 tokens of `qwen2_5_vl`."""
+
+_HIDDEN, _LAYERS, _HEADS = 64, 3, 4
+_SPREAD = 0.1
+"""Standard deviation of weights at the start: near 1/sqrt(width). With the families' 0.02, which is for widths of
+thousands, 20,000 examples taught nothing of the pictures."""
+_VISION_SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+# ChatML without a system turn; a content is a string or a list of parts.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message.role + '\\n' -}}"
+    "{%- if message.content is string -%}{{- message.content -}}{%- else -%}"
+    "{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
+    "{%- else -%}{{- part.text -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def build_tokenizer(phrases: Sequence[str] = drawings_teacher.PHRASES) -> PreTrainedTokenizerBase:
+    """Byte-level tokenizer of Qwen2's class, with each phrase and each vision token as a single token."""
+    return byte_tokenizer(phrases, chat_template=CHAT_TEMPLATE, specials=_VISION_SPECIALS)
+
+
+def build_processor(tokenizer: PreTrainedTokenizerBase, *, family: Family = "qwen2_5_vl") -> ProcessorMixin:
+    """Processor of the family, without torchvision; images of 4 to 16 tokens are scaled to whole tokens only.
+
+    Raises:
+        UserError: Unknown family.
+    """
+    token_side = PATCH[_checked(family)] * MERGE
+    image_processor = Qwen2VLImageProcessorPil(
+        patch_size=PATCH[family],
+        merge_size=MERGE,
+        temporal_patch_size=2,
+        size={"shortest_edge": MIN_TOKENS * token_side**2, "longest_edge": MAX_TOKENS * token_side**2},
+    )
+    processor_class: Any = IMAGE_ONLY[family]
+    processor: ProcessorMixin = processor_class(
+        image_processor=image_processor, tokenizer=tokenizer, chat_template=tokenizer.chat_template
+    )
+    return processor
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerBase, *, seed: int, family: Family = "qwen2_5_vl"
+) -> PreTrainedModel:
+    """Untrained model in float32; `seed` fixes its weights and leaves the global generator alone.
+
+    Raises:
+        UserError: Unknown family.
+    """
+    ids: dict[str, Any] = {
+        name: tokenizer.convert_tokens_to_ids(token)
+        for name, token in (
+            ("image_token_id", "<|image_pad|>"),
+            ("video_token_id", "<|video_pad|>"),
+            ("vision_start_token_id", "<|vision_start|>"),
+            ("vision_end_token_id", "<|vision_end|>"),
+        )
+    }
+    head = _HIDDEN // _HEADS
+    rope: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": 1e6,
+        "mrope_section": [head // 8, head // 8, head // 4],  # time, height and width share half a head
+    }
+    text: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": _HIDDEN,
+        "intermediate_size": 2 * _HIDDEN,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": _HEADS,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": _SPREAD,
+        "rope_parameters": rope,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": _HIDDEN,
+        "intermediate_size": _HIDDEN,
+        "num_heads": _HEADS,
+        "patch_size": PATCH[_checked(family)],
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+        "out_hidden_size": _HIDDEN,
+        "initializer_range": _SPREAD,
+    }
+    config: Any
+    model: Any
+    if family == "qwen2_5_vl":
+        # A window is 2 x 2 tokens, so that both kinds of layers differ already on small images.
+        vision |= {"window_size": 2 * MERGE * PATCH[family], "fullatt_block_indexes": [1]}
+        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+    else:
+        text |= {"head_dim": head, "rope_parameters": {**rope, "mrope_interleaved": True}}
+        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+        config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if family == "qwen2_5_vl":
+            model = Qwen2_5_VLForConditionalGeneration(config)
+        else:
+            model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
+
+
+def save_untrained(
+    directory: str | Path,
+    *,
+    seed: int,
+    family: Family = "qwen2_5_vl",
+    phrases: Sequence[str] = drawings_teacher.PHRASES,
+) -> None:
+    """Write an untrained model and its processor where `critique_rl.vision` finds them.
+
+    Args:
+        directory: Made if it is not there.
+        seed: Fixes the weights.
+        family: `qwen2_5_vl` or `qwen3_vl`.
+        phrases: Texts that are one token each, by default those of the task `drawings`; all other text is bytes.
+
+    Raises:
+        UserError: Unknown family.
+    """
+    tokenizer = build_tokenizer(phrases)
+    build_model(tokenizer, seed=seed, family=family).save_pretrained(directory)
+    build_processor(tokenizer, family=family).save_pretrained(directory)
+
+
+def _checked(family: str) -> str:
+    if family not in get_args(Family):
+        raise UserError(f"family: unknown {family!r}. {nearest(family, get_args(Family))}")
+    return family

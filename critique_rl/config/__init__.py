@@ -1,0 +1,23 @@
+"""What a run is: one typed dataclass a concern, read from YAML and checked before any work.
+
+May import tasks, prompts and types; nothing here touches the network or a model."""
+
+from typing import Any
+
+from critique_rl.moved import find
+
+_HOMES = (
+    "config.run",
+    "config.data",
+    "config.cold_start",
+    "config.training",
+    "config.evaluation",
+    "config.methods",
+    "config.reading",
+    "config.extensions",
+    "config.checks",
+)
+
+
+def __getattr__(name: str) -> Any:
+    return find(name, __name__, _HOMES)

@@ -1,0 +1,176 @@
+"""Every metric of the paper's section 5.1 on evaluation records, as fractions of 1, with their resamples.
+
+Scored replies have those of its Table 9 instead, in units of the scores and ratings. Each metric is a ratio of two
+sums over episodes, so that a bootstrap over problems is one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.prompts import Verdict
+from critique_rl.rewards import r_dis
+from critique_rl.types import child_seed
+
+Array = np.ndarray
+
+# What is counted in each episode; all but the first two in graded episodes alone.
+_COUNTS = (
+    "all",
+    "tokens",
+    "graded",
+    "right",  # response right
+    "wrong",
+    "refined",  # refinement right
+    "spoiled",  # right response, wrong refinement
+    "corrected",  # wrong response, right refinement
+    "judged",  # criticised
+    "parsed",  # ... with a verdict
+    "agrees",  # ... that is right
+    "judged_right",  # criticised, of right responses
+    "agrees_right",
+    "judged_wrong",
+    "agrees_wrong",
+    "score",  # sums over graded episodes of scored replies
+    "score_refine",
+    "squared_error",  # of the critic's rating, where it has one
+    "absolute_error",
+)
+_RATIOS = {
+    "acc": ("right", "graded"),
+    "graded_rate": ("graded", "all"),
+    "tokens": ("tokens", "all"),
+    "acc_refine": ("refined", "graded"),
+    "delta_ci": ("spoiled", "graded"),
+    "delta_ic": ("corrected", "graded"),
+    "delta_ci_given_correct": ("spoiled", "right"),
+    "delta_ic_given_wrong": ("corrected", "wrong"),
+    "acc_dis": ("agrees", "judged"),
+    "acc_dis_parsed": ("agrees", "parsed"),
+    "acc_dis_on_correct": ("agrees_right", "judged_right"),
+    "acc_dis_on_wrong": ("agrees_wrong", "judged_wrong"),
+    "parse_rate": ("parsed", "judged"),
+}
+_SCORED_RATIOS = {
+    "score": ("score", "graded"),
+    "graded_rate": ("graded", "all"),
+    "tokens": ("tokens", "all"),
+    "score_refine": ("score_refine", "graded"),
+    "mse_dis": ("squared_error", "parsed"),
+    "mae_dis": ("absolute_error", "parsed"),
+    "parse_rate": ("parsed", "judged"),
+}
+_WITHOUT_CRITIC = ("acc", "score", "graded_rate", "tokens")
+
+
+def metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
+    """All metrics; None where there is nothing to divide by.
+
+    Episodes with an answer that could not be graded, or scored, count in `graded_rate` and nowhere else, so that
+    delta = delta_ic - delta_ci holds exactly. Discrimination is measured on the episodes with a critique; a
+    critique without rating has no distance to the truth, so read `mse_dis` and `mae_dis` beside `parse_rate`.
+
+    Args:
+        episodes: Of one round; several samples of a problem count alike.
+
+    Returns:
+        By name, see docs/metrics.md; without critiques `acc` or `score`, `graded_rate` and
+        `tokens`.
+    """
+    with_critic = _with_critic(episodes)
+    table_EC = np.array([_counts(e, with_critic) for e in episodes], dtype=float).reshape(-1, len(_COUNTS))
+    values = _ratios(table_EC.sum(axis=0), with_critic, _scored(episodes))
+    return {name: None if np.isnan(value) else float(value) for name, value in values.items()}
+
+
+def resampled(episodes: Sequence[Episode], *, resamples: int = 1000) -> dict[str, Array]:
+    """Metrics of bootstrap resamples of the problems; all samples of a problem are drawn together.
+
+    Args:
+        episodes: As in `metrics`.
+        resamples: Number of resamples R.
+
+    Returns:
+        (R,) values by metric, NaN where one is undefined.
+    """
+    with_critic = _with_critic(episodes)
+    place = {identity: i for i, identity in enumerate(dict.fromkeys(e.id for e in episodes))}
+    table_PC = np.zeros((len(place), len(_COUNTS)))
+    for episode in episodes:
+        table_PC[place[episode.id]] += _counts(episode, with_critic)
+    generator = np.random.default_rng(child_seed(0, "bootstrap"))
+    times_RP = generator.multinomial(len(place), np.full(len(place), 1 / len(place)), size=resamples)
+    return _ratios(times_RP @ table_PC, with_critic, _scored(episodes))
+
+
+def _with_critic(episodes: Sequence[Episode]) -> bool:
+    return any(e.critique is not None for e in episodes)
+
+
+def _scored(episodes: Sequence[Episode]) -> bool:
+    return any(e.kind == "score" for e in episodes)
+
+
+def _counts(e: Episode, with_critic: bool) -> list[float]:
+    made = _score_sums(e, with_critic) if e.kind == "score" else _grade_counts(e, with_critic)
+    return [1.0, e.tokens, *(float(made.get(name) or 0) for name in _COUNTS[2:])]
+
+
+def _grade_counts(e: Episode, with_critic: bool) -> dict[str, bool | None]:
+    o, o2 = e.response_correct, e.refinement_correct
+    if o is None or (with_critic and o2 is None):
+        return {}
+    judged = e.verdict is not None  # the empty critique of a control is nobody's judgement
+    agrees = e.verdict is not None and r_dis(Verdict(e.verdict), o) == 1.0
+    return {
+        "graded": True,
+        "right": o,
+        "wrong": not o,
+        "refined": o2,
+        "spoiled": o and not o2,
+        "corrected": o2 and not o,
+        "judged": judged,
+        "parsed": judged and e.verdict != Verdict.UNPARSED,
+        "agrees": agrees,
+        "judged_right": judged and o,
+        "agrees_right": agrees and o,
+        "judged_wrong": judged and not o,
+        "agrees_wrong": agrees and not o,
+    }
+
+
+def _score_sums(e: Episode, with_critic: bool) -> dict[str, float | None]:
+    if e.response_score is None or (with_critic and e.refinement_score is None):
+        return {}
+    error = None
+    if e.critic_rating is not None and e.response_rating is not None:
+        error = e.critic_rating - e.response_rating
+    return {
+        "graded": 1,
+        "score": e.response_score,
+        "score_refine": e.refinement_score,
+        "judged": e.critique is not None,
+        "parsed": error is not None,
+        "squared_error": None if error is None else error**2,
+        "absolute_error": None if error is None else abs(error),
+    }
+
+
+def _ratios(sums: Array, with_critic: bool, scored: bool) -> dict[str, Array]:
+    """Metrics from sums of `_COUNTS` in the last axis; NaN for 0 / 0."""
+    at = {name: sums[..., i] for i, name in enumerate(_COUNTS)}
+    ratios = _SCORED_RATIOS if scored else _RATIOS
+    names = [name for name in ratios if with_critic or name in _WITHOUT_CRITIC]
+    with np.errstate(invalid="ignore"):
+        values = {name: at[ratios[name][0]] / at[ratios[name][1]] for name in names}
+    if not with_critic:
+        return values
+    if scored:
+        values["delta"] = values["score_refine"] - values["score"]
+        return values
+    values["delta"] = values["acc_refine"] - values["acc"]
+    values["acc_dis_balanced"] = (values["acc_dis_on_correct"] + values["acc_dis_on_wrong"]) / 2
+    return values

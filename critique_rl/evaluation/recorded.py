@@ -1,0 +1,154 @@
+"""Replies and critiques that somebody else has recorded, graded and read as an evaluation would.
+
+A recorded file (JSON lines, JSON or parquet) has for each item `question`, `answer` and `response`, and may have
+`critique`, `refinement`, `kind`, and `response_label` and `refinement_label`: true or false, what somebody else
+says of response and refinement, against which grading is checked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from critique_rl.evaluation.episodes import Episode
+from critique_rl.grading import grade_batch
+from critique_rl.prompts import parse_verdict
+from critique_rl.tasks.rows import Row, read_rows
+from critique_rl.types import GradedKind, UserError, problem_id
+
+LABELS = {"response_label": "response_correct", "refinement_label": "refinement_correct"}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How our grades compare with recorded labels.
+
+    Attributes:
+        labelled: Replies with a label.
+        equal: Graded as labelled.
+        ungraded: Could not be graded.
+        differing: Place of each reply that is graded otherwise, with both opinions.
+    """
+
+    labelled: int
+    equal: int
+    ungraded: int
+    differing: tuple[str, ...]
+
+    def summary(self, most: int = 10) -> str:
+        """Counts, and at most `most` differences, one a line."""
+        lines = [
+            f"{self.equal} of {self.labelled} labelled replies are graded as labelled, {self.ungraded} "
+            "could not be graded"
+        ]
+        lines += [f"  {place}" for place in self.differing[:most]]
+        if len(self.differing) > most:
+            lines.append(f"  and {len(self.differing) - most} more")
+        return "\n".join(lines)
+
+
+def read_recorded(path: Path, *, kind: str | None = None) -> tuple[list[Episode], Agreement]:
+    """Grade recorded replies and read recorded critiques, as an evaluation would.
+
+    Args:
+        path: The file.
+        kind: How answers are graded where a row has no `kind`.
+
+    Raises:
+        UserError: The file, a row or a field is missing or not as it should be; the message names it.
+    """
+    rows = read_rows(path)
+    read: list[Episode] = []
+    samples: Counter[str] = Counter()
+    for row in rows:
+        episode = _episode(row, path.stem, kind)
+        read.append(replace(episode, sample=samples[episode.id]))
+        samples[episode.id] += 1
+    without = [row.place for row, e in zip(rows, read, strict=True) if e.critique is None]
+    if 0 < len(without) < len(read):
+        raise UserError(
+            f"{without[0]}: no critique, though other rows have one; put those without into a file of their own."
+        )
+    replies = [(e, reply) for e in read for reply in (e.response, e.refinement) if reply is not None]
+    grades = iter(grade_batch([{"gold": e.answer, "reply": reply, "kind": e.kind} for e, reply in replies]))
+    episodes = [
+        replace(
+            e,
+            response_correct=next(grades),
+            refinement_correct=None if e.refinement is None else next(grades),
+        )
+        for e in read
+    ]
+    return episodes, _agreement(rows, episodes)
+
+
+def _episode(row: Row, dataset: str, default_kind: str | None) -> Episode:
+    """What a row says, not yet graded."""
+    kind = _kind(row, default_kind)
+    row.layout(("question", "answer", "response"))
+    refined = row.fields.get("refinement") is not None
+    if refined != (row.fields.get("critique") is not None):
+        raise UserError(f"{row.place}: a row has both `critique` and `refinement`, or neither.")
+    question = row.text("question")
+    critique = row.text("critique", may_be_empty=True) if refined else None
+    return Episode(
+        id=problem_id(question),
+        dataset=dataset,
+        question=question,
+        answer=_answer(row),
+        kind=kind,
+        response=row.text("response", may_be_empty=True),
+        response_correct=None,
+        critique=critique,
+        verdict=None if critique is None else parse_verdict(critique).value,
+        refinement=row.text("refinement", may_be_empty=True) if refined else None,
+        refinement_correct=None,
+        tokens=0,
+    )
+
+
+def _kind(row: Row, default: str | None) -> str:
+    known = get_args(GradedKind)
+    kind = row.fields.get("kind", default)
+    if kind is None:
+        raise UserError(
+            f"{row.place}: no field 'kind'; give all rows one with --kind, of {', '.join(known)}."
+        )
+    if kind not in known:
+        raise (
+            row.error("kind", f"one of {', '.join(known)}")
+            if "kind" in row.fields
+            else UserError(f"--kind {kind} is none of {', '.join(known)}.")
+        )
+    return str(kind)
+
+
+def _answer(row: Row) -> str:
+    answer = row.fields["answer"]
+    return (
+        str(answer)
+        if isinstance(answer, int | float) and not isinstance(answer, bool)
+        else row.text("answer")
+    )
+
+
+def _agreement(rows: Sequence[Row], episodes: Sequence[Episode]) -> Agreement:
+    labelled = equal = ungraded = 0
+    differing = []
+    for row, episode in zip(rows, episodes, strict=True):
+        for field, name in LABELS.items():
+            label = row.fields.get(field)
+            if label is None:
+                continue
+            if not isinstance(label, bool):
+                raise row.error(field, "true or false")
+            grade = getattr(episode, name)
+            labelled += 1
+            equal += grade == label
+            ungraded += grade is None
+            if grade != label:
+                differing.append(f"{row.place}: {field} {label}, graded {grade}")
+    return Agreement(labelled, equal, ungraded, tuple(differing))

@@ -1,0 +1,113 @@
+"""Directly RL: the actor itself is trained with r_oracle(x, y); there is no critic.
+
+The trainer is the critic's, with other prompts and another reward, so that both spend a rollout alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftConfig
+from transformers import TrainerCallback
+
+from critique_rl.actors.transformers_actor import TransformersActor
+from critique_rl.methods.base import Inputs
+from critique_rl.methods.rl import rl_args, run
+from critique_rl.training.checkpoints import load_critic
+from critique_rl.training.stage_config import CritiqueConfig
+from critique_rl.training.stages import CritiqueTrainer
+from critique_rl.types import UserError, child_seed
+
+# GRPO as published: normalised by the group, KL in the loss. CritiqueConfig's own defaults are RLOO's.
+GRPO: dict[str, Any] = {"advantage": "grpo", "whiten": False, "kl_placement": "loss", "kl_estimator": "k3"}
+
+
+class ActorTrainer(CritiqueTrainer):
+    """Trains the actor on r_oracle of its own responses.
+
+    Args:
+        model: The actor to start from: a directory, or a `PeftModel` with a trainable adapter.
+        args: The configuration; terms that only a critic has are ignored.
+        train_dataset: As for `CritiqueTrainer`; each question is used once.
+        callbacks: As in `Trainer`.
+        peft_config: Adapter to train instead of the full model.
+
+    Raises:
+        UserError: As `CritiqueTrainer`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        args: CritiqueConfig,
+        train_dataset: Dataset,
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, peft_config=peft_config
+        )
+        self.reward_funcs, self.reward_func_names = [self.reward], ["r_oracle"]
+        size = args.per_device_train_batch_size
+        self.policy = TransformersActor(self.model, self.processing_class, batch_size=size)
+
+    def reward(self, completions: list[Any], **columns: Any) -> list[float | None]:
+        """1 or 0 for each completion, None where it cannot be graded; see trl's reward functions."""
+        replies = [self._prompts.reasoning_prefill + c[0]["content"] for c in completions]
+        grades = self.graded(replies, columns["answer"], columns["kind"])
+        for grade in grades:
+            columns["log_metric"]("actor/graded_rate", float(grade is not None))
+        return [None if grade is None else float(grade) for grade in grades]
+
+    def graded(self, replies: list[str], answers: list[str], kinds: list[str]) -> list[bool | None]:
+        """r_oracle of each reply."""
+        items = [
+            {"gold": answer, "reply": reply, "kind": kind}
+            for answer, reply, kind in zip(answers, replies, kinds, strict=True)
+        ]
+        return [None if grade is None else bool(grade) for grade in self.grader(items)]
+
+    def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
+        """Each question, about each image, once, with the actor's prompt."""
+        rows = {(row["question"], row.get("image")): row for row in super()._with_prompts(dataset, name)}
+        prompts = self._prompts
+        if prompts.reasoning_prefill and "image" in dataset.column_names:
+            raise UserError(
+                f"prompts: '{prompts.name}' begins the reply for the actor, which trl does not do where there "
+                "are images; take 'thinking' or 'compact'."
+            )
+        return Dataset.from_list(
+            [row | {"prompt": prompts.reasoning_prompt(question)} for (question, _), row in rows.items()]
+        )
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """The actor's own rendering: trl would close a prefill and open another turn after it."""
+        if isinstance(prompts[0][0]["content"], list):  # with images, and then without a prefill
+            return super()._tokenize_prompts(prompts)
+        texts = [self.policy.render(prompt) for prompt in prompts]
+        return self.processing_class(texts, add_special_tokens=False)["input_ids"], None, {}
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """See `Baseline.check`."""
+    rl_args(CritiqueConfig, "actor_rl", GRPO, options, output=Path("unused"), seed=0)
+
+
+def train(inputs: Inputs) -> None:
+    """See `Baseline.train`; it goes on from the last checkpoint."""
+    args = rl_args(
+        CritiqueConfig,
+        "actor_rl",
+        GRPO | {"max_completion_length": inputs.lengths.response},
+        inputs.options,
+        output=inputs.output,
+        seed=child_seed(inputs.seed, "actor_rl"),
+        prompts=inputs.prompts.name,
+    )
+    start = load_critic(inputs.start)
+    lora = inputs.lora if isinstance(start, str) else None
+    run(ActorTrainer(start, args=args, train_dataset=inputs.pool, peft_config=lora), inputs)

@@ -1,0 +1,189 @@
+"""The critic of LLaVA-Critic-R1: GRPO on which of two responses is better, and no text about either.
+
+Pairs are a right and a wrong response of the pool to one problem, or those of a published set. What is trained is
+critic and policy at once, so the result stands in the actor's place, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from critique_rl.config.reading import check_options
+from critique_rl.critic_data import (
+    PreferencePair,
+    decontaminate,
+    drop_long,
+    load_benchmark,
+    load_pairs,
+    pairs_of_responses,
+    store_image,
+    subsample_pairs,
+    token_length,
+)
+from critique_rl.critic_data.benchmarks import HUB as REWARD_BENCHMARKS
+from critique_rl.methods.base import Inputs
+from critique_rl.methods.rl import rl_args, run
+from critique_rl.records import written_once
+from critique_rl.training.checkpoints import load_critic
+from critique_rl.training.pairwise import PairwiseCriticConfig, PairwiseCriticTrainer
+from critique_rl.types import UserError, child_seed, nearest
+from critique_rl.vision.models import is_vision_model, load_processor
+
+
+@dataclasses.dataclass(frozen=True)
+class PairOptions:
+    """Where the pairs come from.
+
+    Attributes:
+        origin: File, folder or name that `critic_data.load_pairs` takes; None makes them of the pool.
+        settings: Further arguments of `load_pairs`.
+        most: Of the pool, most pairs of one problem.
+        ties: Of the pool, also pairs of two right or two wrong responses; with `ties` of the trainer alone.
+        share: Share of the pairs, by a hash of their identity.
+        limit: Most pairs, a subsample by the seed; None takes all.
+        max_prompt_tokens: Longer prompts are left out, image tokens included; None keeps all.
+        keep_out: Files of benchmarks, by name, whose images and texts are left out; `hub` is the published one.
+    """
+
+    origin: str | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    most: int = 1
+    ties: bool = False
+    share: float = 1.0
+    limit: int | None = None
+    max_prompt_tokens: int | None = None
+    keep_out: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = list(inspect.signature(load_pairs).parameters)[1:]
+        for name, file in self.keep_out.items():
+            if file == "hub" and name not in REWARD_BENCHMARKS:
+                raise UserError(f"pairs.keep_out: {nearest(name, REWARD_BENCHMARKS)} Of others give a file.")
+        wrong = sorted(set(self.settings) - set(known))
+        if wrong:
+            raise UserError(f"pairs.settings: {wrong[0]!r} is none of {', '.join(known)}.")
+        if self.origin is None and (self.settings or self.keep_out):
+            raise UserError("pairs: settings and keep_out are for pairs from an `origin`.")
+        if not 0.0 < self.share <= 1.0:
+            raise UserError(f"pairs.share must be above 0 and at most 1, got {self.share}.")
+        for name in ("most", "limit", "max_prompt_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"pairs.{name} must be at least 1, got {value}.")
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """See `Baseline.check`."""
+    trainer_args(options, "pairwise_critic", output=Path("unused"), seed=0)
+    pair_options(options)
+
+
+def train(inputs: Inputs) -> None:
+    """See `Baseline.train`; it goes on from the last checkpoint."""
+    seed = child_seed(inputs.seed, "pairwise_critic")
+    args = trainer_args(
+        inputs.options,
+        "pairwise_critic",
+        output=inputs.output,
+        seed=seed,
+        prompts=inputs.prompts.name,
+        max_completion_length=inputs.lengths.critique,
+    )
+    pairs = dataset(pairs_of(inputs, ties=args.ties, seed=seed))
+    start = load_critic(inputs.start)
+    trainer = PairwiseCriticTrainer(
+        start,
+        args=args,
+        train_dataset=pairs,
+        peft_config=inputs.lora if isinstance(start, str) else None,
+    )
+    run(trainer, inputs)
+
+
+def trainer_args(options: Mapping[str, Any], where: str, **fixed: Any) -> PairwiseCriticConfig:
+    """The trainer's configuration, see `actor_rl.rl_args`.
+
+    Args:
+        options: Of the stage.
+        where: How messages call them.
+        fixed: Settings that win over all.
+
+    Raises:
+        UserError: An option is unknown, invalid or has no effect here.
+    """
+    settings = {name: value for name, value in options.items() if name != "pairs"}
+    return rl_args(PairwiseCriticConfig, where, {}, settings, **fixed)
+
+
+def pair_options(options: Mapping[str, Any]) -> PairOptions:
+    """The option `pairs`.
+
+    Raises:
+        UserError: A field is unknown or has no meaning.
+    """
+    given = options.get("pairs", {})
+    check_options(PairOptions, given, "pairwise_critic.pairs")
+    return PairOptions(**given)
+
+
+def pairs_of(inputs: Inputs, *, ties: bool, seed: int) -> list[PreferencePair]:
+    """The pairs that the options ask for.
+
+    Those of an origin are read and filtered once, by the first process: they are kept in `pairs.jsonl` in the
+    output, images that rows held as bytes beside it, and what was left out is said in `pairs.json`.
+
+    Args:
+        inputs: Of the method; its option `pairs` has the fields of `PairOptions`.
+        ties: Whether pairs are kept of which neither is better.
+        seed: Seed of a subsample.
+    """
+    options = pair_options(inputs.options)
+    if options.origin is None:
+        assert inputs.pool is not None  # the configuration sees to it
+        pairs = pairs_of_responses(inputs.pool, most=options.most, ties=options.ties)
+    else:
+        stored = written_once(inputs.output / "pairs.jsonl", lambda: _filtered(inputs, options, ties))
+        pairs = [PreferencePair(**row) for row in stored]
+    most = min(round(options.share * len(pairs)), options.limit or len(pairs))
+    return subsample_pairs(pairs, max(most, 1), seed)
+
+
+def _filtered(inputs: Inputs, options: PairOptions, ties: bool) -> list[dict[str, Any]]:
+    found = load_pairs(str(options.origin), **({"keep_ties": ties} | options.settings))
+    for name, file in options.keep_out.items():
+        benchmark = load_benchmark(REWARD_BENCHMARKS[name] if file == "hub" else file, name=name)
+        found = found.through(lambda kept, benchmark=benchmark: decontaminate(kept, benchmark))  # type: ignore[misc]
+    if options.max_prompt_tokens is not None:
+        limits = {name: inputs.options.get(name) for name in ("min_pixels", "max_pixels")}
+        sees = is_vision_model(inputs.start)
+        length = token_length(
+            load_processor(inputs.start, **limits) if sees else _tokenizer(inputs.start),
+            lambda p: inputs.prompts.pairwise_prompt(p.question, p.response_1, p.response_2, ties=ties),
+        )
+        most = options.max_prompt_tokens
+        found = found.through(lambda kept: drop_long(kept, length, max_length=most))
+    found.write_report(inputs.output / "pairs.json")
+    images = inputs.output / "images"
+    return [
+        dataclasses.asdict(pair)
+        | {"image": str(store_image(pair.image, images)) if isinstance(pair.image, bytes) else pair.image}
+        for pair in found.pairs
+    ]
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)
+
+
+def dataset(pairs: list[PreferencePair]) -> Dataset:
+    """Pairs as the trainer takes them: without a column of images where no pair has one."""
+    rows = Dataset.from_list([dataclasses.asdict(p) for p in pairs])
+    return rows if any(p.image is not None for p in pairs) else rows.remove_columns("image")

@@ -1,0 +1,164 @@
+"""Self-training on the critic's own critiques: STaR, Critic-CoT and Self-Refine, which differ in two switches.
+
+Each iteration draws critiques from the current critic, lets the frozen actor refine after them, keeps some,
+and fine-tunes the *first* critic on those: as in STaR, an iteration improves the data, not the last weights.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from critique_rl.cold_start.sft import Example, example, fine_tune, sft_args
+from critique_rl.methods.base import Inputs
+from critique_rl.methods.sampling import (
+    Draw,
+    JudgedCritique,
+    judged_critiques,
+    read_options,
+    require_full_weights,
+    require_mapping,
+)
+from critique_rl.pool import select_balanced
+from critique_rl.prompts import PromptSet
+from critique_rl.records import is_first_process, wait_for
+from critique_rl.types import UserError, child_seed
+
+SFT: dict[str, Any] = {  # those of the SFT critic: paper, section 5.1, and the released script
+    "num_train_epochs": 5,
+    "learning_rate": 5e-6,
+    "lr_scheduler_type": "cosine",
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+    "max_length": 4096,
+}
+
+
+@dataclass(frozen=True)
+class SelfTrainingOptions(Draw):
+    """Options of self-training, besides those of the draw.
+
+    Attributes:
+        iterations: Rounds of draw, filter and fine-tuning.
+        balanced: As many kept critiques of right as of wrong responses.
+        sft: Fields of trl's `SFTConfig`, which win over `SFT`.
+    """
+
+    iterations: int = 3
+    balanced: bool = True
+    sft: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.iterations < 1:
+            raise UserError(f"iterations must be at least 1, got {self.iterations}.")
+        require_mapping("sft", self.sft)
+
+
+@dataclass(frozen=True)
+class SelfTraining:
+    """One method of self-training.
+
+    Attributes:
+        name: Its name among the baselines.
+        right_verdict: Keep a critique only if its verdict is right, too.
+        all_turns: Learn the actor's turns as well, so that one model answers, criticises and refines.
+        iterations: Default of the option.
+    """
+
+    name: str
+    right_verdict: bool = False
+    all_turns: bool = False
+    iterations: int = 3
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """See `Baseline.check`."""
+        read = self._options(options)
+        sft_args(Path("unused"), seed=0, options=SFT | read.sft, where=f"{self.name}: sft")
+
+    def train(self, inputs: Inputs) -> None:
+        """See `Baseline.train`; each iteration keeps its critiques and its model in a folder of its own.
+
+        Raises:
+            UserError: An iteration keeps no critique, or none of one class though `balanced`.
+        """
+        require_full_weights(inputs)
+        options = self._options(inputs.options)
+        critic = Path(inputs.start)
+        for iteration in range(options.iterations):
+            directory = inputs.output / f"iteration{iteration}"
+            model, unfinished = directory / "model", directory / "model.new"
+            seed, note = child_seed(inputs.seed, self.name, iteration), "made before"
+            if not model.exists():
+                judged = judged_critiques(
+                    inputs, str(critic), directory / "critiques.jsonl", options, seed=seed
+                )
+                try:
+                    kept = self.select(judged, balanced=options.balanced, seed=seed)
+                except UserError as error:
+                    raise UserError(f"{self.name}, iteration {iteration}: {error}") from error
+                examples = self.examples(kept, inputs.prompts)
+                fine_tune(inputs.start, examples, unfinished, seed=seed, options=SFT | options.sft)
+                if is_first_process():
+                    os.replace(unfinished, model)
+                wait_for(model.exists)
+                note = f"{len(kept)} of {len(judged)} critiques kept"
+            critic = model
+            inputs.on_progress(iteration + 1, options.iterations, note)
+        if is_first_process():
+            shutil.copytree(critic, inputs.output, dirs_exist_ok=True)
+
+    def select(self, judged: Sequence[JudgedCritique], *, balanced: bool, seed: int) -> list[JudgedCritique]:
+        """The critiques to learn from.
+
+        Args:
+            judged: What was drawn.
+            balanced: As many of right as of wrong responses, by data set.
+            seed: Seed of what balancing drops.
+
+        Raises:
+            UserError: None is left.
+        """
+        kept = [c for c in judged if c.refines and (c.judges or not self.right_verdict)]
+        if not kept:
+            raise UserError(
+                f"the filter keeps none of {len(judged)} critiques: draw more `samples`, or start from a "
+                "critic after which the actor refines rightly at times."
+            )
+        if not balanced:
+            return kept
+        rows = [{"dataset": c.dataset, "response_correct": c.response_correct, "kept": c} for c in kept]
+        try:
+            return [row["kept"] for row in select_balanced(rows, seed=seed)]
+        except UserError as error:
+            raise UserError(f"{error} Draw more `samples`, or set `balanced: false`.") from error
+
+    def examples(self, kept: Sequence[JudgedCritique], prompts: PromptSet) -> list[Example]:
+        """What is learned from the kept critiques; with `all_turns` the right texts of the actor, too."""
+        found = [example(prompts.critique_prompt(c.question, c.response), c.critique) for c in kept]
+        if not self.all_turns:
+            return found
+        right = dict.fromkeys((c.question, c.response) for c in kept if c.response_correct)
+        return [
+            *found,
+            *(
+                example(prompts.reasoning_prompt(x), y.removeprefix(prompts.reasoning_prefill))
+                for x, y in right
+            ),
+            *(
+                example(prompts.refinement_prompt(c.question, c.response, c.critique), c.refinement)
+                for c in kept
+            ),
+        ]
+
+    def _options(self, options: Mapping[str, Any]) -> SelfTrainingOptions:
+        return read_options(SelfTrainingOptions, {"iterations": self.iterations, **options}, self.name)
+
+
+STAR = SelfTraining("star")
+CRITIC_COT = SelfTraining("critic_cot", right_verdict=True)
+SELF_REFINE = SelfTraining("self_refine", all_turns=True, iterations=1)

@@ -1,0 +1,142 @@
+"""SuperCorrect, reduced to what needs no stronger model: SFT, then DPO on the critic's own critiques.
+
+The SFT is the start. A pair holds two critiques of one response: the chosen one judges rightly and the actor
+refines rightly after it, the rejected one fails in either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PrinterCallback
+from trl import DPOConfig, DPOTrainer
+
+from critique_rl.config.reading import check_options
+from critique_rl.methods.base import Inputs
+from critique_rl.methods.sampling import (
+    Draw,
+    JudgedCritique,
+    judged_critiques,
+    read_options,
+    require_full_weights,
+    require_mapping,
+)
+from critique_rl.prompts import PromptSet
+from critique_rl.training.config import machine_defaults
+from critique_rl.types import Conversation, UserError, child_seed
+
+DPO: dict[str, Any] = {  # ours; batch and length are those of the SFT critic
+    "num_train_epochs": 1,
+    "learning_rate": 5e-7,
+    "beta": 0.1,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+    "max_length": 4096,
+}
+
+
+@dataclass(frozen=True)
+class SuperCorrectOptions(Draw):
+    """Options, besides those of the draw.
+
+    Attributes:
+        pairs: Most pairs of one response; no critique is in two pairs.
+        dpo: Fields of trl's `DPOConfig`, which win over `DPO`.
+    """
+
+    pairs: int = 2
+    dpo: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairs < 1 or self.samples < 2:
+            raise UserError(f"pairs={self.pairs} must be at least 1, samples={self.samples} at least 2.")
+        require_mapping("dpo", self.dpo)
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """See `Baseline.check`."""
+    read = read_options(SuperCorrectOptions, options, "super_correct")
+    dpo_args(Path("unused"), seed=0, options=read.dpo)
+
+
+def train(inputs: Inputs) -> None:
+    """See `Baseline.train`; the critiques are kept, an interrupted DPO starts again.
+
+    Raises:
+        UserError: No response has both a critique to choose and one to reject.
+    """
+    require_full_weights(inputs)
+    options = read_options(SuperCorrectOptions, inputs.options, "super_correct")
+    seed = child_seed(inputs.seed, "super_correct")
+    path = inputs.output / "critiques.jsonl"
+    judged = judged_critiques(inputs, inputs.start, path, options, seed=seed)
+    pairs = preference_pairs(judged, inputs.prompts, most=options.pairs)
+    if not pairs:
+        raise UserError(
+            f"super_correct: of {len(judged)} critiques, no response has both a right and a wrong one: draw "
+            "more `samples`, or raise the `temperature`."
+        )
+    inputs.on_progress(0, 1, f"{len(pairs)} pairs of {len(judged)} critiques")
+    trainer = DPOTrainer(
+        model=inputs.start,
+        args=dpo_args(inputs.output, seed=seed, options=options.dpo),
+        train_dataset=Dataset.from_list(pairs),
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
+    trainer.train()
+    trainer.save_model(str(inputs.output))
+    trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
+    inputs.on_progress(1, 1, f"loss {trainer.state.log_history[-1].get('train_loss', float('nan')):.3f}")
+
+
+def preference_pairs(
+    judged: Sequence[JudgedCritique], prompts: PromptSet, *, most: int
+) -> list[dict[str, Conversation]]:
+    """Pairs for `DPOTrainer`: columns prompt, chosen, rejected.
+
+    A critique with a right verdict whose refinement could not be graded is neither.
+
+    Args:
+        judged: Critiques; those of one response belong together.
+        prompts: Prompt set.
+        most: Most pairs of one response.
+    """
+    by_response: dict[tuple[str, str], list[JudgedCritique]] = {}
+    for critique in judged:
+        by_response.setdefault((critique.question, critique.response), []).append(critique)
+    pairs = []
+    for (question, response), critiques in by_response.items():
+        right = [c.critique for c in critiques if c.judges and c.refines]
+        wrong = [c.critique for c in critiques if not c.judges or c.refinement_correct is False]
+        for chosen, rejected in list(zip(right, wrong, strict=False))[:most]:
+            pairs.append(
+                {
+                    "prompt": prompts.critique_prompt(question, response),
+                    "chosen": _turn(chosen),
+                    "rejected": _turn(rejected),
+                }
+            )
+    return pairs
+
+
+def _turn(text: str) -> Conversation:
+    return [{"role": "assistant", "content": text}]
+
+
+def dpo_args(output: Path, *, seed: int, options: Mapping[str, Any]) -> DPOConfig:
+    """trl's configuration of the DPO.
+
+    Raises:
+        UserError: An option is no field of `DPOConfig`, or its value is not valid.
+    """
+    check_options(DPOConfig, options, "super_correct: dpo")
+    defaults = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", **machine_defaults(), **DPO}
+    try:
+        return DPOConfig(**(defaults | dict(options) | {"output_dir": str(output), "seed": seed}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"super_correct: dpo: {error}") from error

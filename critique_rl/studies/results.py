@@ -1,0 +1,110 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from critique_rl.config.reading import differences
+from critique_rl.evaluation.intervals import t_interval
+from critique_rl.types import UserError
+
+NOT_SETTINGS = ("seeds", "output", "actor_server")
+"""Of a configuration: which seeds, where to write, where the actor is served. They may differ within one table."""
+
+OF_SEEDS = ("curves", "examples", "costs", "health")
+"""Of a result file: what is of its own seeds and left out where files are joined."""
+
+
+def load_result(path: str | Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises:
+        UserError: It is no JSON, or a row has not the documented shape, or not one value for each seed.
+    """
+    path = Path(path)
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. Make it anew with its script.") from error
+    missing = [key for key in ("config", "commit", "versions", "seeds", "rows") if key not in content]
+    if missing:
+        raise UserError(
+            f"{path} is no result file: {', '.join(missing)} missing. Make it anew with its script."
+        )
+    for i, row in enumerate(content["rows"]):
+        missing = [key for key in ("method", "dataset", "metrics") if key not in row]
+        if missing:
+            raise UserError(f"{path}: rows[{i}] lacks {', '.join(missing)}. Make it anew with its script.")
+        for name, metric in row["metrics"].items():
+            values = metric.get("values", ())
+            if len(values) != len(content["seeds"]) or not {"mean", "low", "high"} <= metric.keys():
+                raise UserError(
+                    f"{path}: rows[{i}] ('{row['method']}', {row['dataset']}): {name} needs mean, low, high and "
+                    f"one value for each of {len(content['seeds'])} seeds, got {len(values)}. Make it anew with "
+                    "its script."
+                )
+    return dict(content)
+
+
+def combine(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join result files of one table that were run with different seeds.
+
+    A row or metric that one of them lacks is left out: it would be a mean over other seeds than its neighbours.
+    A row left out is listed under "not_run".
+
+    Args:
+        results: Contents as `load_result` gives them.
+
+    Raises:
+        UserError: They differ in table, preset, prompt version or a setting other than `NOT_SETTINGS`, or two
+            have a seed in common. Names the difference.
+    """
+    first, *others = results
+    name = f"result files of '{first.get('table')}'"
+    for other in others:
+        found = differences(_identity(first), _identity(other))
+        if found:
+            raise UserError(f"{name} cannot be mixed, they differ:\n  " + "\n  ".join(found))
+    seeds = [seed for content in results for seed in content["seeds"]]
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        raise UserError(f"{name} cannot be mixed, seed {twice[0]} is in two of them; remove one.")
+    if not others:
+        return dict(first)
+    by_key = [{_key(row): row for row in content["rows"]} for content in results]
+    rows, not_run = [], {(r["method"], r["dataset"]): r for c in results for r in c.get("not_run", ())}
+    for key in dict.fromkeys(key for index in by_key for key in index):
+        parts = [index[key] for index in by_key if key in index]
+        if len(parts) < len(results):
+            lacking = [s for c, i in zip(results, by_key, strict=True) if key not in i for s in c["seeds"]]
+            reason = f"no row for seed {', '.join(map(str, lacking))}"
+            not_run[key[:2]] = {"method": key[0], "dataset": key[1], "reason": reason}
+            continue
+        shared = [n for n in parts[0]["metrics"] if all(n in part["metrics"] for part in parts)]
+        measured = {
+            n: t_interval([v for part in parts for v in part["metrics"][n]["values"]]) for n in shared
+        }
+        records = [record for part in parts for record in part.get("records", ())]
+        rows.append({**parts[0], "metrics": measured, "records": records})
+    commits = dict.fromkeys(str(content["commit"]) for content in results)
+    return {
+        **{key: value for key, value in first.items() if key not in OF_SEEDS},
+        "seeds": seeds,
+        "commit": ", ".join(commits),
+        "dirty": any(content.get("dirty") for content in results),
+        "rows": rows,
+        "not_run": list(not_run.values()),
+    }
+
+
+def _identity(content: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in content["config"].items() if key not in NOT_SETTINGS}
+    prompts = content.get("prompts", content["versions"].get("prompts"))
+    return {key: content.get(key) for key in ("table", "preset")} | {"config": settings, "prompts": prompts}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, float | None]:
+    return row["method"], row["dataset"], row.get("x")

@@ -1,0 +1,445 @@
+"""What the scripts of tables and figures share: train what is missing, measure it, write one result file.
+
+All scripts of one preset work in one folder of runs, so that a critic which two tables need is trained once. Seeds
+run in processes beside each other. A row that a preset cannot serve is reported as not run, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from critique_rl.config.data import TaskConfig
+from critique_rl.config.evaluation import ProtocolConfig
+from critique_rl.config.run import EXPERIMENTS, RunConfig, load_config
+from critique_rl.config.training import StageConfig
+from critique_rl.display import Display
+from critique_rl.evaluation.episodes import Episode, read_episodes
+from critique_rl.evaluation.intervals import ByProblem
+from critique_rl.evaluation.localisation import localisation
+from critique_rl.evaluation.measures import Measure, _means
+from critique_rl.evaluation.summary import summarise
+from critique_rl.methods.arms import arms, pairwise_arms, with_ancestors
+from critique_rl.runs.run import Measurement, Run
+from critique_rl.tasks import TASKS
+from critique_rl.types import UserError, child_seed
+
+if TYPE_CHECKING:
+    from critique_rl.reports.model_card import Measured
+
+MAIN = ProtocolConfig()
+"""The paper's main protocol: everything greedy, one critique, one refinement."""
+
+COMPARED = {
+    "No critic": "no_critic",
+    "SFT critic": "sft",
+    "Retroformer": "retroformer",
+    "CTRL": "ctrl",
+    "Critique-RL": "stage2",
+}
+"""The methods that the paper compares in most of its tables, with their arms."""
+
+
+def sampled(samples: int, temperature: float = 0.7) -> ProtocolConfig:
+    """The protocol of scaling curves and Pass@K: chains drawn at one temperature (paper: 0.7)."""
+    return ProtocolConfig(
+        response_temperature=temperature,
+        critique_temperature=temperature,
+        refinement_temperature=temperature,
+        samples=samples,
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table, for each of its tasks.
+
+    Attributes:
+        method: As the table calls it.
+        arm: `no_critic`, `sft`, the name of an arm, or `ARM@STEP`.
+        protocol: How it is measured.
+        name: Tells the protocol from others of the same arm.
+        tasks: What it is measured on; None takes the preset's evaluation tasks.
+        by_problem: Further metrics of its episodes.
+        round: Round of which the metrics are, from 0; those of `by_problem` see all rounds.
+        actor: Another actor than the preset's, as `make_actor` takes it.
+        x: Step or coefficient, where a method has several rows.
+    """
+
+    method: str
+    arm: str
+    protocol: ProtocolConfig = MAIN
+    name: str = ""
+    tasks: tuple[TaskConfig, ...] | None = None
+    by_problem: Callable[[Sequence[Episode]], ByProblem] | None = None
+    round: int = 0
+    actor: str | None = None
+    x: float | None = None
+
+    def on(self, task: TaskConfig) -> Measurement:
+        """What must be measured for this row on one task."""
+        return Measurement(self.arm, task, self.protocol, self.name, self.actor)
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A row that is missing, and why.
+
+    Attributes:
+        method: As the table would call it.
+        dataset: What it would be measured on.
+        reason: Why it is not run.
+    """
+
+    method: str
+    dataset: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one script measures.
+
+    Attributes:
+        rows: Its rows in order.
+        not_run: Rows that this preset cannot serve.
+        columns: Metrics that the table shows.
+        bars: Metrics that are drawn, where there are no lines or curves.
+        lines: Metrics over K, `NAME_at_1`, `NAME_at_2`, ..., or over the rows' `x`, that are drawn as lines.
+        x_label: Heading of that axis.
+        curves: Arms whose training is drawn, by label; several arms of one label follow each other.
+        example: Picks episodes to show: two methods, and which pairs of their episodes count.
+        study: Whose runs it shows, if not those of the preset itself.
+    """
+
+    rows: Sequence[Row]
+    not_run: Sequence[NotRun] = ()
+    columns: Sequence[str] = ("acc_refine", "delta", "delta_ci", "delta_ic", "acc_dis", "acc_dis_balanced")
+    bars: Sequence[str] = ("acc_refine", "acc_dis")
+    lines: Sequence[str] = ()
+    x_label: str | None = None
+    curves: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    example: Example | None = None
+    study: Study | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """Pairs of episodes of one problem and seed to show side by side.
+
+    Attributes:
+        first: Method of one row.
+        second: Method of another, with the same actor and protocol.
+        holds: Whether a pair is one that the figure is about.
+        about: What such a pair shows.
+        most: Pairs shown.
+    """
+
+    first: str
+    second: str
+    holds: Callable[[Episode, Episode], bool]
+    about: str
+    most: int = 3
+
+
+@dataclass
+class Study:
+    """All runs of one preset.
+
+    Attributes:
+        preset: Name of a configuration.
+        config: It.
+        seeds: Seeds of every row.
+        jobs: Seeds that run beside each other.
+        overrides: Settings given in place of the configuration's.
+        arms: All critics by name.
+    """
+
+    preset: str
+    config: RunConfig
+    seeds: Sequence[int]
+    jobs: int = 1
+    overrides: Sequence[str] = ()
+    arms: dict[str, StageConfig] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.arms = pairwise_arms(self.config) if self.pairwise else arms(self.config)
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether the preset is of LLaVA-Critic-R1, whose tables have a folder of their own."""
+        return "critic" in self.config.stages
+
+    @property
+    def scripts(self) -> Path:
+        """Folder of the scripts and of the paper's numbers."""
+        return EXPERIMENTS / "llava_critic_r1" if self.pairwise else EXPERIMENTS
+
+    def variant(self, name: str) -> Study | None:
+        """The study of another task with the same models, configuration `PRESET-NAME`; None if there is none."""
+        path = EXPERIMENTS / "configs" / f"{self.preset}-{name}.yaml"
+        return _study(path, self.preset, self.seeds, self.jobs, self.overrides) if path.exists() else None
+
+    def run(self, rows: Sequence[Row], seeds: Sequence[int]) -> Run:
+        """The pipeline of some rows and seeds: their arms, what these start from, and their measurements."""
+        wanted = [row.arm.partition("@")[0] for row in rows]
+        stages = with_ancestors(self.arms, wanted)
+        # The rows of the configuration name its own stages.
+        evaluation = replace(self.config.evaluation, rows=None)
+        config = replace(self.config, stages=stages, seeds=list(seeds), evaluation=evaluation)
+        measurements = [row.on(task) for row in rows for task in self.tasks(row)]
+        return Run(
+            config,
+            display=Display(quiet=len(self.seeds) > 1 and self.jobs > 1),
+            measurements=[m for i, m in enumerate(measurements) if m not in measurements[:i]],
+            judged=list(dict.fromkeys(row.arm for row in rows)),
+        )
+
+    def served(self, rows: Sequence[Row]) -> tuple[list[Row], list[NotRun]]:
+        """Rows whose arm the preset can make, and the others with the reason."""
+        known = [row for row in rows if row.arm.partition("@")[0] in ("no_critic", "sft", *self.arms)]
+        where = [t.title for t in self.config.evaluation.tasks] or [
+            b.name for b in self.config.evaluation.benchmarks
+        ]
+        reason = "the preset has no problems to train on"
+        missing = [NotRun(row.method, name, reason) for row in rows if row not in known for name in where]
+        return known, missing
+
+    def tasks(self, row: Row) -> Sequence[TaskConfig]:
+        """What a row is measured on."""
+        return self.config.evaluation.tasks if row.tasks is None else row.tasks
+
+    def sampled_tasks(self) -> tuple[TaskConfig, ...]:
+        """The evaluation tasks, each with as many problems as scaling curves use."""
+        most = self.config.evaluation.sampled_problems
+        tasks = self.config.evaluation.tasks
+        return tuple(tasks if most is None else [replace(task, limit=most) for task in tasks])
+
+    def unfinished(self, rows: Sequence[Row], seed: int) -> bool:
+        """Whether a seed lacks something that the rows need."""
+        return any(not step.finished() for step in self.run(rows, [seed]).steps())
+
+    def results(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Rows of a result file, from the records, by data set.
+
+        A second row of the same method adds its `by_problem` metrics to the first.
+        """
+        run = self.run(rows, self.seeds)
+        made: dict[tuple[str, str, float | None], dict[str, Any]] = {}
+        for row in rows:
+            x = {} if row.x is None else {"x": row.x}
+            for task in self.tasks(row):
+                paths = [run.records(seed, row.on(task)) for seed in self.seeds]
+                episodes = [read_episodes(path) for path in paths]
+                measure = row.by_problem
+                further = None if measure is None else [measure(of_seed) for of_seed in episodes]
+                if run.judges(row.on(task)):
+                    further = [run.pair_evaluation(seed, row.on(task)).values() for seed in self.seeds]
+                shown = [[e for e in of_seed if e.round == row.round] for of_seed in episodes]
+                measured = summarise(shown, further)
+                key = (task.title, row.method, row.x)
+                if key in made and further is not None:
+                    made[key]["metrics"] |= {k: v for k, v in measured.items() if k in further[0]}
+                    made[key]["records"] += [str(path) for path in paths]
+                else:
+                    records = [str(path) for path in paths]
+                    of = {"method": row.method, "dataset": task.title}
+                    made[key] = of | {"metrics": measured, "records": records} | x
+            for found in run.benchmark_rows(row.arm, self.seeds):
+                made[found["dataset"], row.method, row.x] = {"method": row.method} | found | x
+        order = list(dict.fromkeys(dataset for dataset, *_ in made))
+        return sorted(made.values(), key=lambda row: order.index(row["dataset"]))
+
+    def measured(self, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> list[Measured]:
+        """Rows of a result file for the cards of their checkpoints: those of the main protocol and own actor."""
+        found = {(r["method"], r["dataset"], r.get("x")): r["metrics"] for r in results}
+        return [
+            (row.arm, task, found[row.method, task.title, row.x])
+            for row in rows
+            for task in self.tasks(row)
+            if row.protocol == MAIN and row.actor is None and row.round == 0
+        ]
+
+    def curves(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, list[float | None]]]]:
+        """Training logs by label and seed, a list over RL steps for each metric, with three digits."""
+        run = self.run([Row(label, arm) for label, arms in wanted.items() for arm in arms], self.seeds)
+        made: dict[str, list[dict[str, list[float | None]]]] = {}
+        for label, names in wanted.items():
+            made[label] = []
+            for seed in self.seeds:
+                log = [entry for name in names for entry in run.history(seed, name)]
+                values = {key: [entry.get(key) for entry in log] for key in LOGGED}
+                made[label].append({k: [_rounded(v) for v in column] for k, column in values.items()})
+        return made
+
+    def examples(self, wanted: Example, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Pairs of episodes as the example asks for, drawn by a hash of their problem; with how many there are."""
+        run, of = self.run(rows, self.seeds), {row.method: row for row in rows}
+        first, second = of[wanted.first], of[wanted.second]
+        found: list[tuple[int, Episode, Episode]] = []
+        for seed in self.seeds:
+            for task in self.tasks(first):
+                others = {e.id: e for e in read_episodes(run.records(seed, second.on(task)))}
+                for e in read_episodes(run.records(seed, first.on(task))):
+                    if e.id in others and wanted.holds(e, others[e.id]):
+                        found.append((seed, e, others[e.id]))
+        found.sort(key=lambda pair: child_seed(0, "example", pair[1].id, pair[0]))
+        return [
+            {
+                "about": wanted.about,
+                "id": one.id,
+                "seed": seed,
+                "of": len(found),
+                "episodes": [
+                    {"method": method, **asdict(e)}
+                    for method, e in ((wanted.first, one), (wanted.second, other))
+                ],
+            }
+            for seed, one, other in found[: wanted.most]
+        ]
+
+
+LOGGED = (
+    "critic/acc_dis",
+    "critic/acc_dis_on_correct",
+    "critic/acc_dis_on_wrong",
+    "critic/parse_rate",
+    "actor/acc_refine",
+    "actor/delta_ci",
+    "actor/delta_ic",
+    "kl",
+    "entropy",
+)
+"""Metrics of a training that a result file with curves holds."""
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseException]:
+    """Train and measure what tables lack: `study.jobs` processes, of which no two work on one seed.
+
+    Args:
+        tables: By stem, in the order in which a seed goes through them.
+        study: The preset's.
+
+    Returns:
+        By stem what went wrong; the other tables are complete.
+    """
+    studies = {stem: table.study or study for stem, table in tables.items()}
+    failed: dict[str, BaseException] = {}
+    waiting: list[tuple[str, int]] = []
+    for stem, table in tables.items():
+        try:
+            missing = [seed for seed in study.seeds if studies[stem].unfinished(table.rows, seed)]
+            if missing:  # first the part that all seeds share
+                studies[stem].run([], missing).execute(("base", "actor", "sft"))
+            waiting += [(stem, seed) for seed in missing]
+        except UserError as error:
+            failed[stem] = error
+    if study.jobs == 1 or len({seed for _, seed in waiting}) == 1:
+        for stem, seed in waiting:
+            try:
+                _run_seed(studies[stem], tables[stem].rows, seed)
+            except UserError as error:
+                failed.setdefault(stem, error)
+        return failed
+    display, total = Display(), len(waiting)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(study.jobs, context, initializer=_end_with_parent) as pool:
+        running: dict[Future[None], tuple[str, int]] = {}
+        while waiting or running:
+            busy = {seed for _, seed in running.values()}
+            for stem, seed in list(waiting):
+                if len(running) < study.jobs and seed not in busy:
+                    waiting.remove((stem, seed))
+                    busy.add(seed)
+                    # What measures the episodes is for the results, and cannot go to another process.
+                    rows = [replace(row, by_problem=None) for row in tables[stem].rows]
+                    running[pool.submit(_run_seed, studies[stem], rows, seed)] = stem, seed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                stem, seed = running.pop(future)
+                raised = future.exception()
+                if raised is not None:
+                    failed.setdefault(stem, raised)
+                state = "done" if raised is None else "failed"
+                display.note(
+                    f"{stem}, seed {seed}: {state} ({total - len(waiting) - len(running)} of {total})"
+                )
+    return failed
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the one that started it does: killed alone, that would leave two on one seed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)  # what is on disk goes on from there
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_seed(study: Study, rows: Sequence[Row], seed: int) -> None:
+    """One seed, in a process of its own or in this one."""
+    from critique_rl.runs.process import quiet_libraries, set_threads
+
+    set_threads(study.config)
+    quiet_libraries()
+    study.run(rows, [seed]).execute()
+
+
+def other_actor(study: Study, preset: str, actor: str, tasks: Sequence[TaskConfig]) -> Table:
+    """The critics of one preset with an actor that they were not trained with (Tables 5 and 6)."""
+    if study.preset != preset:
+        reason = f"needs the critics of preset {preset} and {actor}"
+        return Table([], [NotRun(method, task.title, reason) for task in tasks for method in COMPARED])
+    return Table(
+        [
+            Row(method, arm, tasks=tuple(tasks), name=f"actor_{actor.rpartition('/')[2]}", actor=actor)
+            for method, arm in COMPARED.items()
+        ]
+    )
+
+
+def _study(path: Path, preset: str, seeds: Sequence[int], jobs: int, overrides: Sequence[str]) -> Study:
+    given = [f"output=runs/tables/{path.stem}", f"seeds={json.dumps(list(seeds))}", *overrides]
+    config = load_config(path, given)
+    if config.threads is not None:
+        # Sums of floats depend on the number of threads: so no result depends on --jobs.
+        config = load_config(path, ["threads=1", *given])
+    return Study(preset, config, config.seeds, jobs, overrides)
+
+
+def localised(study: Study, task: TaskConfig) -> Measure:
+    """Of each problem: is the first flagged step the first that is wrong, and so on; see `localisation`.
+
+    The task must know its steps: `Task.first_error`.
+    """
+    first_error = TASKS[task.name].first_error
+    assert first_error is not None
+    run = study.run([], study.seeds)
+    problems = {p.id: p for p in run.problems(task)}
+    shares = (
+        "first_error_acc",
+        "flagged_early",
+        "flagged_late",
+        "not_flagged",
+        "right_unflagged",
+        "consistent_rate",
+    )
+
+    def measure(episodes: Sequence[Episode]) -> ByProblem:
+        found = [(e.id, localisation([e], problems, first_error, run.prompts)) for e in episodes]
+        return {name: _means((identity, values[name]) for identity, values in found) for name in shares}
+
+    return measure

@@ -1,0 +1,172 @@
+"""`critique-rl eval`: any actor and critic, and recorded replies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from critique_rl.cli import commands as cli
+from critique_rl.prompts import VERDICT_LABEL
+
+TASK = ["--task", "modular_chain", "--option", "steps=1", "--option", "size=105", "--prompts", "compact"]
+
+
+def evaluate(output: Path, actor: Path, critic: Path | None, *more: str) -> int:
+    models = ["--actor", str(actor), *([] if critic is None else ["--critic", str(critic)])]
+    return cli.main(["eval", str(output), *TASK, *models, "--quiet", "--tokens", "20", "20", "20", *more])
+
+
+def test_two_models_are_measured_and_the_same_command_goes_on(
+    tmp_path: Path, actor_dir: Path, critic_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--samples", "2", "--rounds", "2", "--temperature", "0.7")
+    assert evaluate(tmp_path, actor_dir, critic_dir, *more) == 0
+    shown = capsys.readouterr().out
+    records = tmp_path / "records.jsonl"
+    rows = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    problems = {row["id"] for row in rows}
+    assert len(rows) == 4 * len(problems) and {row["dataset"] for row in rows} == {"modular_chain"}
+    measured = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"][0]["metrics"]
+    first, second = ([r["refinement_correct"] for r in rows if r["round"] == n] for n in (0, 1))
+    assert measured["acc_refine"]["mean"] == pytest.approx(sum(first) / len(first))
+    assert measured["refinement_at_2"]["mean"] == pytest.approx(sum(second) / len(second))
+    assert measured["pass_at_2"]["mean"] >= measured["pass_at_1"]["mean"]
+    assert "| Critic |" in shown and "pass_at_2: " in shown
+
+    whole = records.read_bytes()
+    records.write_bytes(whole[: len(whole) // 2])
+    marker = tmp_path / "step.json"
+    marker.write_text(marker.read_text(encoding="utf-8").replace('"finished": true', '"finished": false'))
+    assert evaluate(tmp_path, actor_dir, critic_dir, *more) == 0
+    assert sorted(records.read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert evaluate(tmp_path, actor_dir, critic_dir, "--samples", "3") == 2
+    assert "protocol.samples: 2 -> 3" in capsys.readouterr().err
+
+
+def test_an_actor_alone_and_the_controls_need_no_critic(tmp_path: Path, actor_dir: Path) -> None:
+    assert evaluate(tmp_path / "alone", actor_dir, None, "--limit", "5") == 0
+    assert evaluate(tmp_path / "oracle", actor_dir, None, "--limit", "5", "--critiques", "oracle") == 0
+    rows = [json.loads((tmp_path / n / "report.json").read_text())["rows"][0] for n in ("alone", "oracle")]
+    assert [row["method"] for row in rows] == ["No critic", "Critic"]
+    assert "acc_dis" not in rows[0]["metrics"] and rows[1]["metrics"]["acc_dis"]["mean"] == 1.0
+
+
+def test_what_a_critic_has_written_needs_one(
+    tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path, actor_dir, None, "--limit", "5", "--critiques", "shuffled") == 2
+    assert "--critiques shuffled shows what a critic has written: give --critic" in capsys.readouterr().err
+
+
+def test_recorded_replies_do_not_take_the_place_of_an_evaluation(
+    tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path / "out", actor_dir, None, "--limit", "5") == 0
+    records = (tmp_path / "out" / "records.jsonl").read_bytes()
+    path = write(tmp_path / "replies.jsonl", RECORDED)
+    assert cli.main(["eval", str(tmp_path / "out"), "--recorded", str(path)]) == 2
+    assert "holds the evaluation of a task: choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "out" / "records.jsonl").read_bytes() == records
+
+
+def test_samples_of_scored_replies_have_no_vote(tmp_path: Path, actor_dir: Path) -> None:
+    task = ["--task", "made_up_facts", "--option", "size=40", "--prompts", "summary", "--limit", "4"]
+    scored = ["--scorer", "keywords", "--range", "0", "1", "--samples", "2", "--temperature", "0.7"]
+    given = ["eval", str(tmp_path), *task, *scored, "--actor", str(actor_dir), "--tokens", "8", "8", "8"]
+    assert cli.main([*given, "--quiet"]) == 0
+    measured = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"][0]["metrics"]
+    assert "score" in measured and not any("_at_" in name for name in measured)
+
+
+RECORDED = [
+    {"response": "9 * 2 = $<<9*2=18>>18\nA: 18", "response_label": True},
+    {"response": "So 26.\nA: 26", "response_label": False},
+    {"response": "The answer is $18.00.", "response_label": True},
+    {"response": "The answer is 1,800.", "response_label": True},  # a label that is wrong
+]
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    filled = [{"question": "How many?", "answer": "18", "kind": "number"} | row for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in filled), encoding="utf-8")
+    return path
+
+
+def test_recorded_replies_are_compared_with_their_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "replies.jsonl", RECORDED)
+    assert cli.main(["eval", str(tmp_path / "out"), "--recorded", str(path)]) == 2
+    shown = capsys.readouterr().out
+    assert "3 of 4 labelled replies are graded as labelled, 0 could not be graded" in shown
+    assert f"{path}, line 4: response_label True, graded False" in shown
+    assert cli.main(["eval", str(tmp_path / "out"), "--recorded", str(write(path, RECORDED[:3]))]) == 0
+    measured = json.loads((tmp_path / "out" / "report.json").read_text())["rows"][0]["metrics"]
+    assert measured["acc"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_recorded_critiques_are_read_by_the_one_parser(tmp_path: Path) -> None:
+    rows = [
+        {"response": "18", "critique": f"{VERDICT_LABEL} Correct", "refinement": "18"},
+        {"response": "17", "critique": f"{VERDICT_LABEL} Correct", "refinement": "18"},
+        {"response": "17", "critique": "Hm.", "refinement": "16"},
+    ]
+    assert (
+        cli.main(["eval", str(tmp_path / "out"), "--recorded", str(write(tmp_path / "r.jsonl", rows))]) == 0
+    )
+    measured = json.loads((tmp_path / "out" / "report.json").read_text())["rows"][0]["metrics"]
+    expected = {
+        "acc": 1 / 3,
+        "acc_refine": 2 / 3,
+        "acc_dis": 1 / 3,
+        "acc_dis_parsed": 1 / 2,
+        "parse_rate": 2 / 3,
+    }
+    assert {name: measured[name]["mean"] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"response": 3}, "line 1, field 'response': found 3, expected text"),
+        ({"response": "3", "kind": "numbr"}, "line 1, field 'kind': found 'numbr', expected one of"),
+        ({"response": "3", "kind": None}, "line 1: no field 'kind'; give all rows one with --kind"),
+        (
+            {"response": "3", "critique": "c"},
+            "line 1: a row has both `critique` and `refinement`, or neither",
+        ),
+        ({"response": "3", "response_label": "yes"}, "field 'response_label': found 'yes', expected true or"),
+        ({"reply": "3"}, "line 1: missing field 'response'"),
+    ],
+)
+def test_a_bad_recorded_row_is_named(
+    tmp_path: Path, row: dict, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "r.jsonl", [row])
+    assert cli.main(["eval", str(tmp_path / "out"), "--recorded", str(path)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say either --task NAME with --actor, or --recorded FILE"),
+        (["--task", "gsm8k", "--recorded", "x"], "say either"),
+        (["--task", "gsm8k"], "--actor is missing"),
+        (["--task", "gsm8k", "--actor", "x", "--source", "no/such.jsonl"], "no/such.jsonl: no such file"),
+        (["--task", "gsm8k", "--actor", "x", "--option", "splits"], "--option splits is not of the form"),
+        (["--task", "gsm8k", "--actor", "x", "--history", "markow"], "Did you mean 'markov'"),
+        (["--task", "gsm8k", "--actor", "x", "--prompts", "papr"], "Did you mean 'paper'"),
+        (["--recorded", "no/such.jsonl"], "no/such.jsonl: no such file"),
+    ],
+)
+def test_a_mistake_is_one_clear_error(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["eval", str(tmp_path / "out"), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and message in captured.err and captured.out == ""
+    assert not (tmp_path / "out").exists()
