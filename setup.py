@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["critique_rl", "critique_rl.*"]),
-    package_data={"critique_rl": ["assets/**/*", "view/page.*", "py.typed"]},
+    package_data={"critique_rl": ["assets/**/*", "reports/metrics.yaml", "view/page.*", "py.typed"]},
     install_requires=[
         "torch>=2.6",
         # The trainer overrides private methods of trl's GRPOTrainer (tests/test_trl_contract.py pins them).
@@ -58,7 +58,7 @@ setup(
         "procedural": ["reasoning-gym>=0.1.23"],
         "vllm": ["vllm>=0.19"],
         "eval": ["lm-eval>=0.4.9"],
-        # pins packages of its own: install it into another environment, see critique_rl/policy_benchmarks.py
+        # pins packages of its own: install it into another environment, see critique_rl/benchmarks/policy.py
         "lmms-eval": ["lmms-eval>=0.7.3,<0.8"],
         "notebooks": [*NOTEBOOKS, "jupyterlab>=4.3", "transformers[serving]"],
     },

@@ -1,32 +1,34 @@
-"""Files of a run: what one process makes and others wait for, and records that survive a kill."""
+"""Files of a run: files that one process writes and others wait for, and records that survive a kill."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from critique_rl.types import UserError
 
 Record = TypeVar("Record")
+Key = TypeVar("Key", bound=Hashable)
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of the run, or the first of a distributed launch."""
+    """Whether this is the only process of the run, or rank 0 of a distributed launch."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def wait_for(ready: Callable[[], bool]) -> None:
-    """Sleep until another process is done; a launcher ends this one if that fails."""
+    """Sleep until another process is done; the launcher ends this process if the other one fails."""
     while not ready():
         time.sleep(1.0)
 
 
 def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file that the first process makes if it is not there, and others wait for."""
+    """Rows of a JSON-lines file; if it is missing, rank 0 writes it whole and all other processes wait."""
     if is_first_process() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
@@ -37,14 +39,16 @@ def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[d
 
 
 def read_records(path: Path, cls: type[Record]) -> list[Record]:
-    """Read JSON lines, each the fields of one dataclass; a last line that a kill cut short is dropped.
+    """Read JSON lines, each with the fields of one dataclass.
+
+    A kill can cut the last line short: such a line is dropped, from the file as well.
 
     Raises:
         UserError: Another line is no such record.
     """
     content = path.read_bytes()  # a line may have been cut inside a character
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):  # the write of the last line was cut off, and an append would join it
+    if len(whole) < len(content):  # the next record would be appended to the half line
         with path.open("r+b") as file:
             file.truncate(len(whole))
     records = []
@@ -58,8 +62,78 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
     return records
 
 
+class Journal(Generic[Key, Record]):
+    """Finished records in a JSON-lines file: ask for what is missing, append it, go on after a kill.
+
+    Args:
+        path: The file; its folder is created.
+        cls: Dataclass of a record.
+        key: Identity of a record.
+        known: Whether a key is one of those that may be in this file.
+        others: Description of records with unknown keys, for the message.
+
+    Attributes:
+        done: Finished records by key.
+
+    Raises:
+        UserError: A line of the file is no record, or its key is not known.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        cls: type[Record],
+        key: Callable[[Record], Key],
+        *,
+        known: Callable[[Key], bool],
+        others: str,
+    ) -> None:
+        self._path, self._key = path, key
+        self.done = {key(r): r for r in read_records(path, cls)} if path.exists() else {}
+        if not all(map(known, self.done)):
+            raise UserError(f"{path} holds {others}: delete it, or choose another folder.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def missing(self, keys: Sequence[Key], size: int) -> list[tuple[Sequence[Key], int]]:
+        """Cut the keys without a record into chunks of at most `size`.
+
+        Returns:
+            Each chunk, with the number of `keys` that are done after it.
+        """
+        missing = [key for key in keys if key not in self.done]
+        finished = len(keys) - len(missing)
+        chunks = [missing[start : start + size] for start in range(0, len(missing), size)]
+        return [(chunk, finished + i * size + len(chunk)) for i, chunk in enumerate(chunks)]
+
+    def fill(
+        self,
+        chunks: Iterable[tuple[Sequence[Key], int]],
+        ask: Callable[[int, Sequence[Key]], Iterable[Record]],
+        on_progress: Callable[[int, int], None] | None,
+        total: int,
+    ) -> None:
+        """Ask for the missing records of each chunk and append them together.
+
+        Args:
+            chunks: Keys of each chunk, and the progress to report after it.
+            ask: Makes records from the number of a chunk and its missing keys. Records that are done already are
+                dropped. It is not called for a chunk without missing keys.
+            on_progress: Called after each chunk with its progress and `total`.
+            total: Progress after the last chunk.
+        """
+        for number, (keys, progress) in enumerate(chunks):
+            missing = [key for key in keys if key not in self.done]
+            if missing:
+                fresh = [r for r in ask(number, missing) if self._key(r) not in self.done]
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in fresh)  # type: ignore[call-overload]
+                self.done |= {self._key(r): r for r in fresh}
+            if on_progress is not None:
+                on_progress(progress, total)
+
+
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file unless it holds that already: a report that says nothing new keeps its date."""
+    """Write a file unless it has that content already, so that an unchanged report keeps its date."""
     encoded = content.encode() if isinstance(content, str) else content
     if not path.exists() or path.read_bytes() != encoded:
         path.write_bytes(encoded)

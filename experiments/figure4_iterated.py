@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from critique_rl.evaluation.measures import by_round, powers_of_two
+from critique_rl.evaluation.scaling import by_round, powers_of_two
 from critique_rl.studies.script import main
 from critique_rl.studies.study import MAIN, Row, Study, Table
 

@@ -3,7 +3,7 @@
 One chain costs about three generations; the tokens that each point cost are in the result file.
 """
 
-from critique_rl.evaluation.measures import majority, powers_of_two
+from critique_rl.evaluation.scaling import majority, powers_of_two
 from critique_rl.studies.script import main
 from critique_rl.studies.study import Row, Study, Table, sampled
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from critique_rl.evaluation.measures import passing, powers_of_two
+from critique_rl.evaluation.scaling import passing, powers_of_two
 from critique_rl.studies.script import main
 from critique_rl.studies.study import Row, Study, Table, sampled
 

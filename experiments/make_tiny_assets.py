@@ -20,6 +20,7 @@ from critique_rl.config.reading import as_dict
 from critique_rl.config.run import load_config
 from critique_rl.reports.markdown import markdown_table
 from critique_rl.reports.provenance import result
+from critique_rl.reports.results import result_rows
 from critique_rl.runs.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,7 @@ def main() -> None:
         assets = ROOT / "critique_rl" / "assets" / arguments.name
         run = Run(config, from_scratch=True)
         run.execute()
-        rows, _ = run.results()
+        rows = result_rows(run.folder)
         for name in ("actor", "sft"):
             shutil.rmtree(assets / name, ignore_errors=True)
             (assets / name).mkdir(parents=True)

@@ -1,6 +1,6 @@
 """Table 11: a vote over K, 2K and 3K responses of the trained actor against K chains with the critic."""
 
-from critique_rl.evaluation.measures import majority
+from critique_rl.evaluation.scaling import majority
 from critique_rl.studies.script import main
 from critique_rl.studies.study import Row, Study, Table, sampled
 

@@ -1,6 +1,6 @@
 """Table 4: tasks unlike those of training; Acc greedily, Pass@10 from ten chains at temperature 0.7."""
 
-from critique_rl.evaluation.measures import passing
+from critique_rl.evaluation.scaling import passing
 from critique_rl.studies.script import main
 from critique_rl.studies.study import COMPARED, NotRun, Row, Study, Table, sampled
 

@@ -97,7 +97,7 @@ shown = ("critic/acc_dis", "critic/parse_rate", "reward/r_dis", "kl")
 cases(
     [
         {"RL step": i, **{name: row[name] for name in shown}}
-        for i, row in enumerate(run.history(0, "stage1"), 1)
+        for i, row in enumerate(run.folder.history(0, "stage1"), 1)
     ]
 )
 
@@ -106,12 +106,12 @@ shown = ("critic/acc_dis", "actor/acc_refine", "actor/delta_ci", "actor/delta_ic
 cases(
     [
         {"RL step": i, **{name: row[name] for name in shown}}
-        for i, row in enumerate(run.history(0, "stage2"), 1)
+        for i, row in enumerate(run.folder.history(0, "stage2"), 1)
     ]
 )
 
 # %%
-first, second = run.history(0, "stage1"), run.history(0, "stage2")
+first, second = run.folder.history(0, "stage1"), run.folder.history(0, "stage2")
 lines(
     {
         "Stage I, Acc@Dis": [(i, row["critic/acc_dis"]) for i, row in enumerate(first, 1)],
@@ -133,7 +133,7 @@ lines(
 
 # %%
 run.execute(("evaluate",))
-found = {run.rows()[m.row]: read_episodes(run.records(0, m)) for m in run.measurements}
+found = {run.folder.labels()[m.row]: read_episodes(run.folder.records(0, m)) for m in run.folder.measurements}
 measured(found)
 
 # %% [markdown]

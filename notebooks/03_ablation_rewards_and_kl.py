@@ -163,7 +163,7 @@ stages = {
 }
 run = Run(replace(config, stages=stages), display=Display(quiet=True))
 run.execute(("pool", "train"))
-histories = {stage.label: run.history(0, name) for name, stage in stages.items()}
+histories = {stage.label: run.folder.history(0, name) for name, stage in stages.items()}
 lines(
     {
         label: [(i, row["kl"]) for i, row in enumerate(rows, 1)]

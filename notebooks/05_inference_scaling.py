@@ -24,9 +24,9 @@ from pathlib import Path
 
 from critique_rl.actors import TransformersActor
 from critique_rl.evaluation.intervals import interval
-from critique_rl.evaluation.measures import by_round
 from critique_rl.evaluation.protocol import Protocol, evaluate
 from critique_rl.evaluation.scaling import (
+    by_round,
     chains,
     majority_at,
     majority_by_problem,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from critique_rl.benchmarks.lenient import parse_lenient
 from critique_rl.critic_data.pairs import PreferencePair, swap
-from critique_rl.records import read_records
-from critique_rl.self_critique import ORDERS, Comparison, Judge, Order
+from critique_rl.records import Journal
+from critique_rl.self_critique import ORDERS, Comparison, Judge, Judgement, Order
 from critique_rl.self_critique.knockout import ask
 from critique_rl.types import UserError, child_seed
 from critique_rl.vision.images import data_url, image_bytes
@@ -86,37 +85,42 @@ def judge_pairs(
         raise UserError("the judge has no name: pass `name`, with all that shapes its answers.")
     _check_pairs(pairs)
     asked = {key: (pair, order) for pair in pairs for order, key in _keys(pair, name, seed)}
-    done = {j.key: j for j in read_records(records, PairJudgement)} if records.exists() else {}
-    if not done.keys() <= asked.keys():
-        raise UserError(
-            f"{records} holds judgements of another judge or prompt than {name}, with another seed or of other "
-            "pairs: delete it, or write into another place."
-        )
-    missing = [key for key in asked if key not in done]
-    records.parent.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(missing), chunk_size):
-        chunk = missing[start : start + chunk_size]
-        rulings = ask(judge, [_comparison(*asked[key]) for key in chunk])
-        for key, ruling in zip(chunk, rulings, strict=True):
-            pair, order = asked[key]
-            done[key] = PairJudgement(
-                pair.id,
-                pair.source,
-                order,
-                order == drawn_order(pair.id, seed),
-                _shown(pair, order).label,
-                ruling.label,
-                parse_lenient(ruling.reply) if ruling.reply else ruling.label,
-                ruling.reply,
-                ruling.tokens,
-                name,
-                key,
-            )
-        with records.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(done[key]), ensure_ascii=False) + "\n" for key in chunk)
-        if on_progress is not None:
-            on_progress(len(done), len(asked))
-    return [done[key] for key in asked]
+    journal = Journal(
+        records,
+        PairJudgement,
+        lambda judgement: judgement.key,
+        known=asked.__contains__,
+        others=f"judgements of another judge or prompt than {name}, with another seed or of other pairs",
+    )
+
+    def ask_for(number: int, keys: Sequence[str]) -> list[PairJudgement]:
+        answers = ask(judge, [_comparison(*asked[key]) for key in keys])
+        return [
+            _judgement(*asked[key], answer, seed=seed, name=name, key=key)
+            for key, answer in zip(keys, answers, strict=True)
+        ]
+
+    keys = list(asked)
+    journal.fill(journal.missing(keys, chunk_size), ask_for, on_progress, len(keys))
+    return [journal.done[key] for key in keys]
+
+
+def _judgement(
+    pair: PreferencePair, order: Order, answer: Judgement, *, seed: int, name: str, key: str
+) -> PairJudgement:
+    return PairJudgement(
+        pair=pair.id,
+        source=pair.source,
+        order=order,
+        drawn=order == drawn_order(pair.id, seed),
+        label=_in_order(pair, order).label,
+        strict=answer.label,
+        lenient=parse_lenient(answer.reply) if answer.reply else answer.label,
+        reply=answer.reply,
+        tokens=answer.tokens,
+        judge=name,
+        key=key,
+    )
 
 
 def drawn_order(pair_id: str, seed: int) -> Order:
@@ -135,7 +139,7 @@ def _check_pairs(pairs: Sequence[PreferencePair]) -> None:
             raise UserError(f"{counts[pair.id]} pairs have the identity {pair.id!r}: give each its own.")
 
 
-def _shown(pair: PreferencePair, order: Order) -> PreferencePair:
+def _in_order(pair: PreferencePair, order: Order) -> PreferencePair:
     return pair if order == "forward" else swap(pair)
 
 
@@ -149,7 +153,7 @@ def _keys(pair: PreferencePair, name: str, seed: int) -> Iterator[tuple[Order, s
 
 
 def _comparison(pair: PreferencePair, order: Order) -> Comparison:
-    shown = _shown(pair, order)
+    shown = _in_order(pair, order)
     image = data_url(pair.image) if isinstance(pair.image, bytes) else pair.image
     places = (0, 1) if order == "forward" else (1, 0)
     return Comparison(pair.id, 0, 0, order, places, pair.question, shown.response_1, shown.response_2, image)

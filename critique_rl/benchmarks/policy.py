@@ -1,17 +1,8 @@
-"""The paper's policy benchmarks through lmms-eval: which task is which, the command, and the averages.
+"""The paper's policy benchmarks through lmms-eval: the command, a measurement, and the scores of a table.
 
-LLaVA-Critic-R1 (arXiv 2509.00676) reports 26 benchmarks in six categories. Which benchmark stands in which
-category is reconstructed from the released scripts and from its category averages: 7, 9, 4, 2 and 2 benchmarks
-with equal weights give its overall averages within rounding, with the two agent tasks left out. The paper's
-harness for the Qwen models was not released, and its scorers accept more than those of lmms-eval: numbers from
-here compare checkpoints with each other, and with the paper only in their differences.
-
-lmms-eval is not a dependency: `pip install 'critique_rl[lmms-eval]'`, best into an environment of its own.
-
-Several of its scorers cannot read `\\boxed{B}`: in version 0.7.3 those of BLINK, MMVP, V*, AI2D and ChartQA count
-it as wrong, and that of MMMU draws an option by chance. So a policy that thinks and boxes is measured by this
-module run as a program, `python -m critique_rl.policy_benchmarks ARGUMENTS OF LMMS-EVAL`: lmms-eval itself, but
-that its filters and scorers are given what stands in the box (`boxed_answer`); its logs keep the whole replies.
+lmms-eval is not a dependency: `pip install 'critique_rl[lmms-eval]'`, best into an environment of its own. Its
+tasks are in `policy_catalogue.py`, its results files are read in `policy_results.py`. A policy that boxes its answer
+is measured by `policy_boxes.py`: lmms-eval with a filter that gives its scorers the boxed answer.
 """
 
 from __future__ import annotations
@@ -25,10 +16,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from critique_rl.benchmarks.policy_catalogue import BENCHMARKS, HEADLINE, _benchmark
-from critique_rl.benchmarks.policy_results import averages, main, read_results
+from critique_rl.benchmarks.policy_catalogue import BENCHMARKS, HEADLINE, Benchmark, find_benchmark
+from critique_rl.benchmarks.policy_results import averages, read_results
 from critique_rl.prompts import THINK_SUFFIX
 from critique_rl.types import UserError
+
+SELF_SCORED = tuple(b.name for b in BENCHMARKS.values() if b.task and not b.asks_model)
+"""Benchmarks that lmms-eval scores without asking another model."""
+
+LOG = "lmms_eval.log"
+SCORES = "scores.json"
+
+_WITH_SUFFIX = ("qwen2_5_vl", "qwen3_vl")
+"""Model classes of lmms-eval whose simple variant adds a suffix to each question."""
+
+_LAUNCHER = (
+    *("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"),
+    *("ACCELERATE_", "FSDP_", "DEEPSPEED_"),
+)
+"""Beginnings of the environment variables that a launcher of distributed processes sets."""
 
 
 def command(
@@ -45,10 +51,10 @@ def command(
     limit: int | None = None,
     python: str | None = None,
 ) -> list[str]:
-    """Command line that has lmms-eval measure a checkpoint; run it where lmms-eval is installed.
+    """Command line with which lmms-eval measures a checkpoint; run it where lmms-eval is installed.
 
-    Greedy, with `max_new_tokens` in place of the tasks' own limits: many allow 16 tokens, which cuts a thought
-    off.
+    Generation is greedy, with `max_new_tokens` in place of the tasks' own limits: many allow 16 tokens, which
+    cuts a thought off.
 
     Args:
         checkpoint: Path or hub id.
@@ -56,48 +62,54 @@ def command(
         benchmarks: Names of the paper's benchmarks; by default all that have a task.
         model: Name of the model class in lmms-eval.
         model_args: Further arguments of that class, for instance `max_pixels`.
-        thinking: End each question with the suffix with which the policy is trained, and score what it boxes. The
-            simple variant of a model class adds a suffix, so `--force_simple` chooses it; of lmms-eval's classes
-            qwen2_5_vl and qwen3_vl can. The tasks' own requests stay, such as to give the letter alone.
+        thinking: End each question with the suffix with which the policy is trained, and score the boxed answer.
+            The simple variant of a model class adds a suffix, so `--force_simple` chooses it; only qwen2_5_vl and
+            qwen3_vl can do this. The tasks' own requests stay, such as to give the letter alone.
         processes: Processes, one for each GPU.
         batch_size: Questions at once in each process.
         max_new_tokens: Most tokens of a reply; 2048 in the released evaluation.
-        limit: Questions of each task, to try it out; such results are refused by `read_results`.
-        python: Interpreter of the environment with lmms-eval and this package; None is the one that runs.
+        limit: Questions of each task, for a trial; `read_results` refuses such results.
+        python: Interpreter of the environment with lmms-eval and this package; None is the running one.
 
     Raises:
         UserError: A benchmark has no task, or an argument cannot be put into a command line of lmms-eval.
     """
-    names = [b.name for b in BENCHMARKS.values() if b.task] if benchmarks is None else list(benchmarks)
-    chosen = [_benchmark(name) for name in names]
-    without = [f"{b.name} ({b.note})" for b in chosen if b.task is None]
-    if without or not chosen:
-        raise UserError(f"no task of lmms-eval for: {'; '.join(without) or 'an empty list of benchmarks'}")
+    chosen = _with_task(benchmarks)
     arguments: dict[str, Any] = {"pretrained": checkpoint, **(model_args or {})}
-    extra: list[str] = []
     if thinking:
-        if model not in ("qwen2_5_vl", "qwen3_vl"):
+        if model not in _WITH_SUFFIX:
             raise UserError(
                 f"lmms-eval cannot add a suffix to the questions for model={model!r}: pass thinking=False, or "
-                "one of qwen2_5_vl, qwen3_vl."
+                f"one of {', '.join(_WITH_SUFFIX)}."
             )
         arguments["reasoning_prompt"] = rf"\n\n{THINK_SUFFIX}"  # lmms-eval makes line ends of these itself
-        extra.append("--force_simple")
-    if limit is not None:
-        extra += ["--limit", str(limit)]
     launcher = ("-m", "accelerate.commands.launch", "--num_processes", str(processes))
     return [
         *(python or sys.executable, *(launcher if processes > 1 else ())),
-        *("-m", "critique_rl.benchmarks.policy" if thinking else "lmms_eval"),
+        # The other environment may hold an older version of this package, which knows only this path.
+        *("-m", "critique_rl.policy_benchmarks" if thinking else "lmms_eval"),
         *("--model", model, "--model_args", _joined(arguments)),
         *("--tasks", ",".join(b.task for b in chosen if b.task), "--batch_size", str(batch_size)),
         *("--gen_kwargs", f"max_new_tokens={max_new_tokens},temperature=0"),
-        *("--log_samples", "--output_path", str(output), *extra),
+        *("--log_samples", "--output_path", str(output)),
+        *(["--force_simple"] if thinking else []),
+        *([] if limit is None else ["--limit", str(limit)]),
     ]
 
 
+def _with_task(names: Iterable[str] | None) -> list[Benchmark]:
+    """Benchmarks by name; None takes all that have a task."""
+    if names is None:
+        return [b for b in BENCHMARKS.values() if b.task]
+    chosen = [find_benchmark(name) for name in names]
+    without = [f"{b.name} ({b.note})" for b in chosen if b.task is None]
+    if without or not chosen:
+        raise UserError(f"no task of lmms-eval for: {'; '.join(without) or 'an empty list of benchmarks'}")
+    return chosen
+
+
 def _joined(arguments: Mapping[str, Any]) -> str:
-    """Arguments as lmms-eval splits them: at commas outside of quotes and brackets, with no way to escape one."""
+    """Arguments in one text. lmms-eval splits it at commas outside of quotes and brackets, and has no escape."""
     for name, value in arguments.items():
         text = str(value)
         if any(sign in text for sign in ",'\"") or any(
@@ -110,29 +122,22 @@ def _joined(arguments: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in arguments.items())
 
 
-SELF_SCORED = tuple(b.name for b in BENCHMARKS.values() if b.task and not b.asks_model)
-"""Those that lmms-eval measures without asking another model."""
-
-LOG = "lmms_eval.log"
-SCORES = "scores.json"
-
-
 def check_installed(python: str | None = None) -> None:
-    """See that an interpreter has lmms-eval and this package.
+    """Check that an interpreter has lmms-eval and this package.
 
     Raises:
-        UserError: It does not run, or lacks one of them.
+        UserError: The interpreter does not run, or lacks one of the packages.
     """
     program = python or sys.executable
-    asked = "from importlib.util import find_spec as f;"
-    asked += "print(*(n for n in ('lmms_eval', 'critique_rl') if not f(n)), sep=' and no ')"
+    script = "from importlib.util import find_spec as f;"
+    script += "print(*(n for n in ('lmms_eval', 'critique_rl') if not f(n)), sep=' and no ')"
     try:
-        found = subprocess.run([program, "-c", asked], capture_output=True, text=True, check=True)
+        done = subprocess.run([program, "-c", script], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"evaluation.policy_benchmarks.python: {program} does not run: {error}") from error
-    if found.stdout.strip():
+    if done.stdout.strip():
         raise UserError(
-            f"evaluation.policy_benchmarks: {program} has no {found.stdout.strip()}. Install "
+            f"evaluation.policy_benchmarks: {program} has no {done.stdout.strip()}. Install "
             "'critique_rl[lmms-eval]' there, name the interpreter of another environment with "
             "`evaluation.policy_benchmarks.python`, or leave these benchmarks out with "
             "`--set evaluation.policy_benchmarks=null`."
@@ -142,7 +147,7 @@ def check_installed(python: str | None = None) -> None:
 def measure(checkpoint: str | Path, output: Path, benchmarks: Sequence[str], **settings: Any) -> None:
     """Have lmms-eval measure a checkpoint in processes of its own, and keep the scores in `output/scores.json`.
 
-    What an earlier, interrupted call left is removed: lmms-eval starts over.
+    Files of an earlier, interrupted call are removed: lmms-eval starts over.
 
     Args:
         checkpoint: Path or hub id of whole weights.
@@ -151,21 +156,22 @@ def measure(checkpoint: str | Path, output: Path, benchmarks: Sequence[str], **s
         settings: Further arguments of `command`.
 
     Raises:
-        UserError: lmms-eval fails; the message ends as its log does. Or it leaves a benchmark out.
+        UserError: lmms-eval fails, then the message ends with the last lines of its log; or it leaves a benchmark
+            out.
     """
     inside = output / "lmms_eval"
     shutil.rmtree(inside, ignore_errors=True)
     inside.mkdir(parents=True)
-    # A launcher inside of a launched process takes the outer one's place among the processes for its own.
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(_LAUNCHER)}
+    # Inside a launched process, an inner launcher would read the variables of the outer one as its own.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(_LAUNCHER)}
     log = output / LOG
     with log.open("w", encoding="utf-8") as file:
-        ran = command(checkpoint, inside, benchmarks=benchmarks, **settings)
-        code = subprocess.run(ran, stdout=file, stderr=subprocess.STDOUT, env=plain).returncode
+        arguments = command(checkpoint, inside, benchmarks=benchmarks, **settings)
+        code = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
     if code:
         end = "\n  ".join(log.read_text("utf-8", errors="replace").strip().splitlines()[-5:])
         raise UserError(
-            f"lmms-eval stopped with exit code {code}; all it said is in {log}, at its end:\n  {end}"
+            f"lmms-eval stopped with exit code {code}; its output is in {log}, which ends with:\n  {end}"
         )
     scores = read_results(inside)
     missing = [name for name in benchmarks if name not in scores]
@@ -176,31 +182,15 @@ def measure(checkpoint: str | Path, output: Path, benchmarks: Sequence[str], **s
 
 
 def read_scores(output: Path) -> dict[str, float]:
-    """What `measure` kept, as fractions of 1 by name."""
+    """Scores that `measure` wrote, as fractions of 1 by name of the benchmark."""
     return dict(json.loads((output / SCORES).read_text("utf-8")))
 
 
-_LAUNCHER = (
-    *("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"),
-    *("ACCELERATE_", "FSDP_", "DEEPSPEED_"),
-)
-
-
 def with_averages(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores of a table: benchmarks, then categories and all, each average named by how many it is over."""
+    """Scores, then the averages of the categories and over all, each named with its number of benchmarks."""
     names = [name for name in HEADLINE if name in scores]
     means = averages({n: scores[n] for n in names}, leave_out=[n for n in HEADLINE if n not in scores])
     counts = {c: sum(BENCHMARKS[n].category == c for n in names) for c in means["categories"]}
-    found = {f"{c}, {counts[c]}": v for c, v in means["categories"].items()}
+    categories = {f"{c}, {counts[c]}": v for c, v in means["categories"].items()}
     overall = means["policy"] if means["headline"] is None else means["headline"]
-    return {**scores, **found, f"average of {len(names)} benchmarks": overall}
-
-
-# --- boxed answers ------------------------------------------------------------------------------------
-
-
-# --- results ------------------------------------------------------------------------------------------
-
-
-if __name__ == "__main__":
-    main()
+    return {**scores, **categories, f"average of {len(names)} benchmarks": overall}

@@ -1,4 +1,11 @@
-"""The paper's policy benchmarks by name: category, task of lmms-eval, and the weight in its averages."""
+"""The list of the paper's benchmarks: category, task of lmms-eval, and weight in the averages.
+
+LLaVA-Critic-R1 (arXiv 2509.00676) reports 26 benchmarks in six categories. It does not say which benchmark is in
+which category; that is reconstructed from the released scripts and from its category averages: 7, 9, 4, 2 and 2
+benchmarks with equal weights, without the two agent tasks, give its overall averages within rounding. Its harness
+for the Qwen models was not released, and its scorers accept more than those of lmms-eval: compare checkpoints with
+each other, and with the paper only in their differences.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from critique_rl.benchmarks import MM_RLHF_REWARDBENCH, VL_REWARDBENCH
 from critique_rl.types import UserError, nearest
 
 CHECKED_VERSION = "0.7.3"
-"""Version of lmms-eval against whose registry and scorers the names and units below were checked."""
+"""Version of lmms-eval for which the names and units below were checked, in its registry and scorers."""
 
 PERCEPTION, REASONING, CHART, VIDEO, REWARD, AGENT = CATEGORIES = (
     "Perception & General VQA",
@@ -25,15 +32,15 @@ class Benchmark:
     """One benchmark of the paper.
 
     Attributes:
-        name: Its name.
+        name: Name in the paper.
         category: One of `CATEGORIES`.
-        task: What lmms-eval is asked for; None if it has no such task, or is not to be used for it.
-        metric: The metric of the task that counts.
-        percent: Whether lmms-eval gives that metric in percent; else it is a fraction of 1.
-        parts: Tasks of whose metric the mean is taken, where `task` is a group without a number of its own.
+        task: Name of the task in lmms-eval; None if there is none, or it is not used.
+        metric: Metric of the task that counts.
+        percent: Whether lmms-eval gives that metric in percent; otherwise as a fraction of 1.
+        parts: Tasks whose metrics are averaged, if `task` is a group without a number of its own.
         asks_model: Whether scoring asks another model behind an OpenAI-compatible address (OPENAI_API_KEY).
         headline: Whether it is among the 24 whose plain mean is the paper's headline average.
-        note: In what the task is not the paper's protocol, or why there is none.
+        note: Difference between the task and the paper's protocol, or the reason why there is no task.
     """
 
     name: str
@@ -123,13 +130,13 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark("Agent 2", AGENT, None, headline=False, note="the paper's agent tasks are not known to us"),
     )
 }
-"""By name, in the order of the released scripts."""
+"""Benchmarks by name, in the order of the released scripts."""
 
 HEADLINE = tuple(b.name for b in BENCHMARKS.values() if b.headline)
 """The 24 benchmarks whose plain mean is the paper's headline average; each weighs 1/24."""
 
 POLICY = tuple(name for name in HEADLINE if BENCHMARKS[name].category != REWARD)
-"""The 22 of them that measure the policy."""
+"""The 22 benchmarks of `HEADLINE` that measure the policy."""
 
 
 def weight(name: str) -> float:
@@ -141,13 +148,15 @@ def weight(name: str) -> float:
     >>> weight("MMMU") * 24, weight("Agent 1")
     (1.0, 0.0)
     """
-    return 1 / len(HEADLINE) if _benchmark(name).headline else 0.0
+    return 1 / len(HEADLINE) if find_benchmark(name).headline else 0.0
 
 
-def _benchmark(name: str) -> Benchmark:
+def find_benchmark(name: str) -> Benchmark:
+    """A benchmark by name.
+
+    Raises:
+        UserError: There is no such benchmark.
+    """
     if name not in BENCHMARKS:
         raise UserError(f"no benchmark {name!r} in the paper's list. {nearest(name, BENCHMARKS)}")
     return BENCHMARKS[name]
-
-
-# --- the command --------------------------------------------------------------------------------------

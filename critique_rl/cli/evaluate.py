@@ -21,7 +21,7 @@ from critique_rl.config.reading import as_dict, build, parse_yaml
 from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import Episode, read_episodes
 from critique_rl.evaluation.intervals import ByProblem
-from critique_rl.evaluation.measures import by_round, majority, passing, powers_of_two
+from critique_rl.evaluation.scaling import by_round, majority, passing, powers_of_two
 from critique_rl.evaluation.protocol import evaluate
 from critique_rl.evaluation.recorded import read_recorded
 from critique_rl.evaluation.summary import summarise
@@ -31,7 +31,8 @@ from critique_rl.reports.markdown import markdown_table
 from critique_rl.reports.provenance import result
 from critique_rl.runs.problems import load_problems
 from critique_rl.runs.protocol import protocol_of
-from critique_rl.runs.step import MARKER, Step
+from critique_rl.runs.folder import MARKER
+from critique_rl.runs.step import Step
 from critique_rl.tasks import TASKS
 from critique_rl.types import GradedKind, Problem, UserError
 
@@ -160,12 +161,12 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
             on_progress=display.advance,
         )
 
-    step = Step("eval", "evaluate", output, settings, (), measure)
+    step = Step("eval", output, kind="evaluate", command="evaluate", settings=settings)
     if not step.finished():
         problems = load_problems(task, display)  # before anything is written
         rater = _rater(arguments, problems)
         with display.step(f"{task.title}, {task.split}", 1, 1):
-            step.execute()
+            step.execute(measure)
     episodes = read_episodes(output / "records.jsonl")
     further: dict[str, Any] = {}
     if protocol.samples > 1 and arguments.scorer is None:  # of scored replies there is neither vote nor pass

@@ -1,8 +1,9 @@
-"""TODO docstring."""
+"""`critique-rl run`, its subcommands for single kinds of steps, and `report`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> Outcome | int:
         return _report(arguments) if _steps(arguments) else 0
     config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Outcome
-    from critique_rl.runs.plan import describe
+    from critique_rl.runs.dry_run import describe
 
     quiet_libraries()
     plan = describe(config, from_scratch=arguments.from_scratch)
@@ -51,17 +52,17 @@ def _steps(arguments: argparse.Namespace, kinds: Sequence[str] = ()) -> Outcome 
     config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Display, Outcome
     from critique_rl.records import is_first_process
+    from critique_rl.reports.model_card import write_new
     from critique_rl.runs.run import Run
-    from critique_rl.runs.step import KINDS
 
     set_threads(config)
     quiet_libraries()
     display = Display(quiet=arguments.quiet or not is_first_process())
     run = Run(config, display=display, from_scratch=arguments.from_scratch)
-    run.execute(kinds or KINDS)
+    run.execute(kinds or None, after_step=lambda step: write_new(run.folder, step))
     if not is_first_process():
         return 0
-    return Outcome(paths={step.name: step.directory for step in run.steps() if step.kind in kinds})
+    return Outcome(paths={step.name: step.directory for step in run.steps() if step.command in kinds})
 
 
 def _report(arguments: argparse.Namespace) -> Outcome:
@@ -73,11 +74,12 @@ def _report(arguments: argparse.Namespace) -> Outcome:
 
     set_threads(config)  # the report names the device
     run = Run(config, display=Display(quiet=arguments.quiet), from_scratch=arguments.from_scratch)
-    rows, histories = run.results()
-    path = write_report(config, rows, histories, run)
+    run.require_finished()
+    path = write_report(run.folder)
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     paths = {"run": config.directory, "report": path, "table": path.with_suffix(".md")}
     paths["page"] = path.with_suffix(".html")
-    if histories:
+    if config.stages:
         paths["curves"] = path.parent / "curves.png"
     text = f"\n{markdown_table(rows)}\n\nresults: {path}\npage:    {paths['page']}"
     return Outcome(text, rows, paths)

@@ -1,6 +1,9 @@
-"""The protocol over a data set, and every metric on its records.
+"""The protocol over a data set, and all metrics of its records.
 
-May import actors, grading, configuration and what is below them; it trains nothing."""
+`protocol.py` writes records, `episodes.py` reads them, `recorded.py` makes them from foreign replies. `metrics.py`,
+`scaling.py` and `localisation.py` compute metrics, `intervals.py` and `summary.py` their intervals. In `audit.py`
+another model judges critiques. May import configuration, actors, grading and lower layers; it trains nothing.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Episode: one record of an evaluation, and how files of records are read."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ class Episode:
 
     Attributes:
         id: Identity of the problem.
-        dataset: Its data set.
-        question: What was asked.
+        dataset: Data set of the problem.
+        question: Text of the question.
         answer: The gold answer.
-        kind: How it is graded.
+        kind: How replies are graded, as in `Problem`.
         response: y, with its prefill; in later rounds the refinement of the round before.
-        response_correct: o = r_oracle(x, y); None if it could not be graded.
-        critique: c, as the actor is shown it; None without one.
+        response_correct: o = r_oracle(x, y); None if the response could not be graded.
+        critique: c, as shown to the actor; None without a critique.
         verdict: f(x, y, c); None without a critique.
         refinement: y', with its prefill; None without a critic.
-        refinement_correct: o' = r_oracle(x, y'); None if it could not be graded, or without a critic.
+        refinement_correct: o' = r_oracle(x, y'); None without a critic, or if it could not be graded.
         tokens: Prompt and completion tokens of the generations of this round.
-        sample: Which of several independent chains of the problem.
-        round: Which critique and refinement of the chain.
-        response_score: Of a reply that is scored instead of graded, on the scorer's scale; else None.
-        response_rating: The same on 1 to 10.
-        critic_rating: f(x, y, c) on 1 to 10 in place of the verdict; None if unparsed.
-        refinement_score: Of the refinement, on the scorer's scale.
-        image: What the question is about, as in `Problem`.
+        sample: Number of the chain among the independent chains of the problem, from 0.
+        round: Number of the critique and refinement in the chain, from 0.
+        response_score: Score of the response on the scorer's scale; None where replies are graded.
+        response_rating: The same score on 1 to 10.
+        critic_rating: f(x, y, c) on 1 to 10, in place of the verdict; None if unparsed.
+        refinement_score: Score of the refinement on the scorer's scale.
+        image: Image of the question, as in `Problem`.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Episode:
 
 
 def read_episodes(records: Path) -> list[Episode]:
-    """Read what `evaluate` wrote; a last line that a kill cut short is dropped.
+    """Read the records that `evaluate` wrote, without a last line that a kill cut short.
 
     Raises:
         UserError: Another line is no episode.
@@ -66,10 +66,12 @@ def read_episodes(records: Path) -> list[Episode]:
 
 
 def read_finished(records: Path) -> list[Episode]:
-    """Records that nobody writes any more: reading drops a last line that is cut short from the file itself.
+    """Read the records of a finished evaluation.
+
+    `read_episodes` removes a last line that is cut short; another process may still write it, so here it is refused.
 
     Raises:
-        UserError: There is no such file, it is empty, or somebody still writes it.
+        UserError: The file is missing, is empty, or ends in the middle of a line.
     """
     if not records.is_file():
         raise UserError(f"{records}: no such file; give the records.jsonl of an evaluation.")

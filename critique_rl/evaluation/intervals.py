@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""95 % intervals: Student's t over seeds, bootstrap over problems, Wilson's for shares."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t, 97.5 % quantile, by degrees of freedom."""
 
 ByProblem = Mapping[str, Mapping[str, float | None]]
-"""Value of each problem by metric and identity."""
+"""Values of further metrics: by metric, the value of each problem by identity."""
 
 Z975 = 1.959964
 """97.5 % quantile of the standard normal distribution."""
 
 
 def t_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and 95 % t-interval over seeds, in the shape of a metric; one value has no width.
+    """Mean and 95 % t-interval over seeds, in the shape of a metric; a single value gets width 0.
 
     >>> t_interval([0.25, 0.25])
     {'mean': 0.25, 'low': 0.25, 'high': 0.25, 'values': [0.25, 0.25]}
@@ -36,7 +36,7 @@ def t_interval(values: Sequence[float]) -> dict[str, Any]:
 def _t975(freedom: int) -> float:
     if freedom <= len(_T975):
         return _T975[freedom - 1]
-    z = 1.959964  # and from there on Cornish and Fisher's expansion, which is right to three decimals
+    z = Z975  # beyond the table: Cornish and Fisher's expansion, right to three decimals
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
@@ -54,14 +54,14 @@ def interval(
 ) -> tuple[float, float] | None:
     """Percentile bootstrap of a mean over problems.
 
-    For the difference of two methods give the differences by problem: the methods share the problems, so two
-    intervals that overlap do not mean that the difference could be zero.
+    To compare two methods, give their differences by problem. The methods share the problems, so the difference
+    can be clear even where the intervals of the two methods overlap.
 
     Args:
         values_by_problem: One value per problem; None is left out.
         seed: Seed of the resamples.
         resamples: Number of resamples R.
-        level: Mass between the ends.
+        level: Mass between lower and upper end.
 
     Returns:
         Lower and upper end, None without a value.
@@ -78,10 +78,10 @@ def interval(
 def wilson(successes: int, n: int, z: float = Z975) -> tuple[float, float] | None:
     """Wilson's score interval of a share, by default 95 %; None for n = 0.
 
-    Source: E. B. Wilson, Probable Inference, JASA 22 (1927). Within [0, 1], and sensible near its ends.
+    Source: E. B. Wilson, Probable Inference, JASA 22 (1927). It lies within [0, 1] and behaves well near 0 and 1.
 
     Raises:
-        ValueError: Not 0 <= successes <= n.
+        ValueError: 0 <= successes <= n does not hold.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"wilson needs 0 <= successes <= n, got successes={successes}, n={n}")
@@ -91,3 +91,21 @@ def wilson(successes: int, n: int, z: float = Z975) -> tuple[float, float] | Non
     centre = (share + z**2 / (2 * n)) / shrink
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / shrink
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share(successes: int, n: int) -> dict[str, float | None]:
+    """Share with Wilson's 95 % interval: `mean`, `low` and `high`, each None for n = 0."""
+    low, high = wilson(successes, n) or (None, None)
+    return {"mean": successes / n if n else None, "low": low, "high": high}
+
+
+def percent(share: Mapping[str, Any] | None, sign: str = "") -> str:
+    """Cell of a table with a share and its interval, a dash without a value; `sign="+"` writes plus signs.
+
+    >>> percent({"mean": 0.5, "low": 0.25, "high": 0.75})
+    '50.0% (25.0% to 75.0%)'
+    """
+    if share is None or share["mean"] is None:
+        return "–"
+    mean, low, high = (f"{share[end]:{sign}.1%}" for end in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"

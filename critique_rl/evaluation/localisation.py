@@ -1,13 +1,13 @@
-"""Whether a critique finds the first wrong step, for tasks whose steps are known (`Task.first_error`).
+"""Whether a critique finds the first wrong step, for tasks with known steps (`Task.first_error`).
 
-A critique can get the verdict right for a wrong reason; here its judgments of the single steps are read. The
+A critique can reach the right verdict for a wrong reason. Therefore its judgments of single steps are read here; the
 paper neither rewards nor measures them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.scaling import chains
@@ -15,7 +15,7 @@ from critique_rl.prompts import _FENCE, _WORD_END, STEP_LABEL, PromptSet, Verdic
 from critique_rl.types import Problem, UserError
 
 JUDGMENT_LABEL = "Correctness of the step:"
-"""What the line of a step's judgment begins with."""
+"""Beginning of the line with the judgment of a step."""
 
 _LEAD = (
     r"^[ \t*_#\-\d.)]*"  # emphasis, a bullet or a number may stand before a label, a quotation mark may not
@@ -29,34 +29,37 @@ _JUDGMENT = re.compile(
 
 
 def step_judgments(critique: str) -> list[bool | None]:
-    """What a critique says of each step: True correct, False wrong, None if its block holds no single judgment.
+    """Judgment of each step in a critique: True correct, False wrong, None if its block has no single judgment.
 
-    A block goes from a line that starts with `Step sentence:` to the next such line; its judgment is on any
-    line in it that starts with `Correctness of the step:`. Code fences are dropped, and a label that stands
-    behind a quotation mark, a back-tick or `>` starts no line. A quotation over several lines is read as the
-    critic's own words.
+    A block goes from a line that starts with `Step sentence:` to the next such line. Its judgment is on a line
+    that starts with `Correctness of the step:`. Code fences are dropped, and a label after a quotation mark, a
+    back-tick or `>` does not start a line. A quotation over several lines counts as the critic's own words.
 
     >>> step_judgments("Step sentence: 1+1=3\\nCorrectness of the step: Wrong\\nStep sentence: so 3")
     [False, None]
     """
     blocks = _STEP.split(_FENCE.sub("", critique))[1:]
-    found = [set(_JUDGMENT.findall(block)) for block in blocks]
-    return [values == {"Correct"} if len(values) == 1 else None for values in found]
+    judgments = [set(_JUDGMENT.findall(block)) for block in blocks]
+    return [values == {"Correct"} if len(values) == 1 else None for values in judgments]
 
 
 def first_flagged_step(critique: str) -> int | None:
     """Index of the first step that a critique judges as wrong, from 0; None if there is none.
 
-    Steps are counted in blocks: a critic that leaves out a step of the response is off by one after it.
+    Steps are counted in blocks: if a critic leaves out a step of the response, later indices are off by one.
     """
-    return next((i for i, judged in enumerate(step_judgments(critique)) if judged is False), None)
+    return _first_wrong(step_judgments(critique))
+
+
+def _first_wrong(judgments: Sequence[bool | None]) -> int | None:
+    return next((i for i, judgment in enumerate(judgments) if judgment is False), None)
 
 
 def problem_of(problems: Mapping[str, Problem], identity: str) -> Problem:
     """The problem of an episode.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no problem with this identity.
     """
     if identity not in problems:
         raise UserError(
@@ -75,41 +78,41 @@ def localisation(
     """Compare the first step that each critique flags with the first that is wrong.
 
     Args:
-        episodes: Records; the last round of each chain counts, ones without a critique do not.
+        episodes: Records; of each chain the last round counts, if it has a critique.
         problems: Problems by identity.
         first_error: Index of the first wrong step of a response, None if there is none; `Task.first_error`.
-        prompts: Prompt set of the evaluation: its prefill is part of a stored response and no step.
+        prompts: Prompt set of the evaluation: a stored response begins with its prefill, which is no step.
 
     Returns:
-        Shares, None where there is nothing to divide by. Of the wrong responses, where they sum to 1:
-        `first_error_acc` (the first flagged step is the first wrong one), `flagged_early`, `flagged_late` and
-        `not_flagged`. Of the right responses: `right_unflagged`. Of the critiques with a verdict:
-        `consistent_rate` (the verdict is Wrong just if a step is flagged). Of all step blocks: `step_parse_rate`;
-        without it a critic that judges no step looks careful.
+        Shares, None where there is nothing to divide by. Of the wrong responses, with sum 1: `first_error_acc`
+        (the first flagged step is the first wrong step), `flagged_early`, `flagged_late` and `not_flagged`. Of
+        the right responses: `right_unflagged`. Of the critiques with a verdict: `consistent_rate` (the verdict is
+        Wrong exactly if a step is flagged). Of all step blocks: `step_parse_rate`; read it beside the others,
+        since a critic that judges no step looks careful.
 
-        Counts: `n_wrong` and `n_right` (what is divided by above), `n_parsed`, `n_steps`, and what is left out:
-        `n_ungraded`, `n_wrong_without_error` (wrong, but no step is known to be), `n_right_with_error` (right
-        in spite of a wrong step: flagging it is no mistake).
+        Counts: the denominators `n_wrong`, `n_right`, `n_parsed` and `n_steps`, and the responses that are left
+        out: `n_ungraded`, `n_wrong_without_error` (wrong, but no wrong step is known), `n_right_with_error`
+        (right in spite of a wrong step: flagging it is no mistake).
 
     Raises:
         UserError: A problem is missing.
     """
     last = [chain[-1] for samples in chains(episodes).values() for chain in samples]
-    wrong: list[tuple[int | None, int]] = []  # the first step that is flagged, the first that is wrong
+    judged = [(e, step_judgments(e.critique)) for e in last if e.critique is not None]
+    consistent = [
+        (e.verdict == Verdict.WRONG) == (_first_wrong(steps) is not None)
+        for e, steps in judged
+        if e.verdict in (Verdict.CORRECT, Verdict.WRONG)
+    ]
+    parsed = [step is not None for _, steps in judged for step in steps]
+    wrong: list[tuple[int | None, int]] = []  # the first flagged step, the first wrong step
     unflagged: list[bool] = []
-    consistent: list[bool] = []
-    judged: list[bool] = []
     left_out = {"n_ungraded": 0, "n_wrong_without_error": 0, "n_right_with_error": 0}
-    for e in last:
-        if e.critique is None:
-            continue
-        flagged = first_flagged_step(e.critique)
-        judged += [j is not None for j in step_judgments(e.critique)]
-        if e.verdict in (Verdict.CORRECT, Verdict.WRONG):
-            consistent.append((e.verdict == Verdict.WRONG) == (flagged is not None))
+    for e, steps in judged:
         if e.response_correct is None:
             left_out["n_ungraded"] += 1
             continue
+        flagged = _first_wrong(steps)
         error = first_error(problem_of(problems, e.id), prompts.without_prefill(e.response))
         if e.response_correct:
             if error is None:
@@ -121,18 +124,25 @@ def localisation(
         else:
             wrong.append((flagged, error))
     return {
+        **_flags(wrong),
+        "right_unflagged": _share(unflagged),
+        "consistent_rate": _share(consistent),
+        "step_parse_rate": _share(parsed),
+        "n_wrong": len(wrong),
+        "n_right": len(unflagged),
+        "n_parsed": len(consistent),
+        "n_steps": len(parsed),
+        **left_out,
+    }
+
+
+def _flags(wrong: Sequence[tuple[int | None, int]]) -> dict[str, float | None]:
+    """Shares of wrong responses by the place of the first flagged step beside the first wrong step."""
+    return {
         "first_error_acc": _share(flagged == error for flagged, error in wrong),
         "flagged_early": _share(flagged is not None and flagged < error for flagged, error in wrong),
         "flagged_late": _share(flagged is not None and flagged > error for flagged, error in wrong),
         "not_flagged": _share(flagged is None for flagged, _ in wrong),
-        "right_unflagged": _share(unflagged),
-        "consistent_rate": _share(consistent),
-        "step_parse_rate": _share(judged),
-        "n_wrong": len(wrong),
-        "n_right": len(unflagged),
-        "n_parsed": len(consistent),
-        "n_steps": len(judged),
-        **left_out,
     }
 
 

@@ -1,7 +1,7 @@
-"""Every metric of the paper's section 5.1 on evaluation records, as fractions of 1, with their resamples.
+"""All metrics of the paper's section 5.1 on evaluation records, as fractions of 1, and their bootstrap resamples.
 
-Scored replies have those of its Table 9 instead, in units of the scores and ratings. Each metric is a ratio of two
-sums over episodes, so that a bootstrap over problems is one matrix product.
+Scored replies have the metrics of the paper's Table 9 instead, in units of scores and ratings. Each metric is a ratio
+of two sums over episodes, so a bootstrap over problems is one matrix product.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from critique_rl.types import child_seed
 
 Array = np.ndarray
 
-# What is counted in each episode; all but the first two in graded episodes alone.
+# Columns of counts per episode; all but the first two are 0 in episodes that could not be graded.
 _COUNTS = (
     "all",
     "tokens",
@@ -27,16 +27,16 @@ _COUNTS = (
     "refined",  # refinement right
     "spoiled",  # right response, wrong refinement
     "corrected",  # wrong response, right refinement
-    "judged",  # criticised
-    "parsed",  # ... with a verdict
-    "agrees",  # ... that is right
-    "judged_right",  # criticised, of right responses
-    "agrees_right",
+    "judged",  # with a critique
+    "parsed",  # with a verdict
+    "agrees",  # with a right verdict
+    "judged_right",  # right response with a critique
+    "agrees_right",  # right response with a right verdict
     "judged_wrong",
     "agrees_wrong",
-    "score",  # sums over graded episodes of scored replies
-    "score_refine",
-    "squared_error",  # of the critic's rating, where it has one
+    "score",  # scores of responses
+    "score_refine",  # scores of refinements
+    "squared_error",  # of the critic's rating, if it has one
     "absolute_error",
 )
 _RATIOS = {
@@ -69,16 +69,15 @@ _WITHOUT_CRITIC = ("acc", "score", "graded_rate", "tokens")
 def metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
     """All metrics; None where there is nothing to divide by.
 
-    Episodes with an answer that could not be graded, or scored, count in `graded_rate` and nowhere else, so that
-    delta = delta_ic - delta_ci holds exactly. Discrimination is measured on the episodes with a critique; a
-    critique without rating has no distance to the truth, so read `mse_dis` and `mae_dis` beside `parse_rate`.
+    Episodes with a reply that could not be graded or scored count only in `graded_rate` and `tokens`, so that
+    delta = delta_ic - delta_ci holds exactly. Discrimination is measured on the episodes with a critique. A
+    critique without a rating has no error, so read `mse_dis` and `mae_dis` beside `parse_rate`.
 
     Args:
-        episodes: Of one round; several samples of a problem count alike.
+        episodes: Episodes of one round; all samples of a problem have the same weight.
 
     Returns:
-        By name, see docs/metrics.md; without critiques `acc` or `score`, `graded_rate` and
-        `tokens`.
+        Values by name, see docs/metrics.md; without critiques only `acc` or `score`, `graded_rate` and `tokens`.
     """
     with_critic = _with_critic(episodes)
     table_EC = np.array([_counts(e, with_critic) for e in episodes], dtype=float).reshape(-1, len(_COUNTS))
@@ -94,15 +93,15 @@ def resampled(episodes: Sequence[Episode], *, resamples: int = 1000) -> dict[str
         resamples: Number of resamples R.
 
     Returns:
-        (R,) values by metric, NaN where one is undefined.
+        Values (R,) by metric, NaN where a metric is undefined.
     """
     with_critic = _with_critic(episodes)
-    place = {identity: i for i, identity in enumerate(dict.fromkeys(e.id for e in episodes))}
-    table_PC = np.zeros((len(place), len(_COUNTS)))
+    rows = {identity: i for i, identity in enumerate(dict.fromkeys(e.id for e in episodes))}
+    table_PC = np.zeros((len(rows), len(_COUNTS)))
     for episode in episodes:
-        table_PC[place[episode.id]] += _counts(episode, with_critic)
+        table_PC[rows[episode.id]] += _counts(episode, with_critic)
     generator = np.random.default_rng(child_seed(0, "bootstrap"))
-    times_RP = generator.multinomial(len(place), np.full(len(place), 1 / len(place)), size=resamples)
+    times_RP = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
     return _ratios(times_RP @ table_PC, with_critic, _scored(episodes))
 
 
@@ -115,15 +114,15 @@ def _scored(episodes: Sequence[Episode]) -> bool:
 
 
 def _counts(e: Episode, with_critic: bool) -> list[float]:
-    made = _score_sums(e, with_critic) if e.kind == "score" else _grade_counts(e, with_critic)
-    return [1.0, e.tokens, *(float(made.get(name) or 0) for name in _COUNTS[2:])]
+    counts = _score_sums(e, with_critic) if e.kind == "score" else _grade_counts(e, with_critic)
+    return [1.0, e.tokens, *(float(counts.get(name) or 0) for name in _COUNTS[2:])]
 
 
 def _grade_counts(e: Episode, with_critic: bool) -> dict[str, bool | None]:
     o, o2 = e.response_correct, e.refinement_correct
     if o is None or (with_critic and o2 is None):
         return {}
-    judged = e.verdict is not None  # the empty critique of a control is nobody's judgement
+    judged = e.verdict is not None  # the empty critique of a control judges nothing
     agrees = e.verdict is not None and r_dis(Verdict(e.verdict), o) == 1.0
     return {
         "graded": True,
@@ -161,16 +160,14 @@ def _score_sums(e: Episode, with_critic: bool) -> dict[str, float | None]:
 
 def _ratios(sums: Array, with_critic: bool, scored: bool) -> dict[str, Array]:
     """Metrics from sums of `_COUNTS` in the last axis; NaN for 0 / 0."""
-    at = {name: sums[..., i] for i, name in enumerate(_COUNTS)}
+    columns = {name: sums[..., i] for i, name in enumerate(_COUNTS)}
     ratios = _SCORED_RATIOS if scored else _RATIOS
     names = [name for name in ratios if with_critic or name in _WITHOUT_CRITIC]
     with np.errstate(invalid="ignore"):
-        values = {name: at[ratios[name][0]] / at[ratios[name][1]] for name in names}
-    if not with_critic:
-        return values
-    if scored:
+        values = {name: columns[ratios[name][0]] / columns[ratios[name][1]] for name in names}
+    if with_critic and scored:
         values["delta"] = values["score_refine"] - values["score"]
-        return values
-    values["delta"] = values["acc_refine"] - values["acc"]
-    values["acc_dis_balanced"] = (values["acc_dis_on_correct"] + values["acc_dis_on_wrong"]) / 2
+    elif with_critic:
+        values["delta"] = values["acc_refine"] - values["acc"]
+        values["acc_dis_balanced"] = (values["acc_dis_on_correct"] + values["acc_dis_on_wrong"]) / 2
     return values

@@ -1,32 +1,36 @@
-"""The protocol over a set of problems: respond -> critique -> refine, once or in rounds, one or several samples.
+"""The protocol over a set of problems: response -> critique -> refinement, in one or several rounds and samples.
 
-One record (`Episode`) per problem, sample and round goes to disk as it is finished, so a killed evaluation goes
-on where it stopped. What is measured on the records is in `metrics.py`, `scaling.py` and `localisation.py`.
+Each problem, sample and round gives one record (`Episode`), written to disk as soon as its chunk is finished, so a
+killed evaluation goes on where it stopped. Metrics of the records are in `metrics.py`, `scaling.py` and
+`localisation.py`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from critique_rl.actors.base import Actor
 from critique_rl.config.evaluation import Course
-from critique_rl.evaluation.episodes import Episode, read_episodes
+from critique_rl.evaluation.episodes import Episode
 from critique_rl.grading import grade_batch
 from critique_rl.grading.replies import grade_replies, items
 from critique_rl.grading.scoring import Rater
 from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, PromptSet, Verdict, parse_rating, parse_verdict
+from critique_rl.records import Journal
 from critique_rl.types import Generation, Problem, Sampling, UserError, child_seed
 
 ADVICE = (
     f"{STEP_LABEL} all of them\nExplanation: Work through the problem again from the start, one step at a time, "
     "and check each result before you use it."
 )
-"""What a critique by an oracle says beside its verdict: advice that fits every problem."""
+"""Text of an oracle's critique before its verdict: advice that fits every problem."""
+
+History = tuple[tuple[str, str], ...]
+"""Earlier rounds of a chain: each response with its critique."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,10 @@ class Protocol(Course):
 
     Attributes:
         prompts: Prompt set.
-        response: Sampling of the response; the seed is replaced by one derived from `seed`.
-        critique: Sampling of the critique.
-        refinement: Sampling of the refinement.
-        seed: Seed of the evaluation; unused where everything is greedy.
+        response: Sampling of the response; its seed is replaced by one derived from `seed`.
+        critique: Sampling of the critique, seeded in the same way.
+        refinement: Sampling of the refinement, seeded in the same way.
+        seed: Seed of the evaluation; greedy generation does not use it.
     """
 
     prompts: PromptSet
@@ -74,12 +78,12 @@ def evaluate(
     """Run the protocol on each problem.
 
     Args:
-        problems: What to ask, each once.
+        problems: Problems without duplicates.
         actor: Answers and refines.
         critic: Criticises; None evaluates the actor alone, unless `protocol.critiques` needs no critic.
         protocol: How to generate.
-        records: JSON-lines file to which finished episodes are appended and from which they are read back.
-        rater: Scores the replies of problems of kind `score`; None grades them.
+        records: JSON-lines file; finished episodes are appended to it and read back from it.
+        rater: Scores the replies of problems of kind `score`; None grades replies.
         chunk_size: Chains that go through the protocol together and are written together.
         on_progress: Called with the number of finished chains and of all chains.
 
@@ -87,9 +91,40 @@ def evaluate(
         Episodes by sample, then in the order of `problems`, then by round.
 
     Raises:
-        UserError: `records` holds a line that is no episode, or episodes of other problems; critiques are to be
-            shuffled and there is one problem alone; or scored replies meet what is made for right and wrong ones.
+        UserError: `records` has a line that is no episode, or episodes of other problems; critiques are to be
+            shuffled and there is only one problem; or scored replies meet an option for right and wrong replies.
     """
+    _check(problems, protocol, rater, chunk_size)
+    identities = {p.id for p in problems}
+    journal = Journal(
+        records,
+        Episode,
+        lambda e: (e.id, e.sample, e.round),
+        known=lambda key: key[0] in identities,
+        others="records of other problems",
+    )
+    rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
+    chains = [Chain(sample, problem) for sample in range(protocol.samples) for problem in problems]
+
+    def keys(part: Sequence[Chain]) -> list[tuple[str, int, int]]:
+        return [(c.problem.id, c.sample, r) for c in part for r in range(rounds)]
+
+    # Chunks are cut before finished ones are skipped: a resumed run draws with the seeds of an unbroken one.
+    starts = list(range(0, len(chains), chunk_size))
+    if protocol.critiques == "shuffled" and len(chains) - starts[-1] == 1:
+        starts.pop()  # a last chain on its own would be shown its own critique
+    ends = list(pairwise([*starts, len(chains)]))
+    turns = _Turns(actor, critic, protocol, rater)
+    journal.fill(
+        [(keys(chains[start:end]), end) for start, end in ends],
+        lambda chunk, missing: turns.episodes(chains[slice(*ends[chunk])], chunk),
+        on_progress,
+        len(chains),
+    )
+    return [journal.done[key] for key in keys(chains)]
+
+
+def _check(problems: Sequence[Problem], protocol: Protocol, rater: Rater | None, chunk_size: int) -> None:
     if any((p.kind == "score") != (rater is not None) for p in problems):
         raise UserError("a `rater` is for problems of kind 'score', and these cannot be graded without one.")
     if rater is not None and (protocol.spare_correct or protocol.critiques in ("empty", "verdict", "oracle")):
@@ -98,181 +133,160 @@ def evaluate(
         )
     if protocol.critiques == "shuffled" and (len(problems) < 2 or chunk_size < 2):
         raise UserError("critiques can be shuffled among two problems or more.")
-    done = {(e.id, e.sample, e.round): e for e in read_episodes(records)} if records.exists() else {}
-    if not {identity for identity, _, _ in done} <= {p.id for p in problems}:
-        raise UserError(
-            f"{records} holds records of other problems: delete it, or evaluate into another folder."
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """The turns of a chunk of chains; attributes as the arguments of `evaluate`."""
+
+    actor: Actor
+    critic: Actor | None
+    protocol: Protocol
+    rater: Rater | None
+
+    def episodes(self, chains: Sequence[Chain], chunk: int) -> list[Episode]:
+        """All rounds of each chain; `chunk` is the number of the chunk, for its seeds."""
+        start = self._responses(chains, chunk)
+        if self.critic is None and self.protocol.asks_critic:
+            return start
+        past: list[History] = [()] * len(start)
+        rounds = [self._round(start, past, chunk)]
+        for _ in range(1, self.protocol.rounds):
+            last = rounds[-1]
+            if self.protocol.history == "full":
+                past = [(*h, (e.response, e.critique or "")) for h, e in zip(past, last, strict=True)]
+            start = [
+                replace(
+                    e,
+                    response=e.refinement or "",
+                    response_correct=e.refinement_correct,
+                    response_score=e.refinement_score,
+                    response_rating=self._rating(e.refinement_score),
+                    tokens=0,
+                    round=e.round + 1,
+                )
+                for e in last
+            ]
+            rounds.append(self._round(start, past, chunk))
+        return [e for chain in zip(*rounds, strict=True) for e in chain]
+
+    def _responses(self, chains: Sequence[Chain], chunk: int) -> list[Episode]:
+        """Episodes with a response and its grade or score, before any critique."""
+        prompts, problems = self.protocol.prompts, [c.problem for c in chains]
+        answers = self.actor.generate(
+            [prompts.reasoning_prompt(p.question, image=p.image) for p in problems],
+            self.protocol.sampling("response", chunk),
         )
-    records.parent.mkdir(parents=True, exist_ok=True)
-    rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
-    chains = [Chain(sample, problem) for sample in range(protocol.samples) for problem in problems]
-    # Chunks are cut before finished ones are skipped: a resumed run draws with the seeds of an unbroken one.
-    starts = list(range(0, len(chains), chunk_size))
-    if protocol.critiques == "shuffled" and len(chains) - starts[-1] == 1:
-        starts.pop()  # alone, the last chain would be shown the critique of itself
-    for number, (start, end) in enumerate(pairwise([*starts, len(chains)])):
-        chunk = chains[start:end]
-        if any((c.problem.id, c.sample, r) not in done for c in chunk for r in range(rounds)):
-            made = _episodes(chunk, actor, critic, protocol, rater, number)
-            fresh = [e for e in made if (e.id, e.sample, e.round) not in done]
-            with records.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in fresh)
-            done |= {(e.id, e.sample, e.round): e for e in fresh}
-        if on_progress is not None:
-            on_progress(end, len(chains))
-    return [done[c.problem.id, c.sample, r] for c in chains for r in range(rounds)]
-
-
-def _episodes(
-    chunk: Sequence[Chain],
-    actor: Actor,
-    critic: Actor | None,
-    protocol: Protocol,
-    rater: Rater | None,
-    number: int,
-) -> list[Episode]:
-    prompts, problems = protocol.prompts, [c.problem for c in chunk]
-    answers = actor.generate(
-        [prompts.reasoning_prompt(p.question, image=p.image) for p in problems],
-        protocol.sampling("response", number),
-    )
-    responses = [prompts.reasoning_prefill + g.text for g in answers]
-    tokens = [_tokens(g) for g in answers]
-    start = [
-        Episode(
-            id=p.id,
-            dataset=p.dataset,
-            question=p.question,
-            answer=p.answer,
-            kind=p.kind,
-            response=y,
-            response_correct=None,
-            critique=None,
-            verdict=None,
-            refinement=None,
-            refinement_correct=None,
-            tokens=t,
-            sample=c.sample,
-            image=p.image,
-        )
-        for c, p, y, t in zip(chunk, problems, responses, tokens, strict=True)
-    ]
-    if rater is None:
-        correct = grade_replies(problems, responses)
-        start = [replace(e, response_correct=o) for e, o in zip(start, correct, strict=True)]
-    else:
-        scores = rater.scorer.score(items(start, responses))
-        start = [replace(e, response_score=s) for e, s in zip(start, scores, strict=True)]
-        start = [replace(e, response_rating=rater.range.rating(e.response_score)) for e in start]
-    if critic is None and protocol.asks_critic:
-        return start
-    rounds = [_round(start, [()] * len(start), actor, critic, protocol, rater, number)]
-    past: list[History] = [()] * len(start)
-    for _ in range(1, protocol.rounds):
-        last = rounds[-1]
-        if protocol.history == "full":
-            past = [(*h, (e.response, e.critique or "")) for h, e in zip(past, last, strict=True)]
-        start = [
-            replace(
-                e,
-                response=e.refinement or "",
-                response_correct=e.refinement_correct,
-                response_score=e.refinement_score,
-                response_rating=None if rater is None else rater.range.rating(e.refinement_score),
-                tokens=0,
-                round=e.round + 1,
-            )
-            for e in last
-        ]
-        rounds.append(_round(start, past, actor, critic, protocol, rater, number))
-    return [e for chain in zip(*rounds, strict=True) for e in chain]
-
-
-History = tuple[tuple[str, str], ...]
-"""Earlier rounds of a chain: each response with its critique."""
-
-
-def _round(
-    start: Sequence[Episode],
-    past: Sequence[History],
-    actor: Actor,
-    critic: Actor | None,
-    protocol: Protocol,
-    rater: Rater | None,
-    number: int,
-) -> list[Episode]:
-    """Criticise and refine; `start` holds responses."""
-    prompts, at = protocol.prompts, start[0].round
-    spared = [protocol.spare_correct and e.response_correct is True for e in start]
-    asked = [i for i, spare in enumerate(spared) if not spare]
-    written: dict[int, Generation] = {}
-    if protocol.asks_critic and critic is not None:
-        generations = critic.generate(
-            [
-                prompts.critique_prompt(e.question, e.response, past[i], image=e.image)
-                for i, e in ((i, start[i]) for i in asked)
-            ],
-            protocol.sampling("critique", number, at),
-        )
-        written = dict(zip(asked, generations, strict=True))
-    shown = {i: _shown(protocol.critiques, start, written, asked, place) for place, i in enumerate(asked)}
-    generations = actor.generate(
-        [
-            prompts.refinement_prompt(e.question, e.response, shown[i], past[i], image=e.image)
-            for i, e in ((i, start[i]) for i in asked)
-        ],
-        protocol.sampling("refinement", number, at),
-    )
-    refined = {i: prompts.refinement_prefill + g.text for i, g in zip(asked, generations, strict=True)}
-    spent = {
-        i: _tokens(g) + (_tokens(written[i]) if i in written else 0)
-        for i, g in zip(asked, generations, strict=True)
-    }
-    refinements = items([start[i] for i in asked], [refined[i] for i in asked])
-    if rater is not None:
-        scores = dict(zip(asked, rater.scorer.score(refinements), strict=True))
+        responses = [prompts.reasoning_prefill + g.text for g in answers]
+        grades: Sequence[bool | None] = [None] * len(chains)
+        scores: Sequence[float | None] = [None] * len(chains)
+        if self.rater is None:
+            grades = grade_replies(problems, responses)
+        else:
+            scores = self.rater.scorer.score(items(problems, responses))
         return [
-            replace(
+            Episode(
+                id=c.problem.id,
+                dataset=c.problem.dataset,
+                question=c.problem.question,
+                answer=c.problem.answer,
+                kind=c.problem.kind,
+                response=response,
+                response_correct=grade,
+                critique=None,
+                verdict=None,
+                refinement=None,
+                refinement_correct=None,
+                tokens=_tokens(answer),
+                sample=c.sample,
+                response_score=score,
+                response_rating=self._rating(score),
+                image=c.problem.image,
+            )
+            for c, response, answer, grade, score in zip(
+                chains, responses, answers, grades, scores, strict=True
+            )
+        ]
+
+    def _rating(self, score: float | None) -> float | None:
+        return None if self.rater is None else self.rater.range.rating(score)
+
+    def _round(self, start: Sequence[Episode], past: Sequence[History], chunk: int) -> list[Episode]:
+        """Criticise and refine the responses of `start`, all of one round; spared ones stay as they are."""
+        asked = [i for i, e in enumerate(start) if not (self.protocol.spare_correct and e.response_correct)]
+        turn = ([start[i] for i in asked], [past[i] for i in asked], chunk, start[0].round)
+        finished = dict(zip(asked, self._refined(*turn), strict=True))
+        return [
+            finished[i]
+            if i in finished
+            else replace(
                 e,
-                critique=shown[i],
-                critic_rating=parse_rating(shown[i]),
-                refinement=refined[i],
-                refinement_score=scores[i],
-                tokens=e.tokens + spent[i],
+                critique=None,
+                verdict=None,
+                refinement=e.response,
+                refinement_correct=e.response_correct,
             )
             for i, e in enumerate(start)
         ]
-    graded = dict(zip(asked, grade_batch(refinements), strict=True))
-    return [
-        replace(
-            e,
-            critique=shown.get(i),
-            verdict=parse_verdict(shown[i]).value if i in shown and protocol.critiques != "empty" else None,
-            refinement=refined.get(i, e.response),
-            refinement_correct=graded.get(i, e.response_correct),
-            tokens=e.tokens + spent.get(i, 0),
+
+    def _refined(
+        self, start: Sequence[Episode], past: Sequence[History], chunk: int, round: int
+    ) -> list[Episode]:
+        """Episodes with critique and refinement."""
+        prompts, kind = self.protocol.prompts, self.protocol.critiques
+        tokens = [e.tokens for e in start]
+        written: list[Generation] = []
+        if self.protocol.asks_critic and self.critic is not None:
+            written = self.critic.generate(
+                [
+                    prompts.critique_prompt(e.question, e.response, h, image=e.image)
+                    for e, h in zip(start, past, strict=True)
+                ],
+                self.protocol.sampling("critique", chunk, round),
+            )
+            tokens = [t + _tokens(g) for t, g in zip(tokens, written, strict=True)]
+        critiques = [_critique(kind, start, written, place) for place in range(len(start))]
+        answers = self.actor.generate(
+            [
+                prompts.refinement_prompt(e.question, e.response, c, h, image=e.image)
+                for e, c, h in zip(start, critiques, past, strict=True)
+            ],
+            self.protocol.sampling("refinement", chunk, round),
         )
-        for i, e in enumerate(start)
-    ]
+        refinements = [prompts.refinement_prefill + g.text for g in answers]
+        tokens = [t + _tokens(g) for t, g in zip(tokens, answers, strict=True)]
+        episodes = [
+            replace(e, critique=c, refinement=y, tokens=t)
+            for e, c, y, t in zip(start, critiques, refinements, tokens, strict=True)
+        ]
+        replies = items(start, refinements)
+        if self.rater is not None:
+            ratings, scores = map(parse_rating, critiques), self.rater.scorer.score(replies)
+            return [
+                replace(e, critic_rating=r, refinement_score=s)
+                for e, r, s in zip(episodes, ratings, scores, strict=True)
+            ]
+        verdicts = [None if kind == "empty" else parse_verdict(c).value for c in critiques]
+        return [
+            replace(e, verdict=v, refinement_correct=o)
+            for e, v, o in zip(episodes, verdicts, grade_batch(replies), strict=True)
+        ]
 
 
-def _shown(
-    kind: str, start: Sequence[Episode], written: dict[int, Generation], asked: Sequence[int], place: int
-) -> str:
-    """What the actor reads as the critique of the chain at one place of `asked`."""
-    i = asked[place]
+def _critique(kind: str, episodes: Sequence[Episode], written: Sequence[Generation], place: int) -> str:
+    """Critique that the actor is shown for the episode at `place`; `written` are the critic's, if it was asked."""
+    e = episodes[place]
     if kind == "critic":
-        return written[i].text
+        return written[place].text
     if kind == "shuffled":
-        following = (*asked[place + 1 :], *asked[:place])
-        return written[next(j for j in following if start[j].id != start[i].id)].text
+        following = (*range(place + 1, len(episodes)), *range(place))
+        return written[next(i for i in following if episodes[i].id != e.id)].text
     if kind == "verdict":
-        verdict = parse_verdict(written[i].text)
+        verdict = parse_verdict(written[place].text)
         return "" if verdict is Verdict.UNPARSED else f"{VERDICT_LABEL} {verdict.value.capitalize()}"
-    correct = start[i].response_correct
-    if kind == "empty" or correct is None:
+    if kind == "empty" or e.response_correct is None:
         return ""
-    return f"{ADVICE}\n{VERDICT_LABEL} {'Correct' if correct else 'Wrong'}"
+    return f"{ADVICE}\n{VERDICT_LABEL} {'Correct' if e.response_correct else 'Wrong'}"
 
 
 def _tokens(generation: Generation) -> int:

@@ -1,8 +1,8 @@
-"""Replies and critiques that somebody else has recorded, graded and read as an evaluation would.
+"""Replies and critiques from elsewhere, graded and read as in an evaluation.
 
-A recorded file (JSON lines, JSON or parquet) has for each item `question`, `answer` and `response`, and may have
-`critique`, `refinement`, `kind`, and `response_label` and `refinement_label`: true or false, what somebody else
-says of response and refinement, against which grading is checked.
+A recorded file (JSON lines, JSON or parquet) has in each row `question`, `answer` and `response`. It may also have
+`critique`, `refinement`, `kind`, and the labels `response_label` and `refinement_label`: true or false, against
+which our grades are checked.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LABELS = {"response_label": "response_correct", "refinement_label": "refinement_
 
 @dataclass(frozen=True)
 class Agreement:
-    """How our grades compare with recorded labels.
+    """Comparison of our grades with recorded labels.
 
     Attributes:
-        labelled: Replies with a label.
-        equal: Graded as labelled.
-        ungraded: Could not be graded.
-        differing: Place of each reply that is graded otherwise, with both opinions.
+        labelled: Number of replies with a label.
+        equal: Number of them with a grade equal to the label.
+        ungraded: Number of them that could not be graded.
+        differing: Place, label and grade of each reply whose grade differs from its label.
     """
 
     labelled: int
@@ -39,7 +39,7 @@ class Agreement:
     differing: tuple[str, ...]
 
     def summary(self, most: int = 10) -> str:
-        """Counts, and at most `most` differences, one a line."""
+        """Counts, and at most `most` differences, one on each line."""
         lines = [
             f"{self.equal} of {self.labelled} labelled replies are graded as labelled, {self.ungraded} "
             "could not be graded"
@@ -51,28 +51,28 @@ class Agreement:
 
 
 def read_recorded(path: Path, *, kind: str | None = None) -> tuple[list[Episode], Agreement]:
-    """Grade recorded replies and read recorded critiques, as an evaluation would.
+    """Grade recorded replies and read recorded critiques, as in an evaluation.
 
     Args:
-        path: The file.
-        kind: How answers are graded where a row has no `kind`.
+        path: The recorded file.
+        kind: How answers are graded in rows without `kind`.
 
     Raises:
-        UserError: The file, a row or a field is missing or not as it should be; the message names it.
+        UserError: The file, a row or a field is missing or wrong; the message names it.
     """
     rows = read_rows(path)
-    read: list[Episode] = []
+    ungraded: list[Episode] = []
     samples: Counter[str] = Counter()
     for row in rows:
         episode = _episode(row, path.stem, kind)
-        read.append(replace(episode, sample=samples[episode.id]))
+        ungraded.append(replace(episode, sample=samples[episode.id]))
         samples[episode.id] += 1
-    without = [row.place for row, e in zip(rows, read, strict=True) if e.critique is None]
-    if 0 < len(without) < len(read):
+    without = [row.place for row, e in zip(rows, ungraded, strict=True) if e.critique is None]
+    if 0 < len(without) < len(ungraded):
         raise UserError(
-            f"{without[0]}: no critique, though other rows have one; put those without into a file of their own."
+            f"{without[0]}: no critique, though other rows have one; put rows without one into another file."
         )
-    replies = [(e, reply) for e in read for reply in (e.response, e.refinement) if reply is not None]
+    replies = [(e, reply) for e in ungraded for reply in (e.response, e.refinement) if reply is not None]
     grades = iter(grade_batch([{"gold": e.answer, "reply": reply, "kind": e.kind} for e, reply in replies]))
     episodes = [
         replace(
@@ -80,13 +80,13 @@ def read_recorded(path: Path, *, kind: str | None = None) -> tuple[list[Episode]
             response_correct=next(grades),
             refinement_correct=None if e.refinement is None else next(grades),
         )
-        for e in read
+        for e in ungraded
     ]
     return episodes, _agreement(rows, episodes)
 
 
 def _episode(row: Row, dataset: str, default_kind: str | None) -> Episode:
-    """What a row says, not yet graded."""
+    """The episode of a row, not yet graded."""
     kind = _kind(row, default_kind)
     row.layout(("question", "answer", "response"))
     refined = row.fields.get("refinement") is not None
@@ -115,7 +115,7 @@ def _kind(row: Row, default: str | None) -> str:
     kind = row.fields.get("kind", default)
     if kind is None:
         raise UserError(
-            f"{row.place}: no field 'kind'; give all rows one with --kind, of {', '.join(known)}."
+            f"{row.place}: no field 'kind'; give the kind of all rows with --kind, one of {', '.join(known)}."
         )
     if kind not in known:
         raise (

@@ -1,66 +1,91 @@
-"""The methods that Critique-RL is compared with, each trained with the same critic, data and budget.
+"""Methods that train: Critique-RL, and those that it is compared with, each a module with `check` and `train`.
 
-Here are those that are no plain configuration of `CritiqueTrainer`; docs/baselines.md says what each of them
-is, what the paper says of it and what is inferred.
+All start from the same critic (or actor), with the same data and budget. docs/baselines.md says what each baseline
+is, what the paper says of it and what is inferred. Facts that need no import are in `critique_rl.config.methods`.
 
->>> sorted(BASELINES)[:4]
-['actor_rl', 'critic_cot', 'label_sft', 'mixed']
+May import cold start, training, evaluation, configuration and what is below them; no run or report.
+
+>>> sorted(METHODS)[:4]
+['actor_rl', 'critic_cot', 'critique_rl', 'label_sft']
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from critique_rl.config.methods import PLACES
-from critique_rl.methods.base import Inputs
+from critique_rl.config.methods import METHODS as INFO
+from critique_rl.methods.base import Inputs, Rollout
 from critique_rl.types import UserError, nearest
 
-__all__ = ["BASELINES", "Baseline", "Inputs", "baseline"]
+__all__ = ["BASELINES", "METHODS", "Inputs", "Method", "PlannedMethod", "Rollout", "baseline", "method"]
 
 
-class Baseline(Protocol):
-    """One method: a module, or an object, with these two functions."""
+class Method(Protocol):
+    """A method: a module, or an object, with these two functions."""
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Refuse unknown and invalid options; cheap, before any work.
+        """Refuse unknown and invalid options; cheap, called before any work.
 
         Raises:
-            UserError: It names the option and says what to do.
+            UserError: The message names the option and says what to do.
         """
         ...
 
     def train(self, inputs: Inputs) -> None:
-        """Train and write model and tokenizer to `inputs.output`; called again, it goes on where it can."""
+        """Train and write model and tokenizer to `inputs.output`; called again, go on where possible."""
         ...
 
 
-class _Registry(Mapping[str, Baseline]):
-    """Names to baselines; a baseline's module is imported when it is asked for."""
+@runtime_checkable
+class PlannedMethod(Method, Protocol):
+    """A method that also says, without loading a model, how it would train."""
 
-    def __getitem__(self, name: str) -> Baseline:
-        place = PLACES[name]
-        found: Any = importlib.import_module(f"{__name__}.{place.module}")
-        return found if place.attribute is None else getattr(found, place.attribute)
+    def arguments(self, inputs: Inputs, **overrides: Any) -> Any:
+        """The trainer's configuration; `overrides` win over the options of the stage."""
+        ...
+
+    def rollout(self, args: Any) -> Rollout:
+        """One RL step with such a configuration."""
+        ...
+
+
+class _Registry(Mapping[str, Method]):
+    """Methods by name; the module of a method is imported when the method is looked up."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in self.names:
+            raise KeyError(name)
+        info = INFO[name]
+        module: Any = importlib.import_module(f"{__name__}.{info.module}")
+        return module if info.attribute is None else getattr(module, info.attribute)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(PLACES)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(PLACES)
+        return len(self.names)
 
 
-BASELINES: Mapping[str, Baseline] = _Registry()
-"""Baselines by name, as `method` of a stage has it."""
+METHODS: Mapping[str, Method] = _Registry(*INFO)
+"""All methods by name, as `method` of a stage has it."""
+BASELINES: Mapping[str, Method] = _Registry(*(name for name in INFO if name != "critique_rl"))
+"""The methods that Critique-RL is compared with."""
 
 
-def baseline(name: str) -> Baseline:
-    """Look up a baseline.
+def method(name: str) -> Method:
+    """Look up a method.
 
     Raises:
-        UserError: There is none of that name.
+        UserError: No method has that name.
     """
-    if name not in PLACES:
-        raise UserError(f"no baseline '{name}'. {nearest(name, PLACES)}")
-    return BASELINES[name]
+    if name not in INFO:
+        raise UserError(f"no method '{name}'. {nearest(name, INFO)}")
+    return METHODS[name]
+
+
+baseline = method

@@ -93,12 +93,12 @@ class ActorTrainer(CritiqueTrainer):
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """See `Baseline.check`."""
+    """See `Method.check`."""
     rl_args(CritiqueConfig, "actor_rl", GRPO, options, output=Path("unused"), seed=0)
 
 
 def train(inputs: Inputs) -> None:
-    """See `Baseline.train`; it goes on from the last checkpoint."""
+    """See `Method.train`; it goes on from the last checkpoint."""
     args = rl_args(
         CritiqueConfig,
         "actor_rl",

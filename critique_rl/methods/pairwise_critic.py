@@ -27,7 +27,7 @@ from critique_rl.critic_data import (
     token_length,
 )
 from critique_rl.critic_data.benchmarks import HUB as REWARD_BENCHMARKS
-from critique_rl.methods.base import Inputs
+from critique_rl.methods.base import Inputs, Rollout
 from critique_rl.methods.rl import rl_args, run
 from critique_rl.records import written_once
 from critique_rl.training.checkpoints import load_critic
@@ -79,35 +79,50 @@ class PairOptions:
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """See `Baseline.check`."""
+    """See `Method.check`."""
     trainer_args(options, "pairwise_critic", output=Path("unused"), seed=0)
     pair_options(options)
 
 
-def train(inputs: Inputs) -> None:
-    """See `Baseline.train`; it goes on from the last checkpoint."""
-    seed = child_seed(inputs.seed, "pairwise_critic")
-    args = trainer_args(
-        inputs.options,
+def arguments(inputs: Inputs, **overrides: Any) -> PairwiseCriticConfig:
+    """Make the trainer's configuration.
+
+    Args:
+        inputs: Inputs of the method.
+        overrides: Options that win over those of the stage.
+
+    Raises:
+        UserError: An option is unknown, invalid or has no effect here.
+    """
+    return trainer_args(
+        {**inputs.options, **overrides},
         "pairwise_critic",
         output=inputs.output,
-        seed=seed,
+        seed=child_seed(inputs.seed, "pairwise_critic"),
         prompts=inputs.prompts.name,
         max_completion_length=inputs.lengths.critique,
     )
-    pairs = dataset(pairs_of(inputs, ties=args.ties, seed=seed))
-    start = load_critic(inputs.start)
+
+
+def rollout(args: PairwiseCriticConfig) -> Rollout:
+    """One RL step in words and tokens, for a plan."""
+    return Rollout(f"{args.alpha:g} r_pref + {1 - args.alpha:g} r_format", "pairs", 0)
+
+
+def train(inputs: Inputs) -> None:
+    """See `Method.train`; it goes on from the last checkpoint."""
+    args, start = arguments(inputs), load_critic(inputs.start)
     trainer = PairwiseCriticTrainer(
         start,
         args=args,
-        train_dataset=pairs,
+        train_dataset=dataset(pairs_of(inputs, ties=args.ties, seed=args.seed)),
         peft_config=inputs.lora if isinstance(start, str) else None,
     )
     run(trainer, inputs)
 
 
 def trainer_args(options: Mapping[str, Any], where: str, **fixed: Any) -> PairwiseCriticConfig:
-    """The trainer's configuration, see `actor_rl.rl_args`.
+    """The trainer's configuration, see `rl.rl_args`.
 
     Args:
         options: Of the stage.

@@ -1,26 +1,26 @@
-"""TODO docstring."""
+"""Reinforcement learning of every method: one way to configure a trainer, and one to run it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback
 
 from critique_rl.config.reading import check_options
 from critique_rl.methods.base import Inputs
 from critique_rl.records import is_first_process
-from critique_rl.training.callbacks import KeepCallback
+from critique_rl.training.callbacks import DisplayCallback, KeepCallback
+from critique_rl.training.checkpoints import last_checkpoint
 from critique_rl.training.config import CriticConfig, machine_defaults
 from critique_rl.training.trainer import CriticTrainer
 from critique_rl.types import UserError
 
 Config = TypeVar("Config", bound=CriticConfig)
 
-# What the run sets itself, and what has no effect where no critic is trained.
 FIXED = ("output_dir", "seed", "prompts", "max_steps", "response_max_tokens", "refinement_max_tokens")
-
+"""Fields that the run sets itself."""
 CRITIC_ONLY = (
     "refinement_reward",
     "combination",
@@ -31,22 +31,27 @@ CRITIC_ONLY = (
     "response_temperature",
     "refinement_temperature",
 )
+"""Fields without effect where no critic is trained."""
 
 
-class _Progress(TrainerCallback):
-    """Reports finished RL steps."""
+COMMON: dict[str, Any] = {"disable_tqdm": True, "report_to": "tensorboard", "save_total_limit": 1}
+"""Defaults of every training by RL in a run; options of a stage win over them."""
 
-    def __init__(self, report: Callable[[int, int, str], None], block: int) -> None:
-        self.report, self.block = report, block
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Called by the trainer at every log."""
-        last = state.log_history[-1]
-        if "reward" in last and state.is_world_process_zero:
-            note = f"reward {last['reward']:.3f}"
-            self.report(state.global_step // self.block, state.max_steps // self.block, note)
+def configured(cls: type[Config], where: str, settings: Mapping[str, Any], *, every: int) -> Config:
+    """Make a trainer's configuration, with a checkpoint each `every` RL steps unless `settings` say otherwise.
+
+    Raises:
+        UserError: A setting is invalid; `where` names the options.
+    """
+    try:
+        args = cls(**settings)
+        if "save_strategy" not in settings:
+            steps = every * args.optimizer_steps_per_rl_step
+            args = cls(**settings, save_strategy="steps", save_steps=steps)
+    except (TypeError, ValueError, UserError) as error:
+        raise UserError(f"{where}: {error}") from error
+    return args
 
 
 def rl_args(
@@ -59,16 +64,16 @@ def rl_args(
     seed: int,
     **fixed: Any,
 ) -> Config:
-    """The trainer's configuration.
+    """Make the trainer's configuration of a method that trains no critic of single responses.
 
     Args:
-        cls: Its class.
-        where: How messages call the options.
+        cls: Class of the configuration.
+        where: Name of the options in messages.
         defaults: Settings that options win over.
         options: Fields of `cls` but for `FIXED` and `CRITIC_ONLY`, and `checkpoint_rl_steps` (50).
-        output: Directory of the run.
-        seed: Its seed.
-        fixed: Settings that win over all.
+        output: Directory of the training.
+        seed: Seed of the training.
+        fixed: Settings that win over options.
 
     Raises:
         UserError: An option is unknown, invalid or has no effect here.
@@ -83,9 +88,7 @@ def rl_args(
             instead = " Set rl_steps." if name == "max_steps" else ""
             raise UserError(f"{where}: {name} cannot be set here.{instead}")
     merged = {
-        "disable_tqdm": True,
-        "report_to": "tensorboard",
-        "save_total_limit": 1,
+        **COMMON,
         "rl_steps": 500,  # of either stage of Critique-RL
         **machine_defaults(),
         **defaults,
@@ -94,24 +97,15 @@ def rl_args(
         "seed": seed,
         **fixed,
     }
-    try:
-        args = cls(**merged)
-        if "save_strategy" not in merged:
-            steps = every * args.optimizer_steps_per_rl_step
-            args = cls(**merged, save_strategy="steps", save_steps=steps)
-    except (TypeError, ValueError, UserError) as error:
-        raise UserError(f"{where}: {error}") from error
-    return args
+    return configured(cls, where, merged, every=every)
 
 
 def run(trainer: CriticTrainer, inputs: Inputs) -> None:
-    """Train from the last checkpoint on, if there is one, and save; the last file is `trainer_state.json`."""
-    from critique_rl.training.checkpoints import last_checkpoint
-
+    """Train, from the last checkpoint on if there is one, and save; `trainer_state.json` is written last."""
     output = Path(str(trainer.args.output_dir))
-    trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
+    trainer.remove_callback(PrinterCallback)  # without a progress bar it prints every log to stdout
     block = trainer.args.optimizer_steps_per_rl_step
-    trainer.add_callback(_Progress(inputs.on_progress, block))
+    trainer.add_callback(DisplayCallback(inputs.display, block))
     trainer.add_callback(
         KeepCallback(
             inputs.keep_rl_steps, block, lambda step: trainer.save_model(str(output / f"rl_step-{step}"))
@@ -121,4 +115,4 @@ def run(trainer: CriticTrainer, inputs: Inputs) -> None:
     trainer.save_model(str(output))
     if is_first_process():
         trainer.state.save_to_json(str(output / "trainer_state.json"))
-    trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
+    trainer.accelerator.wait_for_everyone()  # or another process may read half a file

@@ -1,67 +1,74 @@
-"""TODO docstring."""
+"""Columns of result tables: which metrics, under which headings, in percent or in their own unit."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-COLUMNS = {
-    "acc": "Acc",
-    "acc_refine": "Acc@Refine",
-    "delta": "Δ",
-    "delta_ci": "c→i",
-    "delta_ic": "i→c",
-    "acc_dis": "Acc@Dis",
-    "acc_dis_parsed": "Acc@Dis (parsed)",
-    "acc_dis_balanced": "Acc@Dis (balanced)",
-    "parse_rate": "parse rate",
+from critique_rl.reports.metrics import EVALUATION
+
+
+def _default(table: str) -> dict[str, str]:
+    return {name: metric.heading for name, metric in EVALUATION.items() if table in metric.tables}
+
+
+COLUMNS = _default("graded")
+"""Headings by metric, where replies are right or wrong."""
+SCORED_COLUMNS = _default("scored")
+"""Headings where replies are scored: in units of the score, and of the ratings from 1 to 10."""
+PAIRWISE_COLUMNS = _default("pairs")
+"""Headings where models are critics of pairs."""
+LOCALISATION_COLUMNS = _default("steps")
+"""Headings where the steps of critiques are measured."""
+CHOSEN = {
+    name: name.replace("_", " ").capitalize() for name in (n.removesuffix("_at_K") for n in _default("samples"))
 }
+"""Headings of what is chosen among N samples of a model, by the start of the metric's name."""
 
-SCORED_COLUMNS = {
-    "score": "Score",
-    "score_refine": "Score@Refine",
-    "delta": "Δ",
-    "mse_dis": "MSE@Dis",
-    "mae_dis": "MAE@Dis",
-    "parse_rate": "parse rate",
-}
-"""Where replies are scored: in units of the score, and of the ratings from 1 to 10."""
 
-PAIRWISE_COLUMNS = {
-    "acc": "Acc",
-    "critic_acc_mean": "Critic",
-    "critic_acc_both": "Critic, both orders",
-    "critic_said_first": "says first",
-    "critic_parse_rate": "parse rate",
-}
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Metrics that a table of these rows shows, with their headings."""
+    if is_scored(rows):
+        return SCORED_COLUMNS
+    names = {name for row in rows for name in row["metrics"]}
+    if "critic_acc_mean" not in names:
+        return COLUMNS
+    ns = sorted(int(name.rpartition("_")[2]) for name in names if name.startswith("self_critique_at_"))
+    columns = [n for n in ns if n in (4, 16, 64, ns[-1])]  # one candidate leaves nothing to choose
+    chosen = {f"{name}_at_{n}": f"{heading}@{n}" for n in columns for name, heading in CHOSEN.items()}
+    return PAIRWISE_COLUMNS | chosen
 
-CHOSEN = {"majority": "Majority", "self_critique": "Self critique", "pass": "Pass"}
-"""Where models are critics of pairs: these, and what is chosen among N of their own samples."""
 
-LOCALISATION_COLUMNS = {
-    "first_error_acc": "First error found",
-    "flagged_early": "flags earlier",
-    "flagged_late": "flags later",
-    "not_flagged": "flags nothing",
-    "right_unflagged": "Right ones not flagged",
-    "consistent_rate": "steps agree with verdict",
-}
+def is_scored(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether replies were scored instead of graded."""
+    return any("score" in row["metrics"] for row in rows)
 
 
 def label(metric: str) -> str:
     """Heading of a metric.
 
-    >>> label("acc_refine"), label("pass_at_10"), label("mse_dis")
-    ('Acc@Refine', 'Pass@10', 'MSE@Dis')
+    >>> label("acc_refine"), label("pass_at_10"), label("mse_dis"), label("acc_dis_on_wrong")
+    ('Acc@Refine', 'Pass@10', 'MSE@Dis', 'acc dis on wrong')
     """
-    at = re.fullmatch(r"(\w+)_at(?:_(\d+))?", metric)
-    if at:
-        return f"{at[1].replace('_', ' ').capitalize()}@{at[2] or 'K'}"
-    for known in (COLUMNS, SCORED_COLUMNS, PAIRWISE_COLUMNS, LOCALISATION_COLUMNS):
-        if metric in known:
-            return known[metric]
-    return metric.replace("_", " ")
+    chosen = re.fullmatch(r"(\w+)_at(?:_(\d+))?", metric)
+    if chosen:
+        return f"{chosen[1].replace('_', ' ').capitalize()}@{chosen[2] or 'K'}"
+    known = EVALUATION.get(metric)
+    return (known and known.heading) or metric.replace("_", " ")
 
 
-def _is_share(name: str, unit: str) -> bool:
-    plain = name.startswith(("score", "mse_", "mae_", "tokens", "steps", "n_"))
-    return not plain and not (unit == "score" and name == "delta")
+def is_share(metric: str, unit: str) -> bool:
+    """Whether a metric is a fraction of 1, shown in percent.
+
+    Args:
+        metric: Its name.
+        unit: Unit of the table: `percent`, or `score`, where `delta` is a difference of scores.
+    """
+    known = EVALUATION.get(metric)
+    if known:
+        return known.unit == "share" and not (unit == "score" and metric == "delta")
+    return not metric.startswith(("score", "mse_", "mae_", "tokens", "steps", "n_"))
+
+
+_is_share = is_share

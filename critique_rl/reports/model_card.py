@@ -1,6 +1,6 @@
 """Model cards: a README.md for each checkpoint of a run, with its figures in the hub's metadata format.
 
-Written through `huggingface_hub`'s cards when a checkpoint is saved; the report adds what was measured.
+A card is written when a checkpoint is saved; the report adds the metrics. Both go through `huggingface_hub`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
 from critique_rl.config.data import TaskConfig
-from critique_rl.config.methods import PLACES
+from critique_rl.config.methods import METHODS
 from critique_rl.config.reading import as_dict
 from critique_rl.config.training import StageConfig
 from critique_rl.critic_data.layouts import HUB
+from critique_rl.methods.options import option
+from critique_rl.prompts import prompt_set
 from critique_rl.records import write
 from critique_rl.reports.columns import COLUMNS, PAIRWISE_COLUMNS, SCORED_COLUMNS
-from critique_rl.reports.markdown import escape, table
+from critique_rl.markdown import escape, table
 from critique_rl.reports.provenance import origin
-from critique_rl.reports.settings import reward, setting, shown, tasks
-from critique_rl.runs.run import Run
+from critique_rl.reports.settings import reward, shown, tasks
+from critique_rl.runs.folder import RunFolder
+from critique_rl.runs.step import Step
 from critique_rl.tasks import TASKS
 from critique_rl.training.citations import CRITIQUE_RL, LLAVA_CRITIC_R1, TRL
 from critique_rl.vision.models import is_vision_model
 
 NAMES = COLUMNS | SCORED_COLUMNS | PAIRWISE_COLUMNS
 """Metrics that a card holds, with their headings."""
-
-
-OF_PAIRS = ("pairwise_critic", "label_sft", "mixed")
-"""Methods that belong to LLaVA-Critic-R1; all others belong to Critique-RL or what it is compared with."""
 
 Measured = tuple[str, TaskConfig, Mapping[str, Mapping[str, Any]]]
 """Row (`sft`, a stage, `STAGE@STEP`), task and metrics with one value per seed."""
@@ -95,44 +94,52 @@ question, response = "What is 3 + 4?", "3 + 4 = 7\\nThe answer is 7"
 )
 
 
-def write_all(run: Run, measured: Iterable[Measured]) -> None:
-    """Write the cards of all checkpoints in the run's folder, with what was measured.
+def write_all(folder: RunFolder, measured: Iterable[Measured]) -> None:
+    """Write the cards of all checkpoints in a run's folder, with their metrics.
 
     Args:
-        run: A run of which these checkpoints are there; what the package ships is left as it is.
-        measured: Metrics of its rows. What a card holds of other measurements stays.
+        folder: Folder of a run that has these checkpoints; models that the package ships are left as they are.
+        measured: Metrics of the run's rows. Results of other measurements in a card stay.
     """
     measured = list(measured)
     for name in ("actor", "sft"):
-        made_here = run.shipped is None and not (name == "actor" and run.config.actor.get("model"))
-        if made_here and (Path(run.model_path(name)) / "config.json").exists():
-            write_cards(run, name, measured=measured)
-    for seed in run.config.seeds:
-        for name in run.config.stages:
-            write_cards(run, name, seed, measured)
+        made_here = folder.shipped is None and not (name == "actor" and folder.config.actor.get("model"))
+        if made_here and (Path(folder.model_path(name)) / "config.json").exists():
+            write_cards(folder, name, measured=measured)
+    for seed in folder.config.seeds:
+        for name in folder.config.stages:
+            write_cards(folder, name, seed, measured)
+
+
+def write_new(folder: RunFolder, step: Step) -> None:
+    """Write the cards of a checkpoint that a step has just made; for `Run.execute(after_step=...)`."""
+    if step.kind == "train":
+        write_cards(folder, step.subject, step.seed)
+    elif step.kind in NOUNS and (Path(folder.model_path(step.kind)) / "config.json").exists():
+        write_cards(folder, step.kind)
 
 
 def write_cards(
-    run: Run, name: str, seed: int | None = None, measured: Iterable[Measured] | None = None
+    folder: RunFolder, name: str, seed: int | None = None, measured: Iterable[Measured] | None = None
 ) -> list[Path]:
-    """Write the card of a checkpoint and of those kept on its way.
+    """Write the card of a checkpoint, and those of the critics that its stage kept after some RL steps.
 
     Args:
-        run: The run.
+        folder: Folder of the run.
         name: `actor`, `sft` or a stage.
         seed: Seed of a stage.
-        measured: Metrics of the run's rows, added to what a card holds; None for a checkpoint that is new, of
-            which nothing is measured.
+        measured: Metrics of the run's rows, added to those in the card; None for a new checkpoint, which is not
+            measured yet.
 
     Returns:
         Paths of the cards.
     """
-    stage = run.config.stages.get(name)
+    stage = folder.config.stages.get(name)
     kept = [f"{name}@{step}" for step in stage.keep_rl_steps] if stage else []
     written = []
     for row in [name, *kept]:
-        directory = Path(run.model_path(row, seed))
-        if not directory.is_dir():  # of an RL step that the training did not reach
+        directory = Path(folder.model_path(row, seed))
+        if not directory.is_dir():  # the training did not reach that RL step
             continue
         path = directory / "README.md"
         results = list[EvalResult]()
@@ -140,15 +147,15 @@ def write_cards(
             made_with = origin()
         else:
             held = _held(path)
-            results = _merged(held.eval_results or [], _results(run, row, seed, list(measured)))
-            made_with = held.to_dict().get("made_with")  # what the checkpoint was made with, not this report
-        write(path, str(card(run, row, seed, results, made_with)))
+            results = _merged(held.eval_results or [], _results(folder, row, seed, list(measured)))
+            made_with = held.to_dict().get("made_with")  # of the training, not of this report
+        write(path, str(card(folder, row, seed, results, made_with)))
         written.append(path)
     return written
 
 
 def card(
-    run: Run,
+    folder: RunFolder,
     row: str,
     seed: int | None,
     results: list[EvalResult],
@@ -157,17 +164,17 @@ def card(
     """The card of one checkpoint.
 
     Args:
-        run: The run.
+        folder: Folder of the run.
         row: `actor`, `sft`, a stage or `STAGE@STEP`.
         seed: Seed of a stage.
-        results: What was measured.
-        made_with: Commit and versions of its training; None where they were not recorded.
+        results: Metrics of the checkpoint.
+        made_with: Commit and versions of the training; None where they were not recorded.
     """
-    config, name = run.config, row.partition("@")[0]
+    config, name = folder.config, row.partition("@")[0]
     stage = config.stages.get(name)
-    directory = Path(run.model_path(row, seed))
+    directory = Path(folder.model_path(row, seed))
     sees = is_vision_model(str(directory))
-    papers = [LLAVA_CRITIC_R1 if stage and stage.method in OF_PAIRS else CRITIQUE_RL, TRL]
+    papers = [LLAVA_CRITIC_R1 if stage and METHODS[stage.method].pairs else CRITIQUE_RL, TRL]
     hub = (
         config.base
         if re.fullmatch(r"[\w.-]+/[\w.-]+", config.base) and not Path(config.base).exists()
@@ -180,24 +187,24 @@ def card(
     data = ModelCardData(
         base_model=hub,
         base_model_relation=("adapter" if adapter else "finetune") if hub else None,
-        datasets=_datasets(run, stage) or None,
+        datasets=_datasets(folder, stage) or None,
         library_name="peft" if adapter else "transformers",
-        license="apache-2.0" if config.base == "tiny" else None,  # else that of the base model applies
+        license="apache-2.0" if config.base == "tiny" else None,  # otherwise the base model's licence applies
         model_name=title,
         pipeline_tag="image-text-to-text" if sees else "text-generation",
-        tags=["critique-rl", *_roles(run, name), *(f"arxiv:{p.id}" for p in papers if p.id), "trl"],
+        tags=["critique-rl", *_roles(folder, name), *(f"arxiv:{p.id}" for p in papers if p.id), "trl"],
         eval_results=results or None,
         made_with=made_with,
     )
-    kind = "pairs" if stage and stage.method in OF_PAIRS else _roles(run, name)[0]
+    kind = "pairs" if stage and METHODS[stage.method].pairs else _roles(folder, name)[0]
     parse = ("parse_verdict" if config.scorer is None else "parse_rating") if kind == "critic" else ""
     body = CARD.render(
         title=escape(title),
-        about=_about(run, name, stage),
+        about=_about(folder, name, stage),
         prompts=config.prompts,
         parse=parse,
         use=USES[kind].format(**as_dict(config.lengths), parse=parse),
-        training=_training(run, row, seed, stage),
+        training=_training(folder, row, seed, stage),
         evaluation=_evaluation(results),
         made_with=_made_with(made_with),
         papers=papers,
@@ -208,17 +215,17 @@ def card(
 NOUNS = {"actor": "actor", "sft": "SFT critic"}
 
 
-def _roles(run: Run, name: str) -> tuple[str, ...]:
-    """What the model is, the role that it was trained for first."""
+def _roles(folder: RunFolder, name: str) -> tuple[str, ...]:
+    """Roles of the model; the one that it was trained for comes first."""
     if name == "actor":
         return ("actor",)
-    stage = run.config.stages.get(name)
-    if stage and stage.method in OF_PAIRS:
+    stage = folder.config.stages.get(name)
+    if stage and METHODS[stage.method].pairs:
         return ("critic", "actor")
-    return run.roles(name)
+    return folder.roles(name)
 
 
-def _about(run: Run, name: str, stage: StageConfig | None) -> str:
+def _about(folder: RunFolder, name: str, stage: StageConfig | None) -> str:
     if name == "actor":
         return (
             "The frozen actor: it answers a question, and refines its answer after a critique. It was fine-tuned "
@@ -229,9 +236,9 @@ def _about(run: Run, name: str, stage: StageConfig | None) -> str:
             "A critic after supervised fine-tuning on critiques that led to a right refinement, from which RL "
             f"starts. {CRITIC}"
         )
-    if stage.method in OF_PAIRS:
+    if METHODS[stage.method].pairs:
         return "A critic of pairs: it reads a question and two responses and names the better one in a box."
-    if "critic" not in run.roles(name):
+    if "critic" not in folder.roles(name):
         return "An actor that was trained by RL on its own responses; it answers questions."
     return (
         f"A critic. {CRITIC} It was trained with one frozen actor and one set of prompts, and is measured with "
@@ -242,8 +249,8 @@ def _about(run: Run, name: str, stage: StageConfig | None) -> str:
 CRITIC = "It reads a question and a response and writes a critique, step by step, that ends in a verdict."
 
 
-def _training(run: Run, row: str, seed: int | None, stage: StageConfig | None) -> str:
-    config = run.config
+def _training(folder: RunFolder, row: str, seed: int | None, stage: StageConfig | None) -> str:
+    config, prompts = folder.config, prompt_set(folder.config.prompts)
     facts: dict[str, Any] = {
         "Base model": f"{config.base}, made on the spot" if config.base == "tiny" else config.base
     }
@@ -254,16 +261,15 @@ def _training(run: Run, row: str, seed: int | None, stage: StageConfig | None) -
     else:
         plain = as_dict(stage)
         options = stage.trainer
-        of = PLACES[stage.method].module if stage.method in PLACES else ""
-        facts["Method"] = stage.method + (f" (`critique_rl.baselines.{of}`)" if of else "")
+        facts["Method"] = f"{stage.method} (`critique_rl.methods.{METHODS[stage.method].module}`)"
         facts["Starts from"] = stage.start
         facts["Reward"] = reward(plain)
-        facts["RL steps"] = row.partition("@")[2] or setting(plain, "rl_steps")
+        facts["RL steps"] = row.partition("@")[2] or option(plain, "rl_steps")
         facts["Pairs"] = options.get("pairs", {}).get("origin")
         facts["LoRA"] = stage.lora
     facts |= {
         "Data": tasks(as_dict(config)["train"]),
-        "Prompts": f"{run.prompts.name}, version {run.prompts.version}",
+        "Prompts": f"{prompts.name}, version {prompts.version}",
     }
     facts["Seed"] = config.cold_start.seed if seed is None else seed
     facts |= {f"`{key}`": value for key, value in options.items() if key not in ("pairs", "rl_steps")}
@@ -303,32 +309,32 @@ def _made_with(made: Mapping[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def _datasets(run: Run, stage: StageConfig | None) -> list[str]:
-    """Hub names of what it was trained on; of local files and generators there are none."""
-    found = [TASKS[task.name].hub for task in run.config.train]
-    if stage and stage.method in OF_PAIRS:
+def _datasets(folder: RunFolder, stage: StageConfig | None) -> list[str]:
+    """Hub names of the training data; local files and generators have none."""
+    names = [TASKS[task.name].hub for task in folder.config.train]
+    if stage and METHODS[stage.method].pairs:
         pairs = stage.trainer.get("pairs", {}).get("origin")
-        found = [HUB[pairs].repo] if pairs in HUB else [] if pairs else found
-    return [name for name in dict.fromkeys(found) if name]
+        names = [HUB[pairs].repo] if pairs in HUB else [] if pairs else names
+    return [name for name in dict.fromkeys(names) if name]
 
 
-def _results(run: Run, row: str, seed: int | None, measured: list[Measured]) -> list[EvalResult]:
-    """What was measured of one checkpoint: with its seed, or the mean over seeds of one that they share."""
-    sees = is_vision_model(run.model_path(row, seed))
-    found = []
-    for of_row, task, metrics in measured:
-        if of_row != ("no_critic" if row == "actor" else row):
+def _results(folder: RunFolder, row: str, seed: int | None, measured: list[Measured]) -> list[EvalResult]:
+    """Results of one checkpoint: those of its seed, or the mean over the seeds that share it."""
+    sees = is_vision_model(folder.model_path(row, seed))
+    results = []
+    for measured_row, task, metrics in measured:
+        if measured_row != ("no_critic" if row == "actor" else row):
             continue
         options = {"limit": task.limit, **task.options}
-        # The hub joins results of one type, config and split, so what tells two measurements apart is the config.
+        # The hub joins results of one type, config and split, so the config tells two measurements apart.
         told = [task.title] if task.title != task.name else []
         told += [f"{key}={shown(value)}" for key, value in options.items() if value is not None]
         for name in NAMES if row != "actor" else ("acc", "score"):
             metric = metrics.get(name)
             if metric is None:
                 continue
-            value = metric["mean"] if seed is None else metric["values"][run.config.seeds.index(seed)]
-            found.append(
+            value = metric["mean"] if seed is None else metric["values"][folder.config.seeds.index(seed)]
+            results.append(
                 EvalResult(
                     task_type="image-text-to-text" if sees else "text-generation",
                     dataset_type=(TASKS[task.name].hub if task.name in TASKS else None) or task.name,
@@ -340,11 +346,11 @@ def _results(run: Run, row: str, seed: int | None, measured: list[Measured]) -> 
                     metric_value=round(float(value), 6),
                 )
             )
-    return found
+    return results
 
 
 def _held(path: Path) -> ModelCardData:
-    """Metadata of a card; none of one that is not there, or broken."""
+    """Metadata of a card; empty where the card is missing or broken."""
     try:
         return ModelCard.load(path, ignore_metadata_errors=True).data if path.exists() else ModelCardData()
     except ValueError:
@@ -352,11 +358,11 @@ def _held(path: Path) -> ModelCardData:
 
 
 def _merged(held: Iterable[EvalResult], new: Iterable[EvalResult]) -> list[EvalResult]:
-    """All results, the new one where both are of one measurement; the order is the same whichever is new."""
+    """All results; a new one replaces the old one of the same measurement. The order depends on neither."""
     order = list(NAMES)
 
     def key(r: EvalResult) -> tuple[str, int]:
         return json.dumps(r.unique_identifier), order.index(r.metric_type) if r.metric_type in order else -1
 
-    found = {key(r): r for r in held} | {key(r): r for r in new}
-    return [found[k] for k in sorted(found)]
+    by_key = {key(r): r for r in held} | {key(r): r for r in new}
+    return [by_key[k] for k in sorted(by_key)]

@@ -12,83 +12,91 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from critique_rl.config.reading import as_dict
 from critique_rl.config.run import RunConfig
+from critique_rl.markdown import escape
+from critique_rl.methods.options import option
 from critique_rl.records import write
+from critique_rl.reports import model_card, page
+from critique_rl.reports.costs import costs
 from critique_rl.reports.curves import plot_curves
+from critique_rl.reports.health import check
 from critique_rl.reports.markdown import caption, markdown_table
 from critique_rl.reports.provenance import result
+from critique_rl.reports.results import histories, result_rows
+from critique_rl.runs.folder import RunFolder
 
-if TYPE_CHECKING:
-    from critique_rl.runs.run import Run
 
-
-def write_report(
-    config: RunConfig,
-    rows: Sequence[Mapping[str, Any]],
-    histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
-    run: Run | None = None,
-) -> Path:
-    """Write report.json, report.md, report.html and curves.png into the run's directory.
+def write_report(folder: RunFolder) -> Path:
+    """Write the result file of a run, its pages and curves, and figures into its model cards.
 
     Args:
-        config: The run.
-        rows: `method`, `dataset`, `metrics` as `summarise` gives them, `records`.
-        histories: Per stage label, per seed: the log of the trainer, one mapping per RL step.
-        run: The same, finished, for what it cost and how healthy it is; with it the model card of each of its
-            checkpoints gets its figures.
+        folder: Folder of a run of which all steps are finished.
 
     Returns:
         Path of report.json.
     """
-    from critique_rl.reports import model_card, page
-
-    directory = config.directory
-    shown = ("method", "dataset", "metrics")
-    content = result(as_dict(config), config.seeds, [{key: row[key] for key in shown} for row in rows])
-    if run is not None:
-        content |= of_training(run, whole=True)
-    path, picture = directory / "report.json", directory / "curves.png"
-    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    if histories:
-        plot_curves(histories, picture)
-    figures = f"{markdown_table(rows, intervals=True)}\n\n{caption(content, intervals=True)}\n"
-    curves = f"\n![training curves]({picture.name})\n" if histories else ""
-    text = f"# {page.escape(config.name)}\n\n{figures}{curves}\n{page.sections(content)}\n"
-    page.write_pages(text, config.name, directory / "report", [picture] if histories else [])
-    if run is not None:
-        measured = [(m.row, m.task, row["metrics"]) for m, row in zip(run.measurements, rows, strict=False)]
-        model_card.write_all(run, measured)
+    rows, labels = result_rows(folder), folder.labels()
+    path = write_result(folder.config, rows, histories(folder), of_training(folder, whole=True))
+    by_row = {(row["method"], row["dataset"]): row["metrics"] for row in rows}
+    measured = [(m.row, m.task, by_row[labels[m.stage], m.task.title]) for m in folder.measurements]
+    model_card.write_all(folder, measured)
     return path
 
 
-def of_training(run: Run, *, whole: bool) -> dict[str, Any]:
+def write_result(
+    config: RunConfig,
+    rows: Sequence[Mapping[str, Any]],
+    logs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write report.json, report.md, report.html and curves.png into a run's folder.
+
+    Args:
+        config: Configuration of the run.
+        rows: `method`, `dataset` and `metrics` as `summarise` gives them.
+        logs: By label of the stage, for each seed, the log of the trainer with one mapping per RL step.
+        training: Health and costs, see `of_training`.
+
+    Returns:
+        Path of report.json.
+    """
+    kept = [{key: row[key] for key in ("method", "dataset", "metrics")} for row in rows]
+    content = result(as_dict(config), config.seeds, kept) | dict(training or {})
+    path, picture = config.directory / "report.json", config.directory / "curves.png"
+    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    if logs:
+        plot_curves(logs, picture)
+    figures = f"{markdown_table(rows, intervals=True)}\n\n{caption(content, intervals=True)}\n"
+    curves = f"\n![training curves]({picture.name})\n" if logs else ""
+    text = f"# {escape(config.name)}\n\n{figures}{curves}\n{page.sections(content)}\n"
+    page.write_pages(text, config.name, config.directory / "report", [picture] if logs else [])
+    return path
+
+
+def of_training(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
     """What a result file says of the training: "health" and "costs".
 
     Args:
-        run: A finished run.
-        whole: Whether all findings are kept, or only those outside of what is healthy.
+        folder: Folder of a finished run.
+        whole: Whether all findings are kept, or only those outside of the healthy range.
     """
-    from critique_rl.reports.costs import costs
-    from critique_rl.reports.health import check
-    from critique_rl.reports.settings import setting
-
-    found = [
+    findings = [
         finding
-        for name, stage in run.config.stages.items()
-        for seed in run.config.seeds
+        for name, stage in folder.config.stages.items()
+        for seed in folder.config.seeds
         for finding in check(
-            run.history(seed, name),
+            folder.history(seed, name),
             stage=stage.label,
             seed=seed,
-            refines=setting(as_dict(stage), "refinement_reward") is not None,
-            limit=run.config.lengths.critique,
+            refines=option(as_dict(stage), "refinement_reward") is not None,
+            limit=folder.config.lengths.critique,
         )
     ]
-    kept = [as_dict(finding) for finding in found if whole or finding.outside]
+    kept = [as_dict(finding) for finding in findings if whole or finding.outside]
     return {
-        "health": {"checked": len(found), "findings": kept},
-        "costs": [as_dict(cost) for cost in costs(run)],
+        "health": {"checked": len(findings), "findings": kept},
+        "costs": [as_dict(cost) for cost in costs(folder)],
     }

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""One step of a run: its artifact, the settings that determine it, and the marker that says it is finished."""
 
 from __future__ import annotations
 
@@ -8,39 +8,31 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from critique_rl.config.reading import differences
 from critique_rl.records import is_first_process, wait_for
+from critique_rl.runs.folder import MARKER, Artifact, read_marker
 from critique_rl.types import UserError
 
-MARKER = "step.json"
 
-KINDS = ("base", "actor", "sft", "pool", "train", "evaluate", "judge")
-
-TRAINING_KINDS = ("base", "actor", "sft", "train")  # these use every process of a distributed launch
-
-
-@dataclass(frozen=True)
-class Step:
+@dataclass(frozen=True, kw_only=True)
+class Step(Artifact):
     """One step of a run.
 
     Attributes:
-        name: As the command line calls it, e.g. `seed0/stage1`.
-        kind: One of `KINDS`; the subcommand that runs it.
-        directory: Its artifact.
-        settings: All that determines it; inputs are named by their digest.
+        kind: Name of its kind in `critique_rl.runs.steps.STEP_KINDS`.
+        command: Subcommand that runs it.
+        settings: All settings that determine the artifact; inputs are named by their digest.
         inputs: Names of the steps whose artifacts it reads.
-        run: Makes the artifact; called again after an interruption, it goes on where it can.
+        trains: Whether it uses every process of a distributed launch.
     """
 
-    name: str
     kind: str
-    directory: Path
+    command: str
     settings: dict[str, Any]
-    inputs: tuple[str, ...]
-    run: Callable[[], None]
+    inputs: tuple[str, ...] = ()
+    trains: bool = False
 
     @property
     def digest(self) -> str:
@@ -48,48 +40,46 @@ class Step:
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def finished(self) -> bool:
-        """Whether the artifact is there.
+        """Whether the artifact is complete.
 
         Raises:
-            UserError: It, or a part of it, was made with other settings.
+            UserError: The artifact, or a part of it, was made with other settings.
         """
-        marker = self.directory / MARKER
-        if not marker.exists():
+        marker = read_marker(self.directory)
+        if marker is None:
             return False
-        made = json.loads(marker.read_text(encoding="utf-8"))
-        changed = differences(made["settings"], self.settings)
+        changed = differences(marker["settings"], self.settings)
         if changed:
             raise UserError(
                 f"step '{self.name}': {self.directory} was made with other settings:\n  "
                 + "\n  ".join(changed)
                 + "\nDelete that folder to make it anew, or give the run another `output`."
             )
-        return bool(made["finished"])
+        return bool(marker["finished"])
 
-    def execute(self) -> None:
-        """Make the artifact. Of several processes all train, the first does the rest and others wait for it."""
+    def execute(self, work: Callable[[], None]) -> None:
+        """Make the artifact. Processes of a training all work; rank 0 alone does any other step and marks it.
+
+        Args:
+            work: Makes the artifact; called again after an interruption, it goes on where it can.
+        """
         if not is_first_process():
-            if self.kind in TRAINING_KINDS:
-                self.run()
+            if self.trains:
+                work()
             wait_for(self.finished)
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        finished, spent, started = False, self._spent(), time.monotonic()
-        self._mark(finished=False, seconds=spent)
+        before = (read_marker(self.directory) or {}).get("seconds", 0.0)  # a kill leaves no time of its own
+        finished, started = False, time.monotonic()
+        self._mark(finished=False, seconds=before)
         try:
-            self.run()
+            work()
             finished = True
         finally:
-            self._mark(finished=finished, seconds=spent + time.monotonic() - started)
-
-    def _spent(self) -> float:
-        """Seconds before an interruption; those before a kill are not known."""
-        marker = self.directory / MARKER
-        return float(json.loads(marker.read_text("utf-8")).get("seconds", 0.0)) if marker.exists() else 0.0
+            self._mark(finished=finished, seconds=before + time.monotonic() - started)
 
     def _mark(self, *, finished: bool, seconds: float) -> None:
         content = {"name": self.name, "settings": self.settings, "finished": finished, "seconds": seconds}
-        text = json.dumps(content, indent=1)
         temporary = self.directory / f"{MARKER}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         os.replace(temporary, self.directory / MARKER)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from critique_rl.evaluation.measures import powers_of_two
+from critique_rl.evaluation.scaling import powers_of_two
 from critique_rl.grading import extract_answer
 from critique_rl.types import UserError, child_seed
 

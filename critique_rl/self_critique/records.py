@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from critique_rl.records import read_records
+from critique_rl.records import Journal
 from critique_rl.self_critique.knockout import (
     Bracket,
     Comparison,
@@ -20,7 +19,9 @@ from critique_rl.self_critique.knockout import (
     check_identities,
     tournaments,
 )
-from critique_rl.types import UserError
+
+_Place = tuple[str, int, int, int]
+"""Key of the item, round, and the candidates that are shown first and second."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,17 @@ def self_critique(
     """
     check_identities(items)
     keys = {item.id: _key(item, name, seed, both_orders) for item in items}
-    done = read_records(records, Entry) if records.exists() else []
-    if any(keys.get(entry.item) != entry.key for entry in done):
-        raise UserError(
-            f"{records} holds judgements of another judge than {name}, of other items or candidates, or with "
-            "another seed or number of orders: delete it, or write into another place."
-        )
-    records.parent.mkdir(parents=True, exist_ok=True)
+    known_keys = set(keys.values())
+    journal = Journal(
+        records,
+        Entry,
+        lambda entry: (entry.key, entry.round, entry.first, entry.second),
+        known=lambda place: place[0] in known_keys,
+        others=f"judgements of another judge than {name}, of other items or candidates, or with another seed or "
+        "number of orders",
+    )
     total = sum(len(item.candidates) - 1 for item in items) * (2 if both_orders else 1)
-    recorder = _Recorder(judge, name, keys, done, records, chunk_size, both_orders, total, on_progress)
+    recorder = _Recorder(judge, name, keys, both_orders, journal, chunk_size, total, on_progress)
     return tournaments(items, recorder, seed=seed, both_orders=both_orders)
 
 
@@ -88,43 +91,32 @@ def _key(item: Item, name: str, seed: int, both_orders: bool) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+@dataclass
 class _Recorder:
-    """A judge that asks another one only what is not on disk, and writes what that says."""
+    """A judge that asks another judge only for what is not on disk, and writes its answers."""
 
-    def __init__(
-        self,
-        judge: Judge,
-        name: str,
-        keys: Mapping[str, str],
-        done: Iterable[Entry],
-        records: Path,
-        chunk_size: int,
-        both_orders: bool,
-        total: int,
-        on_progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self._judge, self._name, self._keys = judge, name, keys
-        self._records, self._chunk_size, self._both_orders = records, chunk_size, both_orders
-        self._total, self._on_progress = total, on_progress
-        self._done = {(e.item, e.round, e.first, e.second): e for e in done}
-        self._made = 0
+    judge: Judge
+    name: str
+    keys: Mapping[str, str]
+    both_orders: bool
+    journal: Journal[_Place, Entry]
+    chunk_size: int
+    total: int
+    on_progress: Callable[[int, int], None] | None
+    counted: int = 0  # comparisons so far, without re-asks
 
     def __call__(self, asked: Sequence[Comparison]) -> list[Ruling]:
-        for start in range(0, len(asked), self._chunk_size):
-            chunk = asked[start : start + self._chunk_size]
-            missing = [c for c in chunk if _place(c) not in self._done]
-            entries = [
-                Entry(**vars(j), judge=self._name, key=self._keys[j.item]) for j in ask(self._judge, missing)
-            ]
-            with self._records.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in entries)
-            self._done |= {_place(c): e for c, e in zip(missing, entries, strict=True)}
-            self._made += sum(self._both_orders or c.order == "forward" for c in chunk)
-            if self._on_progress is not None:
-                self._on_progress(self._made, self._total)
-        known = [self._done[_place(c)] for c in asked]
-        return [Ruling(e.label, e.reply, e.tokens) for e in known]
+        comparisons = {(self.keys[c.item], c.round, *c.places): c for c in asked}
+        places, chunks = list(comparisons), []
+        for start in range(0, len(places), self.chunk_size):
+            chunk = places[start : start + self.chunk_size]
+            self.counted += sum(self.both_orders or comparisons[p].order == "forward" for p in chunk)
+            chunks.append((chunk, self.counted))
 
+        def ask_for(number: int, missing: Sequence[_Place]) -> list[Entry]:
+            judgements = ask(self.judge, [comparisons[place] for place in missing])
+            return [Entry(**vars(j), judge=self.name, key=self.keys[j.item]) for j in judgements]
 
-def _place(asked: Comparison) -> tuple[str, int, int, int]:
-    return asked.item, asked.round, *asked.places
+        self.journal.fill(chunks, ask_for, self.on_progress, self.total)
+        entries = [self.journal.done[place] for place in places]
+        return [Ruling(e.label, e.reply, e.tokens) for e in entries]

@@ -10,8 +10,15 @@ from typing import Any, get_args
 
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.intervals import interval, wilson
-from critique_rl.evaluation.measures import powers_of_two
-from critique_rl.evaluation.scaling import ByProblem, chains, majority_vote, outcome, pass_at_k
+from critique_rl.evaluation.scaling import (
+    ByK,
+    chains,
+    majority_vote,
+    mean_of_known,
+    outcome,
+    pass_at_k,
+    powers_of_two,
+)
 from critique_rl.self_critique.knockout import Bracket, How, Item, Judgement, check_identities, shuffled
 from critique_rl.types import GradedKind, UserError, child_seed
 
@@ -133,7 +140,7 @@ def by_item(
     *,
     seed: int,
     ns: Sequence[int] | None = None,
-) -> dict[str, ByProblem]:
+) -> dict[str, ByK]:
     """Accuracy of each method at each n, kept by item: baselines, then judges.
 
     Args:
@@ -149,7 +156,7 @@ def by_item(
     """
     _check_pools(items)
     wanted = _check_ns(items, ns)
-    values: dict[str, ByProblem] = {
+    values: dict[str, ByK] = {
         name: {n: {item.id: value(item, n, seed=seed) for item in items} for n in wanted}
         for name, value in BASELINES.items()
     }
@@ -186,7 +193,7 @@ def estimate(values: Mapping[str, float | None], *, seed: int) -> Estimate:
     return Estimate(statistics.fmean(known) if known else None, low, high)
 
 
-def difference(values: Mapping[str, ByProblem], method: str, other: str, n: int, *, seed: int) -> Estimate:
+def difference(values: Mapping[str, ByK], method: str, other: str, n: int, *, seed: int) -> Estimate:
     """By how much a method is better than another at n: over the items in which both have a value, in pairs.
 
     Args:
@@ -204,7 +211,7 @@ def difference(values: Mapping[str, ByProblem], method: str, other: str, n: int,
     return estimate(gains, seed=seed)
 
 
-def metrics_by_item(values: Mapping[str, ByProblem]) -> dict[str, dict[str, float | None]]:
+def metrics_by_item(values: Mapping[str, ByK]) -> dict[str, dict[str, float | None]]:
     """What `by_item` gives, by metric `METHOD_at_N`, as `report.summarise` takes further metrics."""
     return {f"{method}_at_{n}": dict(of or {}) for method, ns in values.items() for n, of in ns.items()}
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.evaluation import ProtocolConfig
@@ -24,15 +24,16 @@ from critique_rl.display import Display
 from critique_rl.evaluation.episodes import Episode, read_episodes
 from critique_rl.evaluation.intervals import ByProblem
 from critique_rl.evaluation.localisation import localisation
-from critique_rl.evaluation.measures import Measure, _means
-from critique_rl.evaluation.summary import summarise
+from critique_rl.evaluation.scaling import Measure, means_by_problem
 from critique_rl.methods.arms import arms, pairwise_arms, with_ancestors
-from critique_rl.runs.run import Measurement, Run
+from critique_rl.reports.model_card import Measured, write_new
+from critique_rl.reports.results import by_dataset
+from critique_rl.runs.folder import Measurement, RunFolder
+from critique_rl.runs.run import Run
+from critique_rl.runs.steps import STEP_KINDS
+from critique_rl.runs.steps.evaluate import measured_row
 from critique_rl.tasks import TASKS
 from critique_rl.types import UserError, child_seed
-
-if TYPE_CHECKING:
-    from critique_rl.reports.model_card import Measured
 
 MAIN = ProtocolConfig()
 """The paper's main protocol: everything greedy, one critique, one refinement."""
@@ -188,19 +189,33 @@ class Study:
         return _study(path, self.preset, self.seeds, self.jobs, self.overrides) if path.exists() else None
 
     def run(self, rows: Sequence[Row], seeds: Sequence[int]) -> Run:
-        """The pipeline of some rows and seeds: their arms, what these start from, and their measurements."""
+        """The run of some rows and seeds: their arms, the arms that these start from, and their measurements."""
+        quiet = len(self.seeds) > 1 and self.jobs > 1
+        config, selection = self._selected(rows, seeds)
+        return Run(config, display=Display(quiet=quiet), **selection)
+
+    def execute(self, rows: Sequence[Row], seeds: Sequence[int], kinds: Sequence[str] | None = None) -> None:
+        """Make what some rows and seeds lack, with a card for each checkpoint; see `Run.execute`."""
+        run = self.run(rows, seeds)
+        run.execute(kinds, after_step=lambda step: write_new(run.folder, step))
+
+    def folder(self, rows: Sequence[Row]) -> RunFolder:
+        """The folder of some rows and all seeds, for what reads their results."""
+        config, selection = self._selected(rows, self.seeds)
+        return RunFolder(config, **selection)
+
+    def _selected(self, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[RunConfig, dict[str, Any]]:
+        """The configuration of some rows and seeds, and what of it is measured and judged."""
         wanted = [row.arm.partition("@")[0] for row in rows]
         stages = with_ancestors(self.arms, wanted)
         # The rows of the configuration name its own stages.
         evaluation = replace(self.config.evaluation, rows=None)
         config = replace(self.config, stages=stages, seeds=list(seeds), evaluation=evaluation)
         measurements = [row.on(task) for row in rows for task in self.tasks(row)]
-        return Run(
-            config,
-            display=Display(quiet=len(self.seeds) > 1 and self.jobs > 1),
-            measurements=[m for i, m in enumerate(measurements) if m not in measurements[:i]],
-            judged=list(dict.fromkeys(row.arm for row in rows)),
-        )
+        return config, {
+            "measurements": [m for i, m in enumerate(measurements) if m not in measurements[:i]],
+            "judged": list(dict.fromkeys(row.arm for row in rows)),
+        }
 
     def served(self, rows: Sequence[Row]) -> tuple[list[Row], list[NotRun]]:
         """Rows whose arm the preset can make, and the others with the reason."""
@@ -231,31 +246,32 @@ class Study:
 
         A second row of the same method adds its `by_problem` metrics to the first.
         """
-        run = self.run(rows, self.seeds)
-        made: dict[tuple[str, str, float | None], dict[str, Any]] = {}
+        folder = self.folder(rows)
+        benchmarked = [
+            {key: row[key] for key in ("row", "dataset", "metrics", "records")}
+            for kind in ("reward_benchmarks", "policy_benchmarks")
+            for row in STEP_KINDS[kind].rows(folder, self.seeds)
+        ]
+        by_key: dict[tuple[str, str, float | None], dict[str, Any]] = {}
         for row in rows:
             x = {} if row.x is None else {"x": row.x}
             for task in self.tasks(row):
-                paths = [run.records(seed, row.on(task)) for seed in self.seeds]
-                episodes = [read_episodes(path) for path in paths]
-                measure = row.by_problem
-                further = None if measure is None else [measure(of_seed) for of_seed in episodes]
-                if run.judges(row.on(task)):
-                    further = [run.pair_evaluation(seed, row.on(task)).values() for seed in self.seeds]
-                shown = [[e for e in of_seed if e.round == row.round] for of_seed in episodes]
-                measured = summarise(shown, further)
+                measured = measured_row(
+                    folder, row.on(task), self.seeds, by_problem=row.by_problem, round_number=row.round
+                )
                 key = (task.title, row.method, row.x)
-                if key in made and further is not None:
-                    made[key]["metrics"] |= {k: v for k, v in measured.items() if k in further[0]}
-                    made[key]["records"] += [str(path) for path in paths]
+                if key in by_key and measured["further"]:
+                    further = {name: measured["metrics"].get(name) for name in measured["further"]}
+                    by_key[key]["metrics"] |= {k: v for k, v in further.items() if v is not None}
+                    by_key[key]["records"] += measured["records"]
                 else:
-                    records = [str(path) for path in paths]
-                    of = {"method": row.method, "dataset": task.title}
-                    made[key] = of | {"metrics": measured, "records": records} | x
-            for found in run.benchmark_rows(row.arm, self.seeds):
-                made[found["dataset"], row.method, row.x] = {"method": row.method} | found | x
-        order = list(dict.fromkeys(dataset for dataset, *_ in made))
-        return sorted(made.values(), key=lambda row: order.index(row["dataset"]))
+                    named = {"method": row.method, "dataset": task.title}
+                    by_key[key] = named | {k: measured[k] for k in ("metrics", "records")} | x
+            for of_benchmark in benchmarked:
+                if of_benchmark["row"] == row.arm:
+                    named = {k: v for k, v in of_benchmark.items() if k != "row"}
+                    by_key[named["dataset"], row.method, row.x] = {"method": row.method} | named | x
+        return by_dataset(list(by_key.values()))
 
     def measured(self, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> list[Measured]:
         """Rows of a result file for the cards of their checkpoints: those of the main protocol and own actor."""
@@ -269,25 +285,25 @@ class Study:
 
     def curves(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, list[float | None]]]]:
         """Training logs by label and seed, a list over RL steps for each metric, with three digits."""
-        run = self.run([Row(label, arm) for label, arms in wanted.items() for arm in arms], self.seeds)
+        folder = self.folder([Row(label, arm) for label, arms in wanted.items() for arm in arms])
         made: dict[str, list[dict[str, list[float | None]]]] = {}
         for label, names in wanted.items():
             made[label] = []
             for seed in self.seeds:
-                log = [entry for name in names for entry in run.history(seed, name)]
+                log = [entry for name in names for entry in folder.history(seed, name)]
                 values = {key: [entry.get(key) for entry in log] for key in LOGGED}
                 made[label].append({k: [_rounded(v) for v in column] for k, column in values.items()})
         return made
 
     def examples(self, wanted: Example, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Pairs of episodes as the example asks for, drawn by a hash of their problem; with how many there are."""
-        run, of = self.run(rows, self.seeds), {row.method: row for row in rows}
+        folder, of = self.folder(rows), {row.method: row for row in rows}
         first, second = of[wanted.first], of[wanted.second]
         found: list[tuple[int, Episode, Episode]] = []
         for seed in self.seeds:
             for task in self.tasks(first):
-                others = {e.id: e for e in read_episodes(run.records(seed, second.on(task)))}
-                for e in read_episodes(run.records(seed, first.on(task))):
+                others = {e.id: e for e in read_episodes(folder.records(seed, second.on(task)))}
+                for e in read_episodes(folder.records(seed, first.on(task))):
                     if e.id in others and wanted.holds(e, others[e.id]):
                         found.append((seed, e, others[e.id]))
         found.sort(key=lambda pair: child_seed(0, "example", pair[1].id, pair[0]))
@@ -341,7 +357,7 @@ def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseExceptio
         try:
             missing = [seed for seed in study.seeds if studies[stem].unfinished(table.rows, seed)]
             if missing:  # first the part that all seeds share
-                studies[stem].run([], missing).execute(("base", "actor", "sft"))
+                studies[stem].execute([], missing, ("base", "actor", "sft"))
             waiting += [(stem, seed) for seed in missing]
         except UserError as error:
             failed[stem] = error
@@ -395,7 +411,7 @@ def _run_seed(study: Study, rows: Sequence[Row], seed: int) -> None:
 
     set_threads(study.config)
     quiet_libraries()
-    study.run(rows, [seed]).execute()
+    study.execute(rows, [seed])
 
 
 def other_actor(study: Study, preset: str, actor: str, tasks: Sequence[TaskConfig]) -> Table:
@@ -428,7 +444,7 @@ def localised(study: Study, task: TaskConfig) -> Measure:
     first_error = TASKS[task.name].first_error
     assert first_error is not None
     run = study.run([], study.seeds)
-    problems = {p.id: p for p in run.problems(task)}
+    problems = {p.id: p for p in run.context.problems(task)}
     shares = (
         "first_error_acc",
         "flagged_early",
@@ -439,7 +455,7 @@ def localised(study: Study, task: TaskConfig) -> Measure:
     )
 
     def measure(episodes: Sequence[Episode]) -> ByProblem:
-        found = [(e.id, localisation([e], problems, first_error, run.prompts)) for e in episodes]
-        return {name: _means((identity, values[name]) for identity, values in found) for name in shares}
+        found = [(e.id, localisation([e], problems, first_error, run.context.prompts)) for e in episodes]
+        return {name: means_by_problem((identity, values[name]) for identity, values in found) for name in shares}
 
     return measure

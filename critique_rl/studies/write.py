@@ -68,17 +68,17 @@ def write(
         measured += of.measured(table.rows, content["rows"])
     for of, rows, measured in folders.values():
         if rows:
-            model_card.write_all(of.run(rows, of.seeds), measured)
+            model_card.write_all(of.folder(rows), measured)
     return paths
 
 
 def _content(stem: str, table: Table, study: Study) -> dict[str, Any]:
     """What the result file of a table holds."""
-    run = study.run(table.rows, study.seeds)
-    config = run.config
+    folder = study.folder(table.rows)
+    config = folder.config
     content = result(as_dict(config), study.seeds, study.results(table.rows))
     if table.rows:
-        content |= of_training(run, whole=False)
+        content |= of_training(folder, whole=False)
     prompts = prompt_set(config.prompts)
     content |= {
         "table": stem,

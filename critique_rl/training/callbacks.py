@@ -25,12 +25,12 @@ class DisplayCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Called by the trainer at every log."""
-        rows = [row for row in state.log_history if "critic/parse_rate" in row]
+        rows = [row for row in state.log_history if "reward" in row]
         if not rows or not state.is_world_process_zero:
             return
         last = rows[-1]
         measures = ("actor/acc_refine", "actor/rating_refine", "critic/acc_dis", "critic/mae_dis")
-        measure = next((name for name in measures if name in last), "critic/parse_rate")
+        measure = next((name for name in measures if name in last), "reward")
         curve = sparkline([row[measure] for row in rows if row.get(measure) is not None])
 
         def share(key: str) -> str:
@@ -41,8 +41,10 @@ class DisplayCallback(TrainerCallback):
                 f"Acc@Dis {share('critic/acc_dis')} (right {share('critic/acc_dis_on_correct')}, "
                 f"wrong {share('critic/acc_dis_on_wrong')})"
             )
-        else:  # replies are scored
+        elif "critic/mae_dis" in last:  # replies are scored
             note = f"MAE@Dis {last.get('critic/mae_dis') or 0:.2f} (parsed {share('critic/parse_rate')})"
+        else:
+            note = f"reward {last['reward']:.3f}"
         if "actor/acc_refine" in last:
             note += f"  Acc@Refine {share('actor/acc_refine')}"
         if "actor/rating_refine" in last:

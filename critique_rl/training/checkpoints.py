@@ -44,7 +44,7 @@ def last_checkpoint(directory: str | Path) -> str | None:
     return str(max(found, key=lambda p: int(p.name.rpartition("-")[2]))) if found else None
 
 
-def _convert_gguf(source: str, gguf_file: str, directory: Path) -> None:
+def convert_gguf(source: str, gguf_file: str, directory: Path) -> None:
     """Write a GGUF model in the layout that trl loads.
 
     Raises:

@@ -15,13 +15,13 @@ from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.summary import summarise
 from critique_rl.prompts import PROMPT_SETS
 from critique_rl.records import Record
-from critique_rl.runs.run import ROWS
+from critique_rl.runs.folder import MARKER, RECORDS, ROWS, STATE
 from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError, child_seed, problem_id
 from critique_rl.view.entries import Entry, FirstError, of_episode, of_judgement, of_training, read_settings
 from critique_rl.vision.images import as_url
 
-RECORDS, STATE, COMPLETIONS, REPORT = "records.jsonl", "trainer_state.json", "completions", "report.json"
+COMPLETIONS, REPORT = "completions", "report.json"
 JUDGEMENTS = "pairs.jsonl"
 _SEED = re.compile(r"seed\d+")
 
@@ -150,7 +150,7 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
     sizes |= {place: sum(found.values()) for place, found in steps.items() if found}
     shares = _shares(sizes, limit)
     for place, found in episodes.items():
-        first_error = tasks.first_error(read_settings(place / "step.json"))
+        first_error = tasks.first_error(read_settings(place / MARKER))
         entries = [of_episode(e, first_error) for e in _drawn(found, [e.id for e in found], shares[place])]
         gathered.sources.append(_source(run, folder, place, labels, entries, len(found), training=False))
     for place, of in judged.items():
@@ -160,7 +160,7 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
         gathered.sources.append(_source(run, folder, place, labels, entries, len(of), training=False))
     for place, files in steps.items():
         if files:
-            first_error = tasks.first_error(read_settings(place.parent / "pool" / "step.json"))
+            first_error = tasks.first_error(read_settings(place.parent / "pool" / MARKER))
             entries = _training(files, shares[place], first_error)
             gathered.sources.append(_source(run, folder, place, labels, entries, sizes[place], training=True))
     if sum(sizes.values()) > limit:
@@ -265,7 +265,7 @@ def _read(path: Path, cls: type[Record]) -> list[Record]:
 
 def _samples(place: Path) -> Path | None:
     """Records of the actor's samples, of which a step's pairs are; None of a benchmark, whose are elsewhere."""
-    inputs = read_settings(place / "step.json").get("inputs", {})
+    inputs = read_settings(place / MARKER).get("inputs", {})
     name = next((name for name in inputs if "/evaluate/no_critic/" in name), None)
     return None if name is None else place.resolve().parents[3] / name / RECORDS
 

@@ -18,7 +18,7 @@ from string import Template
 from typing import Any
 
 from critique_rl.reports.columns import CHOSEN, COLUMNS, PAIRWISE_COLUMNS, SCORED_COLUMNS
-from critique_rl.reports.curves import CURVES
+from critique_rl.reports.metrics import CURVES
 from critique_rl.reports.markdown import format_metric
 from critique_rl.view.entries import marks
 from critique_rl.view.gather import Gathered, Source, Table

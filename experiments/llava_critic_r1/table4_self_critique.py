@@ -1,6 +1,6 @@
 """Table 4: the best of n of a model's own candidates by its own judgement, beside vote, chance and the oracle."""
 
-from critique_rl.evaluation.measures import powers_of_two
+from critique_rl.evaluation.scaling import powers_of_two
 from critique_rl.studies.script import main
 from critique_rl.studies.study import Row, Study, Table
 

@@ -26,6 +26,7 @@ from critique_rl.methods.pairwise_critic import pairs_of
 from critique_rl.prompts import THINKING
 from critique_rl.reports.markdown import markdown_table
 from critique_rl.reports.report import write_report
+from critique_rl.reports.results import histories, result_rows
 from critique_rl.runs.run import Run
 from critique_rl.studies.study import Row, Study
 from critique_rl.training.pairwise import PairwiseCriticConfig
@@ -92,21 +93,21 @@ def folder(run: Run, *parts: str) -> Path:
 
 
 def test_the_table_has_policy_critic_and_selection(finished: Run) -> None:
-    rows, histories = finished.results()
+    rows, logs = result_rows(finished.folder), histories(finished.folder)
     assert [row["method"] for row in rows] == ["No critic", "Critic RL"]
     table = markdown_table(rows)
     head = table.split("\n")[0]
     for name in ("Acc", "Critic, both orders", "Majority@4", "Self critique@4", "Pass@4"):
         assert f"| {name} |" in head
     assert "@1 " not in head and "@2 " not in head
-    assert len(histories["Critic RL"][0]) == 2
-    assert write_report(finished.config, rows, histories).exists()
+    assert len(logs["Critic RL"][0]) == 2
+    assert write_report(finished.folder).exists()
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_each_figure_is_that_of_the_records(finished: Run, row: str) -> None:
     """Recomputed from the judgements and samples alone."""
-    by_method = dict(zip(ROWS, finished.results()[0], strict=True))
+    by_method = dict(zip(ROWS, result_rows(finished.folder), strict=True))
     shown = {name: m["mean"] for name, m in by_method[row]["metrics"].items()}
     judged = lines(folder(finished, "judge", row, "drawings-test", "pairs.jsonl"))
     right = [j["strict"] == j["label"] for j in judged]
@@ -130,7 +131,7 @@ def test_each_figure_is_that_of_the_records(finished: Run, row: str) -> None:
 def test_a_table_has_the_same_figures(finished: Run) -> None:
     study = Study("mini-vl", finished.config, [0])
     (found,) = study.results([Row("Critic RL", "critic")])
-    expected = finished.results()[0][1]["metrics"]
+    expected = result_rows(finished.folder)[1]["metrics"]
     assert {name: m["mean"] for name, m in found["metrics"].items()} == {
         name: m["mean"] for name, m in expected.items()
     }
@@ -176,7 +177,7 @@ def test_all_rows_judge_the_same_pairs(finished: Run) -> None:
         for r in ROWS
     ]
     assert shown[0] == shown[1]
-    trained = {record["id"] for record in finished._pool(0)}
+    trained = {record["id"] for record in finished.context.pool(0)}
     assert not trained & {pair.rpartition("-")[0] for pair, _, _ in shown[0]}
 
 
@@ -188,7 +189,7 @@ def test_what_is_there_is_not_judged_again(finished: Run) -> None:
     kept = before["knockout.jsonl"].splitlines(keepends=True)[:-5]
     (place / "knockout.jsonl").write_bytes(b"".join(kept))
     with pytest.raises(UserError, match="not finished: seed0/judge/critic"):
-        finished.results()
+        finished.require_finished()
     finished.execute()
     assert {path.name: path.read_bytes() for path in place.glob("*.jsonl")} == before
 
@@ -263,9 +264,9 @@ def test_the_policy_itself_is_trained_on_pictures(finished: Run, tmp_path: Path)
     overrides = [f"output={finished.config.directory}"]
     run = Run(load_config(tmp_path / "c.yaml", overrides), display=Display(quiet=True))
     run.execute()
-    ((row,), histories) = run.results()
+    (row,), logs = result_rows(run.folder), histories(run.folder)
     assert row["method"] == "Policy RL" and 0 <= row["metrics"]["acc"]["mean"] < 1
-    assert len(histories["Policy RL"][0]) == 0  # it writes no critiques
+    assert len(logs["Policy RL"][0]) == 0  # it writes no critiques
     log = json.loads((folder(run, "policy") / "trainer_state.json").read_text("utf-8"))["log_history"]
     assert 0 < log[0]["reward"] < 1 and log[0]["grad_norm"] > 0 and log[0]["actor/graded_rate"] == 1.0
     overrides = [f"output={tmp_path / 'run'}", "stages.policy.method=star", "stages.policy.trainer={}"]
@@ -335,7 +336,7 @@ def test_long_pairs_are_counted_with_the_images_that_the_trainer_will_see(
         given = Inputs(
             start=finished.model_path("actor"),
             output=tmp_path / name,
-            actor=finished.actor(),
+            actor=finished.context.actor(),
             pool=None,
             prompts=finished.prompts,
             lengths=finished.config.lengths,
@@ -363,7 +364,7 @@ def test_supervised_labels_are_learned_from_the_same_pairs(finished: Run, tmp_pa
     run = Run(load_config(tmp_path / "c.yaml", overrides), display=Display(quiet=True))
     run.execute(("train",))
     shown = lines(folder(run, "labels", "examples.jsonl"))
-    pairs = pairs_of_responses(finished._pool(0))
+    pairs = pairs_of_responses(finished.context.pool(0))
     told = {e["prompt"][0]["content"]: e["completion"][0]["content"] for e in shown}
     assert len(told) == len(pairs)
     for pair in pairs:
@@ -419,7 +420,7 @@ def test_a_run_brings_its_pairs_and_judges_a_benchmark(finished: Run, tmp_path: 
     report = json.loads(folder(run, "critic", "pairs.json").read_text("utf-8"))
     dropped = report["sources"]["toy"]["dropped"]
     assert dropped["benchmark image"] >= 3 and sum(dropped.values()) == 24 - len(kept)
-    rows, _ = run.results()
+    rows = result_rows(run.folder)
     assert [(row["method"], row["dataset"]) for row in rows] == [
         ("No critic", "VL-RewardBench"),
         ("Critic RL", "VL-RewardBench"),
@@ -489,7 +490,7 @@ def test_policies_are_measured_through_lmms_eval(
         run().execute()
     (package / "broken").unlink()
     run().execute()
-    rows, _ = run("evaluation.policy_benchmarks.processes=2").results()  # the same scores in less time
+    rows = result_rows(run("evaluation.policy_benchmarks.processes=2").folder)  # the same scores in less time
     expected = {}
     for label, path in (
         ("No critic", finished.model_path("actor")),
@@ -510,9 +511,9 @@ def test_policies_are_measured_through_lmms_eval(
         for label, value in expected.items()
     }
     whole = run()
-    page = write_report(whole.config, *whole.results(), whole).with_suffix(".md").read_text(encoding="utf-8")
+    page = write_report(whole.folder).with_suffix(".md").read_text(encoding="utf-8")
     assert "average of 2 benchmarks" in page
     with pytest.raises(UserError, match="was made with other settings"):
-        run("evaluation.policy_benchmarks.max_new_tokens=16").results()
+        run("evaluation.policy_benchmarks.max_new_tokens=16").require_finished()
     with pytest.raises(UserError, match=r"no task of lmms-eval for: MMHal-Bench"):
         run("evaluation.policy_benchmarks.benchmarks=[MMHal-Bench]", f"output={tmp_path / 'new'}").execute()

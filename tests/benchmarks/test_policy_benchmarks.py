@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from critique_rl.benchmarks.policy import command
+from critique_rl.benchmarks.policy_boxes import boxed_answer, unpack_boxes
 from critique_rl.benchmarks.policy_catalogue import (
     BENCHMARKS,
     CATEGORIES,
@@ -26,8 +28,7 @@ from critique_rl.benchmarks.policy_catalogue import (
     VIDEO,
     weight,
 )
-from critique_rl.benchmarks.policy import command
-from critique_rl.benchmarks.policy_results import averages, boxed_answer, read_results, unpack_boxes
+from critique_rl.benchmarks.policy_results import averages, read_results
 from critique_rl.prompts import THINK_SUFFIX
 from critique_rl.types import UserError
 

@@ -192,14 +192,14 @@ def test_the_actor_of_a_run_may_be_behind_a_server_and_a_row_may_have_another(
     output = fresh()
     with serving() as server:
         served = load_config(config, [f"output={output}", f"actor_server={server.url}"])
-        assert isinstance(Run(served).actor(), OpenAIActor)
+        assert isinstance(Run(served).context.actor(), OpenAIActor)
     plain = load_config(config, [f"output={output}"])
     (task,) = plain.evaluation.tasks
     assert Row("m", "sft", actor="x").on(task).actor == "x"
     other = Measurement("no_critic", task, ProtocolConfig(), "other", actor=str(output / "base"))
     made = Run(plain, measurements=[other], display=Display(quiet=True))
     made.execute(("evaluate",))
-    found = read_episodes(made.records(0, other))
+    found = read_episodes(made.folder.records(0, other))
     asked = [COMPACT.reasoning_prompt(e.question) for e in found]
     replies = TransformersActor(output / "base").generate(asked, Sampling(plain.lengths.response))
     assert [e.response for e in found] == [reply.text for reply in replies]
@@ -459,8 +459,8 @@ def test_a_task_can_leave_out_what_is_evaluated_and_what_no_reply_can_earn(
     )
     run = Run(settings)
     with pytest.raises(UserError, match=r"task gsm8k: split 'train' .* is empty without what it excludes"):
-        run.problems(settings.train[0])
-    assert [p.answer for p in run.problems(settings.train[1])] == ["1", "2", "3"]
+        run.context.problems(settings.train[0])
+    assert [p.answer for p in run.context.problems(settings.train[1])] == ["1", "2", "3"]
     assert "math, train: dropped 1 ungradable golds" in capsys.readouterr().err
 
 

@@ -15,6 +15,7 @@ from critique_rl.config.reading import as_dict, check_options, differences
 from critique_rl.config.run import RunConfig, load_config
 from critique_rl.runs import plan
 from critique_rl.runs.run import Run
+from critique_rl.runs.steps.train import trainer_args
 from critique_rl.training.stage_config import CritiqueConfig
 from critique_rl.types import UserError
 
@@ -316,12 +317,12 @@ def test_a_single_local_file_is_cut_as_the_preset_of_real_data_says(
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_options_of_a_shipped_config_are_those_of_the_trainers(path: Path, tmp_path: Path) -> None:
-    from critique_rl.runs.preflight import check_cold_start
+    from critique_rl.runs.steps.cold_start import check_cold_start
 
     config = dataclasses.replace(load_config(path), output=str(tmp_path))
     run = Run(config, from_scratch=True)
     for stage in config.stages:
-        args = run.stage_args(config.seeds[0], stage, use_cpu=True)
+        args = trainer_args(run.folder, stage, use_cpu=True)
         assert args.max_completion_length == config.lengths.critique
         assert args.save_steps % args.optimizer_steps_per_rl_step == 0
     cpu = {
@@ -330,7 +331,7 @@ def test_the_options_of_a_shipped_config_are_those_of_the_trainers(path: Path, t
         if name.endswith("_sft") and options
     }
     check_cold_start(
-        Run(dataclasses.replace(config, cold_start=dataclasses.replace(config.cold_start, **cpu)))
+        Run(dataclasses.replace(config, cold_start=dataclasses.replace(config.cold_start, **cpu))).context
     )
     assert as_dict(config)["stages"].keys() == config.stages.keys()
 

@@ -17,6 +17,7 @@ from critique_rl.config.run import load_config
 from critique_rl.display import Display
 from critique_rl.prompts import PROMPT_SETS
 from critique_rl.rewards import REFINEMENT_REWARDS
+from critique_rl.reports.results import histories, result_rows
 from critique_rl.runs.run import Run
 from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError, problem_id
@@ -106,12 +107,12 @@ def config(tmp_path: Path) -> Path:
 def test_a_configuration_names_what_an_extension_brings(config: Path, tmp_path: Path) -> None:
     run = Run(load_config(config, [f"output={tmp_path / 'run'}"]), display=Display(quiet=True))
     run.execute()
-    rows, histories = run.results()
+    rows, logs = result_rows(run.folder), histories(run.folder)
     shown = {row["method"]: row["metrics"] for row in rows}
-    golds = [p.answer for p in run.problems(run.config.evaluation.tasks[0])]
+    golds = [p.answer for p in run.context.problems(run.config.evaluation.tasks[0])]
     assert shown["No critic"]["acc"]["mean"] == pytest.approx(sum(g == "0" for g in golds) / len(golds))
     assert shown["Stage II"]["acc_refine"]["mean"] == 1.0
-    assert histories["Stage II"][0][0]["reward/r_twice"] == 2.0
+    assert logs["Stage II"][0][0]["reward/r_twice"] == 2.0
     assert run.config.extensions == [str(tmp_path / "mine.py")]
 
 

@@ -474,7 +474,7 @@ def test_another_audit_in_the_same_folder_is_refused(
     assert command(evaluated, server, *more, "--quiet") == 2
     assert capsys.readouterr().err == (
         f"error: {opinions} holds opinions of another judge than {server.model}, on other critiques or with "
-        "other references: delete it, or audit into another place.\n"
+        "other references: delete it, or choose another folder.\n"
     )
     assert opinions.read_bytes() == before and len(server.asked) == asked
 

@@ -39,6 +39,7 @@ from critique_rl.pool import collect_pool, score_range
 from critique_rl.prompts import SUMMARY, parse_rating, prompt_set
 from critique_rl.reports.markdown import markdown_table
 from critique_rl.reports.report import write_report
+from critique_rl.reports.results import histories, result_rows
 from critique_rl.runs.run import Run
 from critique_rl.tasks.cnn_dailymail import TASK
 from critique_rl.tasks.made_up_facts import TASK as FACTS
@@ -547,14 +548,14 @@ def test_a_scored_run_from_cold_start_to_table(tmp_path: Path) -> None:
     """All steps of Table 9 in small: untrained texts teach nothing, but every step hands on scores."""
     run = small_run(tmp_path)
     run.execute()
-    rows, histories = run.results()
+    rows, logs = result_rows(run.folder), histories(run.folder)
     table = {row["method"]: row["metrics"] for row in rows}
     assert set(table) == {"No critic", "SFT critic", "Stage I", "Critique-RL"}
     assert {"score", "score_refine", "graded_rate"} <= set(table["Critique-RL"])
     assert "acc" not in table["Critique-RL"]
-    assert len(histories["Critique-RL"][0]) == 1
-    assert "actor/rating_refine" in histories["Critique-RL"][0][0]
-    path = write_report(run.config, rows, histories)
+    assert len(logs["Critique-RL"][0]) == 1
+    assert "actor/rating_refine" in logs["Critique-RL"][0][0]
+    path = write_report(run.folder)
     assert "MAE@Dis" in path.with_name("report.md").read_text(encoding="utf-8")
     # The scale comes from the pool: a measurement is not made anew unless that is.
     assert all("pool" in " ".join(s.inputs) for s in run.steps() if s.kind == "evaluate")

@@ -36,9 +36,11 @@ from critique_rl.reports.health import RULES, Finding, check
 from critique_rl.reports.markdown import escape, format_metric, markdown_table
 from critique_rl.reports.page import html
 from critique_rl.reports.provenance import PACKAGES, commit_of
-from critique_rl.reports.report import write_report
+from critique_rl.reports.report import write_report, write_result
+from critique_rl.reports.results import result_rows
 from critique_rl.reports.settings import CONFIGS, differences_from, paper_config, reward, setting
-from critique_rl.runs.run import Run, shipped_directory
+from critique_rl.runs.folder import shipped_directory
+from critique_rl.runs.run import Run
 from critique_rl.runs.step import Step
 from critique_rl.training.callbacks import DisplayCallback
 
@@ -150,7 +152,7 @@ def test_a_commit_is_dirty_by_its_code_and_not_by_the_results_that_a_study_write
 def test_the_result_file_has_its_documented_shape_and_the_metrics_of_the_records(config: RunConfig) -> None:
     seeds = [episodes(4, 8, dis=6), episodes(6, 8, dis=4)]
     rows = [{"method": "Stage I", "dataset": "gsm8k", "metrics": summarise(seeds), "records": ["a", "b"]}]
-    path = write_report(dataclasses.replace(config, seeds=[0, 1]), rows, {})
+    path = write_result(dataclasses.replace(config, seeds=[0, 1]), rows, {})
     content = json.loads(path.read_text(encoding="utf-8"))
     assert set(content) == {"config", "commit", "versions", "seeds", "rows"}
     assert content["config"]["evaluation"]["tasks"][0]["split"] == "test"
@@ -176,7 +178,7 @@ def test_a_report_that_says_nothing_new_is_not_written_again(config: RunConfig) 
     names = ("report.json", "report.md", "report.html", "curves.png")
     dates = []
     for _ in range(2):
-        write_report(config, rows, history)
+        write_result(config, rows, history)
         dates.append([(config.directory / name).stat().st_mtime_ns for name in names])
     assert dates[0] == dates[1]
 
@@ -185,7 +187,7 @@ def test_curves_are_a_picture_also_for_seeds_of_different_length_and_missing_mea
     config: RunConfig,
 ) -> None:
     long = [{"critic/acc_dis": i / 30, "kl": 0.01 * i, "actor/acc_refine": None} for i in range(30)]
-    write_report(config, [], {"Stage I": [long, long[:11]], "empty": [[]]})
+    write_result(config, [], {"Stage I": [long, long[:11]], "empty": [[]]})
     assert (config.directory / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -245,7 +247,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_the_report_of_a_run_says_what_ran_where_how_healthy_and_at_what_cost(run: Run) -> None:
-    path = write_report(run.config, *run.results(), run)
+    path = write_report(run.folder)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert {"config", "commit", "versions", "seeds", "rows", "health", "costs"} == set(content)
     text, page = (path.with_suffix(end).read_text(encoding="utf-8") for end in (".md", ".html"))
@@ -259,10 +261,10 @@ def test_the_report_of_a_run_says_what_ran_where_how_healthy_and_at_what_cost(ru
 
 
 def test_a_training_that_is_not_healthy_is_named_with_the_reason(run: Run) -> None:
-    path = Path(run.model_path("stage2", 1)) / "trainer_state.json"
+    path = Path(run.folder.model_path("stage2", 1)) / "trainer_state.json"
     log = [row | {"critic/parse_rate": 0.9} for row in log_of(True)]
     path.write_text(json.dumps({"log_history": log}))
-    report = write_report(run.config, *run.results(), run).with_suffix(".md").read_text(encoding="utf-8")
+    report = write_report(run.folder).with_suffix(".md").read_text(encoding="utf-8")
     assert "1 of 16 metrics are outside" in report
     line = "| Stage I+II | critic/parse_rate | 1 | 0.9 | above 0.95 | critiques without one verdict earn nothing |"
     assert line in report
@@ -349,7 +351,7 @@ def test_bounds_are_those_of_the_documentation() -> None:
 
 
 def test_cost_by_hand(run: Run) -> None:
-    n = parameters(run.model_path("stage1", 0))
+    n = parameters(run.folder.model_path("stage1", 0))
     with safe_open(shipped_directory("assets/tiny") / "sft" / "model.safetensors", "pt") as file:
         assert n == sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
     assert n is not None
@@ -373,7 +375,7 @@ def test_cost_by_hand(run: Run) -> None:
 def test_a_training_in_two_parts_costs_both(run: Run) -> None:
     alone = {cost.part: cost for cost in costs(run)}["Stage I"]
     for seed in (0, 1):
-        output = Path(run.model_path("stage1", seed))
+        output = Path(run.folder.model_path("stage1", seed))
         (output / "first").mkdir()
         shutil.copy(output / "trainer_state.json", output / "first")
     both = {cost.part: cost for cost in costs(run)}["Stage I"]
@@ -400,7 +402,7 @@ def test_a_run_with_rounds_reports_the_first_and_what_comes_after(run: Run) -> N
             lines = [json.dumps(vars(e)) + "\n" for pair in zip(first, second, strict=True) for e in pair]
             (step.directory / "records.jsonl").write_text("".join(lines), encoding="utf-8")
             step._mark(finished=True, seconds=1.0)
-    rows, _ = again.results()
+    rows = result_rows(again.folder)
     found = {name: m["mean"] for name, m in rows[-1]["metrics"].items()}
     assert (found["acc"], found["acc_refine"], found["acc_dis"]) == (0.5, 3 / 8, 6 / 8)
     assert (found["refinement_at_1"], found["refinement_at_2"]) == (3 / 8, 1.0)
@@ -430,13 +432,13 @@ def test_a_step_adds_up_its_time_over_an_interruption(tmp_path: Path) -> None:
         if len(calls) == 1:
             raise KeyboardInterrupt
 
-    step = Step("s", "pool", tmp_path / "s", {}, (), work)
+    step = Step("s", tmp_path / "s", kind="pool", command="pool", settings={})
     with pytest.raises(KeyboardInterrupt):
-        step.execute()
+        step.execute(work)
     assert not step.finished()
     content = json.loads((tmp_path / "s" / "step.json").read_text(encoding="utf-8"))
     (tmp_path / "s" / "step.json").write_text(json.dumps(content | {"seconds": 5.0}), encoding="utf-8")
-    step.execute()
+    step.execute(work)
     assert step.finished()
     assert 5.0 <= json.loads((tmp_path / "s" / "step.json").read_text(encoding="utf-8"))["seconds"] < 6.0
 
@@ -525,7 +527,7 @@ def test_a_script_in_a_name_or_a_setting_is_shown_as_text(run: Run, config: RunC
     rows = [{"method": SCRIPT, "dataset": SCRIPT, "metrics": summarise([episodes(4, 8, dis=6)])}]
     stage = dataclasses.replace(run.config.stages["stage1"], label=SCRIPT)
     planted = dataclasses.replace(config, name=SCRIPT, base=SCRIPT, stages={"stage1": stage})
-    path = write_report(planted, [*rows, {**rows[0], "dataset": "other"}], {})
+    path = write_result(planted, [*rows, {**rows[0], "dataset": "other"}], {})
     page = path.with_suffix(".html").read_text(encoding="utf-8")
     harmless(page)
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
@@ -549,7 +551,7 @@ def test_pictures_are_inside_the_page_and_others_are_not_read(tmp_path: Path) ->
 
 
 def test_the_curves_are_in_the_html_of_a_run(config: RunConfig) -> None:
-    path = write_report(config, [], {"Stage I": [[{"critic/acc_dis": 0.5}, {"critic/acc_dis": 0.75}]]})
+    path = write_result(config, [], {"Stage I": [[{"critic/acc_dis": 0.5}, {"critic/acc_dis": 0.75}]]})
     page = path.with_suffix(".html").read_text(encoding="utf-8")
     harmless(page)
     assert [tag for tag, _ in Tags(page).found].count("img") == 1 and len(page) > 10_000

@@ -24,13 +24,14 @@ from critique_rl.config.evaluation import ProtocolConfig
 from critique_rl.config.reading import build as config_from
 from critique_rl.config.run import EXPERIMENTS, RunConfig, load_config
 from critique_rl.evaluation.episodes import read_episodes
-from critique_rl.evaluation.measures import by_round, majority, powers_of_two
+from critique_rl.evaluation.scaling import by_round, majority, powers_of_two
 from critique_rl.evaluation.metrics import metrics
 from critique_rl.methods import baseline
 from critique_rl.methods.actor_rl import GRPO
 from critique_rl.methods.arms import arms, coefficients, pairwise_arms, with_ancestors
 from critique_rl.methods.rl import rl_args
 from critique_rl.runs.run import Run
+from critique_rl.runs.steps.train import trainer_args
 from critique_rl.studies.paper import load_paper
 from critique_rl.studies.results import load_result
 from critique_rl.studies.script import load_study
@@ -319,7 +320,7 @@ def test_curves_and_examples_are_of_their_seed_and_as_asked_for(study: Study, ma
     shown = content["curves"]["Critique-RL"]
     run = study.run(rows, [0, 1])
     for seed in (0, 1):
-        log = [entry for arm in ("stage1", "stage2") for entry in run.history(seed, arm)]
+        log = [entry for arm in ("stage1", "stage2") for entry in run.folder.history(seed, arm)]
         assert shown[seed]["kl"] == [round(entry["kl"], 3) for entry in log]
     assert shown[0]["critic/acc_dis"] != shown[1]["critic/acc_dis"]
     none = Example("No critic", "Critique-RL", lambda one, other: False, "none")
@@ -425,7 +426,7 @@ def test_every_arm_of_a_shipped_config_has_valid_options(name: str) -> None:
     run = Run(replace(config, stages=made), from_scratch=True)
     for arm, stage in made.items():
         if stage.method == "critique_rl":
-            run.stage_args(config.seeds[0], arm)
+            trainer_args(run.folder, arm)
         else:
             baseline(stage.method).check(stage.trainer)
 
@@ -433,13 +434,13 @@ def test_every_arm_of_a_shipped_config_has_valid_options(name: str) -> None:
 def test_controls_of_the_pairwise_critic_differ_from_it_in_data_and_reward_alone() -> None:
     config = load_config(EXPERIMENTS / "configs" / "tiny-vl.yaml")
     run = Run(replace(config, stages=pairwise_arms(config)))
-    critic = run.stage_args(0, "critic")
+    critic = trainer_args(run.folder, "critic")
     policy = rl_args(
         CritiqueConfig, "policy", GRPO, run.config.stages["policy"].trainer, output=Path("unused"), seed=0
     )
     # Which run it is, and what the run itself sets.
     apart = {"seed", "output_dir", "run_name", "logging_dir", "max_completion_length", "prompts"}
-    for args in (policy, run.stage_args(0, "stage1"), run.stage_args(0, "stage2")):
+    for args in (policy, trainer_args(run.folder, "stage1"), trainer_args(run.folder, "stage2")):
         shared = {f.name for f in fields(CriticConfig)} - apart
         assert {k for k in shared if getattr(args, k) != getattr(critic, k)} == set()
     rewards = [run.config.stages[name].trainer.get("refinement_reward") for name in ("stage1", "stage2")]

@@ -34,7 +34,7 @@ from transformers.utils import is_torchvision_available
 
 from critique_rl.actors import ActorError, TransformersActor
 from critique_rl.cold_start import tiny, tiny_vl
-from critique_rl.runs.plan import parameter_count
+from critique_rl.runs.sizes import parameter_count
 from critique_rl.training.checkpoints import merge_adapter
 from critique_rl.types import Conversation, Generation, Message, Sampling, UserError
 from critique_rl.vision.images import ImageError, data_url

@@ -1,15 +1,18 @@
-"""What a run would do, without loading weights: models, data, steps, tokens and memory, for `--dry-run`."""
+"""The plan of a run as text, for `--dry-run`: models, data, steps, tokens and memory; no weights are loaded."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from pathlib import Path
 
 from critique_rl.config.checks import unknown
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.run import RunConfig
+from critique_rl.runs.context import Context
+from critique_rl.runs.folder import RunFolder
 from critique_rl.runs.run import Run
+from critique_rl.runs.sizes import memory, parameter_count
+from critique_rl.runs.steps.policy_benchmarks import lmms_eval_options
+from critique_rl.runs.steps.train import trainer_args
 from critique_rl.tasks import TASKS, DataError
 from critique_rl.types import UserError
 
@@ -45,19 +48,20 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
         UserError: A setting is invalid, or a local file is missing or malformed.
     """
     run = Run(config, from_scratch=from_scratch)
+    folder, prompts = run.folder, run.context.prompts
     steps = [("done" if step.finished() else "to do", step.name) for step in run.steps()]
     task = next((t.name for t in config.train), "modular_chain")
     parameters, detail = parameter_count(config.base, config.base_gguf, task=task)
     lines = [
         f"run {config.name} -> {config.directory}",
-        f"prompts: {run.prompts.name}, version {run.prompts.version}",
+        f"prompts: {prompts.name}, version {prompts.version}",
         f"base: {config.base}, {detail}",
-        f"actor: {_actor(config, run)}",
+        f"actor: {_actor(config, folder)}",
         "data:",
     ]
     for role, tasks in (("train", config.train), ("evaluation", config.evaluation.tasks)):
         lines += [
-            f"  {role}: {t.name}, {t.split}, from {t.source or _hub(t)}: {_size(run, t)}" for t in tasks
+            f"  {role}: {t.name}, {t.split}, from {t.source or _hub(t)}: {_size(run.context, t)}" for t in tasks
         ]
     if config.scorer is not None:
         lines.append(f"scorer: {config.scorer.get('model') or config.scorer.get('kind')}")
@@ -65,91 +69,37 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
         pairs = stage.trainer.get("pairs", {}).get("origin")
         lines += [f"  pairs: {pairs}"] if pairs else []
     lines += [f"  benchmark: {b.name}, from {b.origin or 'the hub'}" for b in config.evaluation.benchmarks]
-    if run.policies:
-        names = run.policy_benchmarks()["benchmarks"]
+    if folder.policies:
+        names = lmms_eval_options(config)["benchmarks"]
         lines.append(f"  policy benchmarks through lmms-eval: {', '.join(names)}")
     lines.append("stages:")
     for name in config.stages:
-        lines += _stage(run, name, parameters)
+        lines += _stage(folder, name, parameters)
     lines += [f"seeds: {', '.join(map(str, config.seeds))}", f"steps: {len(steps)}"]
     return "\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])
 
 
-def parameter_count(
-    base: str, gguf: str | None = None, *, task: str = "modular_chain"
-) -> tuple[int | None, str]:
-    """Number of weights from the model's config alone, or else from its name; None where neither tells.
-
-    Args:
-        base: Directory, hub id or `tiny`.
-        gguf: GGUF file inside `base`.
-        task: What `tiny` is made for; its vocabulary has the words of the task, and on pictures it sees.
-
-    Returns:
-        The number, and a remark for people.
-    """
-    if base == "tiny":
-        from critique_rl.cold_start import tiny
-
-        model, _ = tiny.untrained(task, seed=0)
-        count = sum(p.numel() for p in model.parameters())
-        return count, f"{count:,} parameters, made on the spot"
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    try:
-        config = AutoConfig.from_pretrained(base, **({"gguf_file": gguf} if gguf else {}))
-    except (OSError, ValueError):
-        named = re.search(r"(\d+(?:\.\d+)?)([bm])\b", base.lower())
-        if named is None:
-            return None, "size unknown: it cannot be read from here"
-        count = int(float(named[1]) * (1e9 if named[2] == "b" else 1e6))
-        return count, f"{_short(count)} parameters by its name, as it cannot be read from here"
-    sees = getattr(config, "vision_config", None) is not None
-    with torch.device("meta"):
-        model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_config(config)
-    model.tie_weights()
-    count = sum(p.numel() for p in model.parameters())
-    return count, f"{_short(count)} parameters"
-
-
-def memory(parameters: int, *, lora: bool, reference: bool) -> int:
-    """Rough bytes of one rank's training state, without sharding, activations and the actor.
-
-    trl loads policy and reference in float32 whatever the autocast type, so that small updates are not
-    rounded away. Full fine-tuning holds weights, gradients, AdamW's two moments and the reference; an
-    adapter is small beside the weights, which it shares with its reference.
-    """
-    copies = 1 if lora else 4 + reference
-    return 4 * copies * parameters
-
-
-def _stage(run: Run, name: str, parameters: int | None) -> list[str]:
+def _stage(folder: RunFolder, name: str, parameters: int | None) -> list[str]:
+    """Lines about one stage."""
+    from critique_rl.methods import PlannedMethod, method
     from critique_rl.training.config import machine_defaults
-    from critique_rl.training.pairwise import PairwiseCriticConfig
-    from critique_rl.training.stage_config import CritiqueConfig
 
     # transformers refuses bf16 for a GPU that is not there; for a CPU it does not.
     elsewhere = {"use_cpu": True} if machine_defaults() else {}
-    stage = run.config.stages[name]
-    if stage.method not in ("critique_rl", "pairwise_critic"):
+    stage = folder.config.stages[name]
+    args, planned = trainer_args(folder, name, **elsewhere), method(stage.method)
+    if args is None or not isinstance(planned, PlannedMethod):
         return [f"  {name} ({stage.label}): from {stage.start}, baseline {stage.method}"]
-    args = run.stage_args(run.config.seeds[0], name, **elsewhere)
+    rollout = planned.rollout(args)
     batch, group = args.generation_batch_size or 0, args.num_generations or 1
-    reward, refinement, asked = "r_dis", 0, "responses"
-    if isinstance(args, PairwiseCriticConfig):
-        reward, asked = f"{args.alpha:g} r_pref + {1 - args.alpha:g} r_format", "pairs"
-    elif isinstance(args, CritiqueConfig) and args.refinement_reward:
-        reward = f"{args.refinement_reward} + {args.beta_1:g} r_dis, {args.combination}"
-        refinement = batch * args.refinement_max_tokens
     critique = batch * (args.max_completion_length or 0)
     lines = [
-        f"  {name} ({stage.label}): from {stage.start}, reward {reward}, {args.advantage}, "
+        f"  {name} ({stage.label}): from {stage.start}, reward {rollout.reward}, {args.advantage}, "
         f"KL {args.beta:g} {args.kl_estimator} in the {args.kl_placement}",
-        f"    {args.rl_steps} RL steps of {batch // group} {asked} x {group} critiques; learning rate "
+        f"    {args.rl_steps} RL steps of {batch // group} {rollout.asked} x {group} critiques; learning rate "
         f"{args.learning_rate:g}; {args.optimizer_steps_per_rl_step} optimizer steps each"
         + (" in this one process, an N-th of that in N" if args.world_size == 1 else ""),
-        f"    at most {critique:,} critique tokens and {refinement:,} refinement tokens an RL step",
+        f"    at most {critique:,} critique tokens and {rollout.refinement_tokens:,} refinement tokens an RL step",
     ]
     if parameters:
         state = memory(parameters, lora=stage.lora is not None, reference=args.beta != 0) / GIB
@@ -157,9 +107,9 @@ def _stage(run: Run, name: str, parameters: int | None) -> list[str]:
     return lines
 
 
-def _size(run: Run, task: TaskConfig) -> str:
+def _size(context: Context, task: TaskConfig) -> str:
     try:
-        return f"{len(run.problems(task)):,} problems"
+        return f"{len(context.problems(task)):,} problems"
     except DataError:
         raise
     except UserError as error:  # the hub is out of reach
@@ -188,21 +138,17 @@ def _hub(task: TaskConfig) -> str:
     return TASKS[task.name].hub or "a generator"
 
 
-def _short(count: int) -> str:
-    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
-
-
-def _actor(config: RunConfig, run: Run) -> str:
+def _actor(config: RunConfig, folder: RunFolder) -> str:
     spec = config.actor
     if config.actor_server:
-        return f"{_actor(replace(config, actor_server=None), run)}; served at {config.actor_server}"
+        return f"{_actor(replace(config, actor_server=None), folder)}; served at {config.actor_server}"
     if spec.get("backend") == "openai":
         return f"server at {spec.get('base_url')}, model {spec.get('model') or 'the first it serves'}"
     if spec.get("backend", "transformers") != "transformers":
         return f"backend {spec['backend']}"
     if spec.get("model"):
         return f"{spec['model']}, in this process"
-    if run.shipped is not None:
-        return f"shipped, {Path(run.shipped).name}/actor"
+    if folder.shipped is not None:
+        return f"shipped, {folder.shipped.name}/actor"
     made = "fine-tuned from" if config.cold_start.actor_sft else "as it is:"
     return f"{made} {config.base}, in this process"

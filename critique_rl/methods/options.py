@@ -1,0 +1,31 @@
+"""Options of a stage as a report reads them: the value in the configuration, or the default of its method."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from critique_rl.config.methods import METHODS
+
+
+def option(stage: Mapping[str, Any], key: str) -> Any:
+    """An option of a stage's trainer, or its default; None if the method has no such option.
+
+    Args:
+        stage: A stage, as a result file holds it.
+        key: Name of the option.
+    """
+    return stage["trainer"].get(key, defaults(stage["method"]).get(key))
+
+
+def defaults(method: str) -> dict[str, Any]:
+    """Defaults of a method's options, or with `sft` of supervised training; empty where they have no dataclass."""
+    info = METHODS.get(method)
+    place = "trl:SFTConfig" if method == "sft" else info.options if info else None
+    if place is None:
+        return {}
+    module, _, name = place.partition(":")
+    fields = dataclasses.fields(getattr(importlib.import_module(module), name))
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}

@@ -1,0 +1,89 @@
+"""Number of weights of a model, and the memory that its training needs, without loading it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+
+def parameter_count(
+    base: str, gguf: str | None = None, *, task: str = "modular_chain"
+) -> tuple[int | None, str]:
+    """Number of weights from the model's config alone, or else from its name; None where neither tells.
+
+    Args:
+        base: Directory, hub id or `tiny`.
+        gguf: GGUF file inside `base`.
+        task: What `tiny` is made for; its vocabulary has the words of the task, and on pictures it sees.
+
+    Returns:
+        The number, and a remark for people.
+    """
+    if base == "tiny":
+        from critique_rl.cold_start import tiny
+
+        model, _ = tiny.untrained(task, seed=0)
+        count = sum(p.numel() for p in model.parameters())
+        return count, f"{count:,} parameters, made on the spot"
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(base, **({"gguf_file": gguf} if gguf else {}))
+    except (OSError, ValueError):
+        named = re.search(r"(\d+(?:\.\d+)?)([bm])\b", base.lower())
+        if named is None:
+            return None, "size unknown: it cannot be read from here"
+        count = int(float(named[1]) * (1e9 if named[2] == "b" else 1e6))
+        return count, f"{_short(count)} parameters by its name, as it cannot be read from here"
+    sees = getattr(config, "vision_config", None) is not None
+    with torch.device("meta"):
+        model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_config(config)
+    model.tie_weights()
+    count = sum(p.numel() for p in model.parameters())
+    return count, f"{_short(count)} parameters"
+
+
+def parameters(path: str) -> int | None:
+    """Number of weights of a model, an adapter with those of its base; None where it cannot be told.
+
+    Args:
+        path: Directory, hub id or URL.
+    """
+    from safetensors import safe_open
+
+    directory = Path(path)
+    if "://" in path:
+        return None
+    if not directory.is_dir():
+        return parameter_count(path)[0]
+    count = 0
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                size = 1
+                for length in tensors.get_slice(name).get_shape():
+                    size *= length
+                count += size
+    adapter = directory / "adapter_config.json"
+    if adapter.exists():
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        whole = parameters(str(base))
+        return None if whole is None else whole + count
+    return count or None
+
+
+def memory(parameters: int, *, lora: bool, reference: bool) -> int:
+    """Rough bytes of one rank's training state, without sharding, activations and the actor.
+
+    trl loads policy and reference in float32 whatever the autocast type, so that small updates are not
+    rounded away. Full fine-tuning holds weights, gradients, AdamW's two moments and the reference; an
+    adapter is small beside the weights, which it shares with its reference.
+    """
+    copies = 1 if lora else 4 + reference
+    return 4 * copies * parameters
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
