@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["critique_rl", "critique_rl.*"]),
-    package_data={"critique_rl": ["assets/**/*", "reports/metrics.yaml", "view/page.*", "py.typed"]},
+    package_data={"critique_rl": ["assets/**/*", "reports/metrics.yaml", "reports/page.html", "view/page.*", "py.typed"]},
     install_requires=[
         "torch>=2.6",
         # The trainer overrides private methods of trl's GRPOTrainer (tests/test_trl_contract.py pins them).

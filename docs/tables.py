@@ -1,4 +1,4 @@
-"""Writes the tables of docs/configuration.md and docs/scale.md that follow from the code.
+"""Writes the tables of docs/configuration.md, docs/scale.md and docs/metrics.md that follow from the code.
 
 python docs/tables.py
 """
@@ -6,6 +6,7 @@ python docs/tables.py
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import types
@@ -17,6 +18,9 @@ from typing import Any
 import griffe
 
 from critique_rl.config.run import RunConfig, load_config
+from critique_rl.markdown import table as markdown_table
+from critique_rl.reports.columns import label
+from critique_rl.reports.metrics import GROUPS
 
 DOCS = Path(__file__).resolve().parent
 CONFIGS = DOCS.parent / "experiments" / "configs"
@@ -24,7 +28,7 @@ CONFIGS = DOCS.parent / "experiments" / "configs"
 
 def main() -> None:
     """Write each table between its marks."""
-    for page in ("configuration.md", "scale.md"):
+    for page in ("configuration.md", "scale.md", "metrics.md"):
         path = DOCS / page
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -152,7 +156,29 @@ def stage_cost(config: RunConfig, stage: str) -> tuple[int, int, float]:
     return critiques, tokens, flops
 
 
-TABLES: dict[str, Callable[[], str]] = {"configuration": configuration, "costs": costs}
+# -- metrics ------------------------------------------------------------------------------------------------
+
+
+def metrics(group: str) -> str:
+    """A row for each metric of a group; headings where it is a column, healthy behaviour where it is logged."""
+    logged = group in ("training", "trl")
+    rows = []
+    for name, metric in GROUPS[group].items():
+        rule = metric.rule
+        healthy = f"{rule.healthy}; else: {rule.reason}" if rule else metric.healthy
+        facts = [metric.unit, metric.meaning, f"`{metric.function}`"]
+        rows.append([f"`{name}`", *facts, healthy] if logged else [f"`{name}`", label(name), *facts])
+    facts = ["unit", "meaning", "computed by"]
+    return markdown_table(
+        ["metric", *facts, "healthy"] if logged else ["metric", "heading", *facts], rows, raw=True
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "configuration": configuration,
+    "costs": costs,
+    **{f"metrics-{group}": functools.partial(metrics, group) for group in GROUPS},
+}
 
 if __name__ == "__main__":
     main()

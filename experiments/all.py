@@ -1,11 +1,11 @@
-"""Every table, figure and control of one preset, one after the other, and then the ledger.
+"""Make every table, figure and control of one preset, then the ledger.
 
     python experiments/all.py --preset tiny --seeds 0 1 2 --jobs 2
 
-The preset says of which paper: those with a stage `critic` are of LLaVA-Critic-R1, in `llava_critic_r1`.
+A preset with a stage `critic` runs the scripts of LLaVA-Critic-R1, in `llava_critic_r1`.
 
-What is missing is trained and measured first, with `--jobs` seeds beside each other; what is there is reused, so
-that the same command goes on after an interruption. A script that fails does not keep the others from being made.
+Missing steps are trained and measured first, `--jobs` seeds in parallel. Finished steps are reused, so the same
+command continues after an interruption. If one script fails, the others are still made.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ KINDS = ("table", "figure", "controls")
 
 def stems(scripts: Path) -> list[str]:
     """The scripts of a paper in its order."""
-    found = [p.stem for p in scripts.glob("*.py") if p.stem.startswith(KINDS)]
+    names = [p.stem for p in scripts.glob("*.py") if p.stem.startswith(KINDS)]
 
     def order(stem: str) -> tuple[int, int, str]:
         head = stem.partition("_")[0]
         number = "".join(c for c in head if c.isdigit())
         return KINDS.index(head.removesuffix(number)), int(number or 0), stem
 
-    return sorted(found, key=order)
+    return sorted(names, key=order)
 
 
 def main() -> int:
-    """Make them."""
+    """Read the arguments and make all tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def everything(arguments: argparse.Namespace) -> int:
-    """Measure, write all results, then the ledger.
+    """Measure, then write all results and the ledger.
 
     Returns:
         The exit code.

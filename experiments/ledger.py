@@ -2,10 +2,9 @@
 
     python experiments/ledger.py
 
-Reads `experiments/paper.yaml`, `experiments/llava_critic_r1/paper.yaml` and all of
-`experiments/results/PRESET/*.json`, writes `experiments/README.md`, so that no number there is typed by hand; of
-results elsewhere the ledger is a README.md in their folder.
-Files of one table and preset that hold different seeds are joined.
+Reads `experiments/paper.yaml`, `experiments/llava_critic_r1/paper.yaml` and `experiments/results/PRESET/*.json`,
+and writes `experiments/README.md`, so that no number there is typed by hand. Results elsewhere get a README.md in
+their folder. Files of one table and preset with different seeds are joined.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from critique_rl.markdown import table
 from critique_rl.studies.claims import Outcome, judge
 from critique_rl.studies.paper import Paper, load_paper
 from critique_rl.studies.results import combine, load_result
@@ -24,6 +24,10 @@ from critique_rl.types import UserError
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+COLUMNS = (
+    *("claim", "what it says", "bound", "script", "seeds"),
+    *("result", "data set", "ours", "paper", "outcome"),
+)
 HEAD = """# Ledger
 
 Written by `python experiments/ledger.py`; do not edit. A claim says that a difference is above a bound. The
@@ -35,7 +39,7 @@ corrected for the number of claims: of those about a difference of 0, one in for
 
 
 def main() -> None:
-    """Read, judge, write."""
+    """Check the claims and write the ledger."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +53,7 @@ def main() -> None:
 
 
 def write(results: Path, output: Path | None = None) -> None:
-    """Judge what is there and write the ledger: beside the scripts, or of other results into their folder."""
+    """Check the claims and write the ledger: beside the scripts, or into the folder of other results."""
     if output is None:
         output = (HERE if results.resolve() == RESULTS else results) / "README.md"
     papers = [load_paper(HERE / folder / "paper.yaml") for folder in (".", "llava_critic_r1")]
@@ -58,15 +62,15 @@ def write(results: Path, output: Path | None = None) -> None:
 
 
 def ledger(papers: Sequence[Paper], results: Path, start: Path) -> str:
-    """The ledger as Markdown.
+    """Write the ledger as Markdown.
 
     Args:
-        papers: Claims and the papers' numbers; no two have a table of one name.
+        papers: Claims and numbers of the papers; names of tables differ between papers.
         results: Folder with a folder for each preset.
-        start: Folder of the ledger, from which its links go.
+        start: Folder of the ledger, where its links start.
 
     Raises:
-        UserError: A result file is broken, or files of one table cannot be joined.
+        UserError: A result file is broken, names an unknown table, or cannot be joined with others of its table.
     """
     files, others = _collect(papers, results)
     text = HEAD + "".join("\n" + _of_paper(paper, files, start) for paper in papers)
@@ -79,10 +83,7 @@ def ledger(papers: Sequence[Paper], results: Path, start: Path) -> str:
 def _of_paper(
     paper: Paper, files: Mapping[tuple[str, str], tuple[list[Path], dict[str, Any]]], start: Path
 ) -> str:
-    lines = [
-        "| claim | what it says | bound | script | seeds | result | data set | ours | paper | outcome |",
-        "|" + " --- |" * 10,
-    ]
+    lines = []
     counts: dict[str, int] = {}
     for claim in paper.claims:
         of_table = [key for key in files if key[1] == claim.stem]
@@ -92,14 +93,14 @@ def _of_paper(
                 counts[outcome.status] = counts.get(outcome.status, 0) + 1
                 lines.append(_line(outcome, key[0], paths, content, paper, start))
     total = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("holds", "does not show", "not run"))
-    return f"Paper: {paper.source}. In all: {total}.\n\n" + "\n".join(lines) + "\n"
+    return f"Paper: {paper.source}. In all: {total}.\n\n{table(COLUMNS, lines, raw=True)}\n"
 
 
 def _collect(
     papers: Sequence[Paper], results: Path
 ) -> tuple[dict[tuple[str, str], tuple[list[Path], dict[str, Any]]], list[str]]:
-    """Result files by preset and table, joined over seeds; and the names of those that are of no table."""
-    found: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
+    """Result files by preset and table, joined over seeds, and the names of files that belong to no table."""
+    by_table: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
     others = []
     for path in sorted(results.glob("*/*.json")):
         content = load_result(path)
@@ -109,10 +110,10 @@ def _collect(
         known = [stem for paper in papers for stem in paper.tables]
         if content["table"] not in known:
             raise UserError(f"{path}: table '{content['table']}' is in no paper's file.")
-        found.setdefault((path.parent.name, content["table"]), []).append((path, content))
+        by_table.setdefault((path.parent.name, content["table"]), []).append((path, content))
     return {
         key: ([path for path, _ in parts], combine([content for _, content in parts]))
-        for key, parts in found.items()
+        for key, parts in by_table.items()
     }, others
 
 
@@ -127,7 +128,8 @@ def _line(
     content: Mapping[str, Any] | None,
     paper: Paper,
     start: Path,
-) -> str:
+) -> list[str]:
+    """Cells of one outcome."""
     claim, unit = outcome.claim, paper.tables[outcome.claim.stem].unit
 
     def number(value: float | None) -> str:
@@ -142,7 +144,7 @@ def _line(
         links += f" at {', '.join(commits)}" + ("-dirty" if dirty else "")
     seeds = ", ".join(map(str, content["seeds"])) if content is not None else "–"
     theirs = number(outcome.paper) + (f" ({outcome.paper_of})" if outcome.paper_of else "")
-    cells = [
+    return [
         claim.id,
         claim.text,
         number(claim.at_least),
@@ -154,7 +156,6 @@ def _line(
         theirs,
         f"**{outcome.status}**" + (f" ({outcome.reason})" if outcome.reason else ""),
     ]
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
 if __name__ == "__main__":

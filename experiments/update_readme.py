@@ -5,8 +5,8 @@
     python experiments/update_readme.py runs/tiny-vl tiny-vl
     python experiments/update_readme.py runs/smollm2-135m smollm2-135m
 
-Writes `experiments/results/NAME/{report.json,curves.png}`, and those of `SHOWN` between the markers of README.md,
-so that no number there is typed by hand.
+Writes `experiments/results/NAME/{report.json,curves.png}`, and the tables of `SHOWN` between the markers of
+README.md, so that no number there is typed by hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def main() -> None:
-    """Copy and rewrite."""
+    """Copy the result and rewrite README.md."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def section(path: Path) -> str:
-    """One result as Markdown."""
+    """Section of one result as Markdown."""
     content = json.loads(path.read_text(encoding="utf-8"))
     folder = path.parent.relative_to(ROOT).as_posix()
     return (

@@ -318,8 +318,9 @@ def test_every_option_of_ours_and_every_changed_default_is_on_a_page(
 def logged_by_the_code() -> set[str]:
     """Names of metrics in calls of the trainers, with the names that a placeholder stands for."""
     names: set[str] = set()
-    modules = [ROOT / f"critique_rl/{name}.py" for name in ("stages", "pairwise", "trainer", "value_model")]
-    for module in [*modules, *(ROOT / "critique_rl/baselines").glob("*.py")]:
+    for module in (
+        path for room in ("training", "methods") for path in (ROOT / "critique_rl" / room).glob("*.py")
+    ):
         for call in re.findall(
             r"(?:log_metric(?:\"\])?|_record|\.record)\(([^,]+),", module.read_text(encoding="utf-8")
         ):

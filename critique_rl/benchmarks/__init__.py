@@ -1,4 +1,4 @@
-"""How good a critic is: VL-RewardBench, MM-RLHF-RewardBench and any preference pairs, judged in both orders.
+"""Benchmarks: critics on preference pairs in both orders, and policies through lmms-eval.
 
 ```python
 judge = ActorJudge(actor, prompts=prompt_set("thinking"), thinking=True)
@@ -8,58 +8,26 @@ print(markdown_table(vl.summary))
 ```
 
 The evaluation of LLaVA-Critic-R1 (arXiv 2509.00676) shows each pair once, in an order that an unseeded coin
-decides, and its scorer was not released. Here each pair is shown in both orders, a hash of the seed decides which
-of the two counts where a single order is measured, and two scorers stand side by side: `strict`, the parser with
-which the critic is trained, and `lenient`, what the standard harnesses accept (see `parse_lenient`).
+decides, and its scorer was not released. Here each pair is shown in both orders, and a hash of the seed decides
+which order counts where one order is measured. Two scorers read the replies: `strict`, the parser with which the
+critic is trained, and `lenient`, the rules of the standard harnesses (see `parse_lenient`).
 
-`lenient.py` reads replies, `load.py` reads the benchmarks, `judging.py` keeps judgements on disk, `measures.py`
-counts.
+`judging.py` keeps judgements on disk, `lenient.py` reads replies, `reward_measures.py` computes metrics,
+`pairs.py` measures a model of a run; the `policy*.py` files call lmms-eval. May import self_critique and lower
+layers.
 """
 
-from critique_rl.benchmarks.judging import PairJudgement, drawn_order, judge_pairs
-from critique_rl.benchmarks.lenient import parse_lenient
-from critique_rl.benchmarks.reward_measures import (
-    METRICS,
-    SCORERS,
-    CriticResult,
-    evaluate_benchmark,
-    grouped_by_item,
-    markdown_table,
-    mean_of,
-    metrics_by_item,
-    pair_accuracy,
-    summarise_benchmark,
-    summarise_pairs,
-    visual_rewardbench,
-)
-from critique_rl.critic_data.benchmarks import (
-    HUB,
-    MM_RLHF_REWARDBENCH,
-    VL_REWARDBENCH,
-    RewardBenchmark,
-    load_reward_benchmark,
+from typing import Any
+
+from critique_rl.moved import find
+
+_HOMES = (
+    "benchmarks.reward_measures",
+    "benchmarks.judging",
+    "benchmarks.lenient",
+    "critic_data.benchmarks",
 )
 
-__all__ = [
-    "HUB",
-    "METRICS",
-    "MM_RLHF_REWARDBENCH",
-    "SCORERS",
-    "VL_REWARDBENCH",
-    "CriticResult",
-    "PairJudgement",
-    "RewardBenchmark",
-    "drawn_order",
-    "evaluate_benchmark",
-    "grouped_by_item",
-    "judge_pairs",
-    "load_reward_benchmark",
-    "markdown_table",
-    "mean_of",
-    "metrics_by_item",
-    "pair_accuracy",
-    "parse_lenient",
-    "summarise_benchmark",
-    "summarise_pairs",
-    "visual_rewardbench",
-]
+
+def __getattr__(name: str) -> Any:
+    return find(name, __name__, _HOMES)

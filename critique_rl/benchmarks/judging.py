@@ -1,4 +1,4 @@
-"""Pairs judged in both orders, with every judgement on disk as it is made."""
+"""Pairs judged in both orders, with every judgement written to disk at once."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from pathlib import Path
 from critique_rl.benchmarks.lenient import parse_lenient
 from critique_rl.critic_data.pairs import PreferencePair, swap
 from critique_rl.records import Journal
-from critique_rl.self_critique import ORDERS, Comparison, Judge, Judgement, Order
-from critique_rl.self_critique.knockout import ask
+from critique_rl.self_critique.knockout import ORDERS, Comparison, Judge, Judgement, Order, ask
 from critique_rl.types import UserError, child_seed
 from critique_rl.vision.images import data_url, image_bytes
 
 
 @dataclass(frozen=True)
 class PairJudgement:
-    """One call of a judge about one pair in one order.
+    """One judgement of one pair in one order.
 
     Attributes:
         pair: Identity of the pair.
         source: Source of the pair, or its group in a benchmark.
-        order: `forward`, as the pair has it, or `swapped`.
-        drawn: Whether the seed drew this order: one of the two judgements of a pair is the one that counts
-            where a single order is measured.
-        label: The better response as shown, 1 or 2.
-        strict: What the judge's own parser read; None if it could not.
-        lenient: What `parse_lenient` read; as `strict` where the judge gives no reply.
-        reply: What the judge wrote.
+        order: `forward`, the order of the pair, or `swapped`.
+        drawn: Whether the seed drew this order; the judgement in the drawn order counts where a single order is
+            measured.
+        label: The better response in this order, 1 or 2.
+        strict: Answer that the judge's own parser read, 1 or 2; None if the reply could not be read.
+        lenient: Answer that `parse_lenient` read; equal to `strict` if the judge gives no reply.
+        reply: Text of the judge.
         tokens: Prompt and completion tokens.
         judge: Name of the judge.
-        key: Hash of all that the judgement hangs on: judge, seed, order, texts, label and content of the image.
+        key: Hash of judge, seed, order, texts, label and content of the image.
     """
 
     pair: str
@@ -63,26 +62,26 @@ def judge_pairs(
 
     Args:
         pairs: Pairs without ties, whose images can be read.
-        judge: See `self_critique.Judge`; `self_critique.ActorJudge` makes one from a model. It must not depend on
-            chance: what is on disk is not asked again.
-        seed: Draws the order that counts as the single one.
-        records: JSON-lines file to which judgements are appended and from which they are read back.
-        name: Name of the judge, with all that shapes its answers; its attribute `name` if it is not given.
-        chunk_size: Judgements that are asked and written together. A killed run loses at most so many.
-        on_progress: Called with the number of judgements made and of all.
+        judge: See `self_critique.Judge`; `self_critique.ActorJudge` makes one from a model. Its answers must not
+            depend on chance, since pairs on disk are not judged again.
+        seed: Seed that draws the order that counts where a single order is measured.
+        records: JSON-lines file; judgements are appended to it and read back from it.
+        name: Name of the judge, with all settings that change its answers; by default its attribute `name`.
+        chunk_size: Judgements that are asked and written together. A killed run loses at most one chunk.
+        on_progress: Called with the number of finished judgements and of all.
 
     Returns:
         Two judgements per pair, forward and swapped, in the order of `pairs`.
 
     Raises:
-        UserError: There are no pairs, a tie, two pairs of one identity, a judge without name, or `records` holds
-            a line that is no judgement, or judgements of another judge, prompt, seed or of other pairs.
+        UserError: There are no pairs, a tie, two pairs with one identity, or a judge without a name; or `records`
+            has a line that is no judgement, or judgements of another judge, prompt or seed or of other pairs.
         ImageError: An image cannot be read.
         ValueError: The judge did not answer 1, 2 or None to each comparison.
     """
     name = name or getattr(judge, "name", None)
     if not name:
-        raise UserError("the judge has no name: pass `name`, with all that shapes its answers.")
+        raise UserError("the judge has no name: pass `name`, with all settings that change its answers.")
     _check_pairs(pairs)
     asked = {key: (pair, order) for pair in pairs for order, key in _keys(pair, name, seed)}
     journal = Journal(
@@ -124,7 +123,7 @@ def _judgement(
 
 
 def drawn_order(pair_id: str, seed: int) -> Order:
-    """The order that counts where a single one is measured: a hash, so that no other pair moves it."""
+    """The order that counts where a single order is measured; a hash, so it does not depend on other pairs."""
     return ORDERS[child_seed(seed, "single order", pair_id) % 2]
 
 
@@ -134,7 +133,7 @@ def _check_pairs(pairs: Sequence[PreferencePair]) -> None:
     counts = Counter(pair.id for pair in pairs)
     for pair in pairs:
         if pair.tie:
-            raise UserError(f"pair {pair.id!r} is a tie, of which neither answer is right: leave ties out.")
+            raise UserError(f"pair {pair.id!r} is a tie, so neither answer is right: leave ties out.")
         if counts[pair.id] > 1:
             raise UserError(f"{counts[pair.id]} pairs have the identity {pair.id!r}: give each its own.")
 
@@ -144,7 +143,7 @@ def _in_order(pair: PreferencePair, order: Order) -> PreferencePair:
 
 
 def _keys(pair: PreferencePair, name: str, seed: int) -> Iterator[tuple[Order, str]]:
-    # The content of the image and not its path: a folder may move, and another image is another question.
+    # Content of the image instead of its path: a folder may move, and another image is another question.
     image = hashlib.sha256(image_bytes(pair.image) if pair.image else b"").hexdigest()
     texts = (pair.id, pair.source, pair.question, pair.response_1, pair.response_2, pair.label)
     for order in ORDERS:

@@ -1,4 +1,7 @@
-"""How the standard harnesses read a critic's reply; the strict parser is `pairwise_rewards.parse_preference`."""
+"""The lenient parser of a critic's reply, as in the standard harnesses.
+
+The strict parser is `pairwise_rewards.parse_preference`.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ _BOX = re.compile(r"\\boxed\s*\{[^{}]*?(?:\{[^{}]*?)?\b([12])\b")
 def parse_lenient(reply: str) -> int | None:
     """Read 1 or 2 as the standard scorers of VL-RewardBench do, and from a box anywhere; None is unparsed.
 
-    First a sentence `Overall Judgment: ... Answer k is better`, or one with `Therefore`, with emphasis and line
-    ends left out; else the first 1 or 2 in the last box that has one, inside the thought too. Where lmms-eval
-    and VLMEvalKit then ask another model, and toss a coin if that does not help, the reply is unparsed here,
-    which is counted as wrong.
+    The last sentence `Overall Judgment: ... Answer k is better`, or one with `Therefore`, counts; emphasis and
+    line ends are ignored. Without such a sentence the first 1 or 2 in the last box that has one counts, also
+    inside the thought. For other replies lmms-eval and VLMEvalKit ask another model, and toss a coin if that
+    fails; here such a reply is unparsed, and counts as wrong.
 
     >>> parse_lenient("**Overall Judgment**: clearly, Answer 2 is better."), parse_lenient("I like the first.")
     (2, None)

@@ -1,7 +1,7 @@
-"""A model as critic of pairs: its accuracy on held-out pairs, and what it finds among its own samples.
+"""A model of a run as critic of pairs: its accuracy on held-out pairs, and its choices among its own samples.
 
-Held-out pairs are a right and a wrong response of the frozen actor to one problem, the same for all rows.
-The candidates of the knock-out are the model's own, which then is policy and critic at once (LLaVA-Critic-R1,
+A held-out pair is a right and a wrong response of the frozen actor to one problem; all rows have the same pairs.
+In the knock-out the candidates are the model's own samples, so it is policy and critic at once (LLaVA-Critic-R1,
 arXiv 2509.00676, test-time self-critique).
 """
 
@@ -12,13 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from critique_rl.actors.base import Actor
-from critique_rl.benchmarks import pair_accuracy
+from critique_rl.benchmarks.reward_measures import pair_accuracy
 from critique_rl.config.evaluation import PairEvaluationConfig
 from critique_rl.critic_data import pairs_of_responses, subsample_pairs
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.intervals import ByProblem
 from critique_rl.prompts import PromptSet
-from critique_rl.self_critique import ActorJudge, Judge, by_item, items_of, metrics_by_item, self_critique
+from critique_rl.self_critique.judges import ActorJudge
+from critique_rl.self_critique.knockout import Judge
+from critique_rl.self_critique.records import self_critique
+from critique_rl.self_critique.results import by_item, items_of, metrics_by_item
 from critique_rl.types import UserError
 
 METHOD = "self_critique"
@@ -29,12 +32,12 @@ class PairEvaluation:
     """One row of one seed.
 
     Attributes:
-        config: How.
-        name: Name of the judge, in its records.
-        held_out: Sampled records of the frozen actor, of which pairs are made.
-        own: Sampled records of the model itself.
+        config: How the model is measured.
+        name: Name of the judge in its records.
+        held_out: Sampled records of the frozen actor, from which pairs are made.
+        own: Sampled records of the model.
         seed: Seed of draw, pairing and coins.
-        directory: Where judgements are written, and read back from.
+        directory: Folder in which judgements are written, and from which they are read back.
     """
 
     config: PairEvaluationConfig
@@ -47,12 +50,12 @@ class PairEvaluation:
     def run(
         self, model: Actor, prompts: PromptSet, max_tokens: int, on_progress: Callable[[int, int], None]
     ) -> None:
-        """Have the model judge whatever is not on disk."""
+        """Have the model judge the pairs that are not on disk."""
         judge = ActorJudge(model, prompts=prompts, thinking=self.config.thinking, max_tokens=max_tokens)
         self._values(judge, on_progress)
 
     def values(self) -> ByProblem:
-        """Metrics by pair or problem: `critic_...`, see `reward_benchmarks.metrics_by_item`, and METHOD_at_N.
+        """Metrics by pair or problem: `critic_...`, see `reward_measures.metrics_by_item`, and METHOD_at_N.
 
         Raises:
             UserError: Judgements are missing.

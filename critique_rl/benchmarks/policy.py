@@ -1,8 +1,8 @@
 """The paper's policy benchmarks through lmms-eval: the command, a measurement, and the scores of a table.
 
 lmms-eval is not a dependency: `pip install 'critique_rl[lmms-eval]'`, best into an environment of its own. Its
-tasks are in `policy_catalogue.py`, its results files are read in `policy_results.py`. A policy that boxes its answer
-is measured by `policy_boxes.py`: lmms-eval with a filter that gives its scorers the boxed answer.
+tasks are in `policy_catalogue.py`, its results files are read in `policy_results.py`. A policy that boxes its
+answer is measured by `policy_boxes.py`: lmms-eval with a filter that gives its scorers the boxed answer.
 """
 
 from __future__ import annotations

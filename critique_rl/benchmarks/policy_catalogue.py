@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from critique_rl.benchmarks import MM_RLHF_REWARDBENCH, VL_REWARDBENCH
+from critique_rl.critic_data.benchmarks import MM_RLHF_REWARDBENCH, VL_REWARDBENCH
 from critique_rl.types import UserError, nearest
 
 CHECKED_VERSION = "0.7.3"

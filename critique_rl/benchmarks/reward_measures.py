@@ -1,40 +1,40 @@
-"""Accuracy, agreement of both orders, liking for a position and parse rate, by group and over all."""
+"""Metrics of critics on pairs, by group and over all: accuracy, agreement of both orders, position, parse rate."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from critique_rl.benchmarks.judging import PairJudgement, judge_pairs
 from critique_rl.critic_data.benchmarks import RewardBenchmark
 from critique_rl.critic_data.pairs import PreferencePair
-from critique_rl.evaluation.intervals import Z975, wilson
-from critique_rl.self_critique import Judge
+from critique_rl.evaluation.intervals import Z975, percent, wilson
+from critique_rl.markdown import table
+from critique_rl.self_critique.knockout import Judge
 
 Scorer = Literal["strict", "lenient"]
 SCORERS: tuple[Scorer, ...] = ("strict", "lenient")
 METRICS = ("acc", "acc_both", "acc_mean", "agreement", "said_first", "parse_rate")
 
 Share = dict[str, float | int | None]
-"""`mean`, `low` and `high`, None where there is nothing to average, and `n`, the pairs or samples it is over."""
+"""`mean`, `low` and `high`, None without values, and `n`, the number of pairs or samples."""
 
 Values = dict[str, dict[str, float | None]]
-"""By metric and identity of the pair, as `report.summarise` takes further metrics."""
+"""Values by metric and identity of the pair, in the shape of the further metrics of `summarise`."""
 
 
 @dataclass(frozen=True)
 class CriticResult:
-    """How a critic did.
+    """Judgements of a critic and their metrics.
 
     Attributes:
-        judgements: Two per pair, see `judge_pairs`.
+        judgements: Two judgements per pair, see `judge_pairs`.
         by_item: Each metric by pair, for intervals over seeds; see `metrics_by_item`.
-        summary: See `summarise_pairs` and `summarise_benchmark`.
+        summary: Result of `summarise_pairs` or `summarise_benchmark`.
     """
 
     judgements: list[PairJudgement]
@@ -42,74 +42,43 @@ class CriticResult:
     summary: dict[str, Any]
 
 
-def pair_accuracy(
-    pairs: Sequence[PreferencePair],
-    judge: Judge,
-    *,
-    seed: int,
-    records: Path,
-    name: str | None = None,
-    chunk_size: int = 256,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> CriticResult:
+def pair_accuracy(pairs: Sequence[PreferencePair], judge: Judge, **settings: Any) -> CriticResult:
     """Accuracy of a critic on preference pairs, in both orders; arguments and errors of `judge_pairs`."""
-    judgements = judge_pairs(
-        pairs, judge, seed=seed, records=records, name=name, chunk_size=chunk_size, on_progress=on_progress
-    )
+    judgements = judge_pairs(pairs, judge, **settings)
     return CriticResult(judgements, metrics_by_item(judgements), summarise_pairs(judgements))
 
 
-def evaluate_benchmark(
-    benchmark: RewardBenchmark,
-    judge: Judge,
-    *,
-    seed: int,
-    records: Path,
-    name: str | None = None,
-    chunk_size: int = 256,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> CriticResult:
+def evaluate_benchmark(benchmark: RewardBenchmark, judge: Judge, **settings: Any) -> CriticResult:
     """Accuracy of a critic on a reward benchmark, in both orders; arguments and errors of `judge_pairs`."""
-    judgements = judge_pairs(
-        benchmark.pairs,
-        judge,
-        seed=seed,
-        records=records,
-        name=name,
-        chunk_size=chunk_size,
-        on_progress=on_progress,
-    )
+    judgements = judge_pairs(benchmark.pairs, judge, **settings)
     summary = summarise_benchmark(benchmark, judgements)
     return CriticResult(judgements, metrics_by_item(judgements), summary)
 
 
-# --- by pair ------------------------------------------------------------------------------------------
-
-
 def metrics_by_item(judgements: Sequence[PairJudgement]) -> Values:
-    """Every metric of every pair, by `critic_METRIC` and, for the lenient scorer, `critic_METRIC_lenient`.
+    """Every metric of every pair, as `critic_METRIC`, and as `critic_METRIC_lenient` for the lenient scorer.
 
-    A judgement that could not be read is wrong. Of a pair the metrics are
+    A judgement that could not be read is wrong. The metrics of a pair are
 
     * `acc`: right in the order that the seed drew,
     * `acc_both`: right in both orders,
-    * `acc_mean`: the mean over both orders,
+    * `acc_mean`: mean over both orders,
     * `agreement`: both orders name the same response; None unless both could be read,
-    * `said_first`: share of its judgements that name what is shown first; None if none could be read. Over all
-      pairs 0.5 is no liking for a position, since each pair is shown in both orders,
+    * `said_first`: share of its judgements that name the response shown first; None if none could be read. Over
+      all pairs 0.5 means no preference for a position, since each pair is shown in both orders,
     * `parse_rate`: share of its judgements that could be read.
     """
     values: Values = {}
     for scorer in SCORERS:
         end = "" if scorer == "strict" else f"_{scorer}"
-        of = {pair: _of_pair(both, scorer) for pair, both in _paired(judgements).items()}
+        by_pair = _by_pair(judgements, scorer)
         for metric in METRICS:
-            values[f"critic_{metric}{end}"] = {pair: found[metric] for pair, found in of.items()}
+            values[f"critic_{metric}{end}"] = {pair: metrics[metric] for pair, metrics in by_pair.items()}
     return values
 
 
 def grouped_by_item(judgements: Sequence[PairJudgement]) -> Values:
-    """`metrics_by_item`, and `critic_acc_mean_GROUP` and `critic_acc_both_GROUP` of the pairs of each group."""
+    """`metrics_by_item`, with `critic_acc_mean_GROUP` and `critic_acc_both_GROUP` if there are several groups."""
     values = metrics_by_item(judgements)
     groups = {j.pair: j.source for j in judgements}
     if len(set(groups.values())) > 1:
@@ -119,31 +88,29 @@ def grouped_by_item(judgements: Sequence[PairJudgement]) -> Values:
     return values
 
 
-def _paired(judgements: Iterable[PairJudgement]) -> dict[str, list[PairJudgement]]:
+def _by_pair(judgements: Iterable[PairJudgement], scorer: Scorer) -> dict[str, dict[str, float | None]]:
+    """Metrics of each pair."""
     paired: dict[str, list[PairJudgement]] = defaultdict(list)
     for judgement in judgements:
         paired[judgement.pair].append(judgement)
     for pair, both in paired.items():
         if sorted(j.order for j in both) != ["forward", "swapped"]:
             raise ValueError(f"pair {pair!r} needs one judgement in each order")
-    return paired
+    return {pair: _of_pair(both, scorer) for pair, both in paired.items()}
 
 
 def _of_pair(both: Sequence[PairJudgement], scorer: Scorer) -> dict[str, float | None]:
-    said = [getattr(j, scorer) for j in both]
-    right = [s == j.label for s, j in zip(said, both, strict=True)]
-    read = [s for s in said if s is not None]
+    answers = [getattr(j, scorer) for j in both]
+    right = [answer == j.label for answer, j in zip(answers, both, strict=True)]
+    read = [answer for answer in answers if answer is not None]
     return {
         "acc": float(next(r for r, j in zip(right, both, strict=True) if j.drawn)),
         "acc_both": float(all(right)),
         "acc_mean": fmean(right),
         "agreement": float(right[0] == right[1]) if len(read) == 2 else None,
-        "said_first": fmean(s == 1 for s in read) if read else None,
-        "parse_rate": len(read) / len(said),
+        "said_first": fmean(answer == 1 for answer in read) if read else None,
+        "parse_rate": len(read) / len(answers),
     }
-
-
-# --- over pairs ---------------------------------------------------------------------------------------
 
 
 def summarise_pairs(
@@ -152,16 +119,16 @@ def summarise_pairs(
     """Metrics by group, over all pairs and as a mean over groups.
 
     Args:
-        judgements: Two per pair.
-        samples: By identity of a pair what it belongs to; adds MM-RLHF's ACC+, the share of samples whose pairs
-            are all right: `acc_plus` in the order drawn, `acc_plus_both` in both.
+        judgements: Two judgements per pair.
+        samples: Sample of each pair by its identity. It adds MM-RLHF's ACC+, the share of samples whose pairs
+            are all right: `acc_plus` in the order drawn, `acc_plus_both` in both orders.
 
     Returns:
-        `pairs` and `tokens`, counts, and for `strict` and `lenient` each `groups` (by source), `overall` and
-        `macro`; these have a `Share` by metric of `metrics_by_item`. Intervals are Wilson's 95 % over pairs;
-        that of `macro` combines those of the groups (see `mean_of`).
+        `pairs` and `tokens`: counts; `strict` and `lenient`: each with `groups` (by source), `overall` and
+        `macro`, which have a `Share` for each metric of `metrics_by_item`. Intervals are Wilson's 95 % over
+        pairs; the interval of `macro` combines the intervals of the groups (see `mean_of`).
     """
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "pairs": len({j.pair for j in judgements}),
         "tokens": sum(j.tokens for j in judgements),
     }
@@ -169,18 +136,18 @@ def summarise_pairs(
     for judgement in judgements:
         by_group[judgement.source].append(judgement)
     for scorer in SCORERS:
-        groups = {name: _shares(of, scorer, samples) for name, of in sorted(by_group.items())}
-        names = list(next(iter(groups.values()), {}))
-        found[scorer] = {
+        groups = {name: _shares(group, scorer, samples) for name, group in sorted(by_group.items())}
+        metrics = list(next(iter(groups.values()), {}))
+        summary[scorer] = {
             "groups": groups,
             "overall": _shares(judgements, scorer, samples),
-            "macro": {name: mean_of([shares[name] for shares in groups.values()]) for name in names},
+            "macro": {metric: mean_of([shares[metric] for shares in groups.values()]) for metric in metrics},
         }
-    return found
+    return summary
 
 
 def summarise_benchmark(benchmark: RewardBenchmark, judgements: Sequence[PairJudgement]) -> dict[str, Any]:
-    """`summarise_pairs` of a benchmark, with its name and its `not_judged` rows, counted by reason."""
+    """`summarise_pairs` of a benchmark, with its name and the number of its `not_judged` rows by reason."""
     return {
         "benchmark": benchmark.name,
         "rows": len(benchmark.pairs) + len(benchmark.not_judged),
@@ -192,38 +159,38 @@ def summarise_benchmark(benchmark: RewardBenchmark, judgements: Sequence[PairJud
 def _shares(
     judgements: Sequence[PairJudgement], scorer: Scorer, samples: Mapping[str, str] | None
 ) -> dict[str, Share]:
-    of = {pair: _of_pair(both, scorer) for pair, both in _paired(judgements).items()}
-    shares = {metric: _share([found[metric] for found in of.values()]) for metric in METRICS}
+    by_pair = _by_pair(judgements, scorer)
+    shares = {metric: _share([metrics[metric] for metrics in by_pair.values()]) for metric in METRICS}
     if samples is not None:
         for plus, metric in (("acc_plus", "acc"), ("acc_plus_both", "acc_both")):
-            together: dict[str, list[float | None]] = defaultdict(list)
-            for pair, found in of.items():
-                together[samples[pair]].append(found[metric])
-            shares[plus] = _share([float(all(grades)) for grades in together.values()])
+            by_sample: dict[str, list[float | None]] = defaultdict(list)
+            for pair, metrics in by_pair.items():
+                by_sample[samples[pair]].append(metrics[metric])
+            shares[plus] = _share([float(all(grades)) for grades in by_sample.values()])
     return shares
 
 
 def _share(values: Iterable[float | None]) -> Share:
-    """Mean of values 0, 1/2 and 1 with Wilson's interval for as many trials as there are values.
+    """Mean of values 0, 1/2 and 1 with Wilson's interval, where each value is one trial.
 
-    A mean of values in [0, 1] has at most the variance of a share, so the interval is too wide for halves if
-    anything; counting judgements instead of pairs would make it too narrow, for the two of a pair go together.
+    A mean of values in [0, 1] has at most the variance of a share, so for halves the interval is, if anything, too
+    wide. Counting judgements instead of pairs would make it too narrow, since the two of a pair are correlated.
     """
     known = [value for value in values if value is not None]
     if not known:
         return {"mean": None, "low": None, "high": None, "n": 0}
     n = len(known)
-    # In halves, so that successes are whole: 2 n trials at sqrt(2) z are the same interval as n at z.
+    # Counted in halves, so that successes are whole: 2 n trials at sqrt(2) z give the interval of n trials at z.
     ends = wilson(round(2 * sum(known)), 2 * n, z=Z975 * math.sqrt(2))
     assert ends is not None
     return {"mean": fmean(known), "low": ends[0], "high": ends[1], "n": n}
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
-    """Mean of independent shares, each counting alike; None if one has no value.
+    """Mean of independent shares with equal weights; None if one of them has no value.
 
-    The interval is made from theirs by the rule of variance recovery (G. Y. Zou, A. Donner, Statistics in
-    Medicine 27 (2008)): mean - sqrt(sum of (mean_i - low_i)^2) / k, and above in the same way.
+    The interval follows from their intervals by variance recovery (G. Y. Zou, A. Donner, Statistics in Medicine
+    27 (2008)): the lower end is mean - sqrt(sum of (mean_i - low_i)^2) / k, the upper end likewise.
     """
     n = sum(int(s["n"] or 0) for s in shares)
     means = [s["mean"] for s in shares if s["mean"] is not None]
@@ -237,9 +204,9 @@ def mean_of(shares: Sequence[Share]) -> Share:
 
 
 def _distance(share: Share, end: str) -> float:
-    mean, at = share["mean"], share[end]
-    assert mean is not None and at is not None  # a share has all three or none
-    return mean - at
+    mean, bound = share["mean"], share[end]
+    assert mean is not None and bound is not None  # a share has all three or none
+    return mean - bound
 
 
 def visual_rewardbench(
@@ -247,16 +214,16 @@ def visual_rewardbench(
 ) -> dict[str, dict[str, dict[str, Share]]]:
     """Mean of both benchmarks, the paper's "Visual RewardBench" (61.3 for Qwen2.5-VL-7B, 68.1 for its critic).
 
-    Which number of each the paper averaged, in which order it showed the answers and how it read the replies is
-    not known, so the mean is given for each choice.
+    The paper does not say which numbers it averaged, in which order it showed the answers and how it read the
+    replies, so the result has the mean for each choice.
 
     Args:
         vl: Summary of VL-RewardBench.
-        mm: Summary of MM-RLHF-RewardBench. Its overall numbers enter, with the rows on videos left out.
+        mm: Summary of MM-RLHF-RewardBench; its overall numbers are used, without the rows on videos.
 
     Returns:
-        By scorer, by which number of VL-RewardBench (`overall` or `macro`), by metric (`acc`, `acc_mean`,
-        `acc_both`).
+        Shares by scorer, then by the number of VL-RewardBench (`overall` or `macro`), then by metric (`acc`,
+        `acc_mean`, `acc_both`).
     """
     return {
         scorer: {
@@ -282,17 +249,11 @@ _COLUMNS = {
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
     """A row for each scorer and group, over all and as the mean over groups; percent with 95 % intervals."""
-    shown = {name: head for name, head in _COLUMNS.items() if name in summary["strict"]["overall"]}
-    lines = [["Scorer", "Group", "Pairs", *shown.values()], ["---"] * (3 + len(shown))]
+    columns = {metric: head for metric, head in _COLUMNS.items() if metric in summary["strict"]["overall"]}
+    rows = []
     for scorer in SCORERS:
-        of = summary[scorer]
-        rows = {**of["groups"], "overall": of["overall"], "mean of groups": of["macro"]}
-        for group, shares in rows.items():
-            lines.append([scorer, group, str(shares["acc"]["n"]), *(_cell(shares[name]) for name in shown)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(share: Share) -> str:
-    if share["mean"] is None:
-        return "–"
-    return "{mean:.1%} ({low:.1%} to {high:.1%})".format_map(share)
+        part = summary[scorer]
+        groups = {**part["groups"], "overall": part["overall"], "mean of groups": part["macro"]}
+        for group, shares in groups.items():
+            rows.append([scorer, group, shares["acc"]["n"], *(percent(shares[metric]) for metric in columns)])
+    return table(["Scorer", "Group", "Pairs", *columns.values()], rows, raw=True)

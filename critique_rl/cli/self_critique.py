@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from critique_rl.actors import make_actor
 from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import Episode, read_finished
+from critique_rl.evaluation.intervals import percent
+from critique_rl.markdown import table
 from critique_rl.prompts import PROMPT_SETS, prompt_set
 from critique_rl.reports.provenance import result
 from critique_rl.self_critique.judges import ActorJudge
@@ -116,12 +118,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "limit": arguments.limit,
     }
     measured = rows(items, brackets, dataset=", ".join(sorted({e.dataset for e in episodes})), seed=seed)
-    table, path = markdown(measured), output / "self_critique.json"
+    tables, path = markdown(measured), output / "self_critique.json"
     content = json.dumps(result(settings, [seed], measured), indent=1, ensure_ascii=False)
     path.write_text(f"{content}\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(f"{table}\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(f"{tables}\n", encoding="utf-8")
     paths = {"result": path, "tables": path.with_suffix(".md"), "judgements": output / "judgements"}
-    return Outcome(f"{table}\n\nresults: {path}", measured, paths)
+    return Outcome(f"{tables}\n\nresults: {path}", measured, paths)
 
 
 def _judged(
@@ -248,7 +250,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     asked = [row for row in rows if "judge" in row]
 
     def cells(row: Mapping[str, Any], metric: str, sign: str = "") -> list[str]:
-        return [_cell(row["metrics"].get(f"{metric}_at_{n}"), sign) for n in ns]
+        return [percent(row["metrics"].get(f"{metric}_at_{n}"), sign) for n in ns]
 
     accuracies = [[LABELS.get(row["method"], row["method"]), *cells(row, "acc")] for row in rows]
     gains = [[row["method"], *cells(row, "gain", "+")] for row in asked]
@@ -256,7 +258,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             row["method"],
             *(str(row["judge"][count]) for count in ("calls", "reasks", "tokens")),
-            *(_cell(row["judge"][share]) for share in SHARES),
+            *(percent(row["judge"][share]) for share in SHARES),
         ]
         for row in asked
     ]
@@ -265,23 +267,11 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             f"Accuracy of the one that is chosen of n candidates; {rows[0]['dataset']}, {problems} problems, 95 % "
             "bootstrap intervals over them:",
-            _table([head, *accuracies]),
+            table(head, accuracies, raw=True),
             "Difference to the majority vote in percentage points, paired by problem:",
-            _table([["Judge", *head[1:]], *gains]),
+            table(["Judge", *head[1:]], gains, raw=True),
             "The judges over all their calls, with Wilson's 95 % intervals; accuracy is on pairs of a right and a "
             "wrong candidate:",
-            _table([["Judge", "Calls", "Re-asks", "Tokens", *SHARES.values()], *behaviour]),
+            table(["Judge", "Calls", "Re-asks", "Tokens", *SHARES.values()], behaviour, raw=True),
         ]
     )
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in ruled)
-
-
-def _cell(share: Mapping[str, Any] | None, sign: str = "") -> str:
-    if share is None or share["mean"] is None:
-        return "–"
-    mean, low, high = (f"{share[end]:{sign}.1%}" for end in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"

@@ -131,6 +131,9 @@ class RunConfig:
                 raise UserError(f"stages.{name}: lora and keep_rl_steps are for {', '.join(by_ours)}.")
             known.append(name)
 
+    def check(self) -> None:
+        """Refuse settings that do not go together."""
+
     def _brings_its_data(self) -> bool:
         """Whether no problem is ever asked in training."""
         cold = self.cold_start

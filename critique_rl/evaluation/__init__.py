@@ -1,6 +1,6 @@
 """The protocol over a data set, and all metrics of its records.
 
-`protocol.py` writes records, `episodes.py` reads them, `recorded.py` makes them from foreign replies. `metrics.py`,
+`protocol.py` writes records, `episodes.py` reads them, `recorded.py` makes them from given replies. `metrics.py`,
 `scaling.py` and `localisation.py` compute metrics, `intervals.py` and `summary.py` their intervals. In `audit.py`
 another model judges critiques. May import configuration, actors, grading and lower layers; it trains nothing.
 """

@@ -68,7 +68,7 @@ def read_episodes(records: Path) -> list[Episode]:
 def read_finished(records: Path) -> list[Episode]:
     """Read the records of a finished evaluation.
 
-    `read_episodes` removes a last line that is cut short; another process may still write it, so here it is refused.
+    A last line that is cut short is refused, since another process may still write it; `read_episodes` removes it.
 
     Raises:
         UserError: The file is missing, is empty, or ends in the middle of a line.

@@ -1,13 +1,15 @@
 """Whether a critique finds the first wrong step, for tasks with known steps (`Task.first_error`).
 
-A critique can reach the right verdict for a wrong reason. Therefore its judgments of single steps are read here; the
+A critique can reach the right verdict for a wrong reason, so its judgments of single steps are read here. The
 paper neither rewards nor measures them.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.scaling import chains
@@ -105,44 +107,29 @@ def localisation(
         if e.verdict in (Verdict.CORRECT, Verdict.WRONG)
     ]
     parsed = [step is not None for _, steps in judged for step in steps]
-    wrong: list[tuple[int | None, int]] = []  # the first flagged step, the first wrong step
-    unflagged: list[bool] = []
-    left_out = {"n_ungraded": 0, "n_wrong_without_error": 0, "n_right_with_error": 0}
+    # First flagged and first wrong step, by (whether the response is right, whether it has a wrong step).
+    steps_by: dict[tuple[bool | None, bool], list[tuple[int | None, Any]]] = defaultdict(list)
     for e, steps in judged:
-        if e.response_correct is None:
-            left_out["n_ungraded"] += 1
-            continue
-        flagged = _first_wrong(steps)
-        error = first_error(problem_of(problems, e.id), prompts.without_prefill(e.response))
-        if e.response_correct:
-            if error is None:
-                unflagged.append(flagged is None)
-            else:
-                left_out["n_right_with_error"] += 1
-        elif error is None:
-            left_out["n_wrong_without_error"] += 1
-        else:
-            wrong.append((flagged, error))
-    return {
-        **_flags(wrong),
-        "right_unflagged": _share(unflagged),
-        "consistent_rate": _share(consistent),
-        "step_parse_rate": _share(parsed),
-        "n_wrong": len(wrong),
-        "n_right": len(unflagged),
-        "n_parsed": len(consistent),
-        "n_steps": len(parsed),
-        **left_out,
-    }
-
-
-def _flags(wrong: Sequence[tuple[int | None, int]]) -> dict[str, float | None]:
-    """Shares of wrong responses by the place of the first flagged step beside the first wrong step."""
+        error = None
+        if e.response_correct is not None:
+            error = first_error(problem_of(problems, e.id), prompts.without_prefill(e.response))
+        steps_by[e.response_correct, error is not None].append((_first_wrong(steps), error))
+    wrong, right = steps_by[False, True], steps_by[True, False]
     return {
         "first_error_acc": _share(flagged == error for flagged, error in wrong),
         "flagged_early": _share(flagged is not None and flagged < error for flagged, error in wrong),
         "flagged_late": _share(flagged is not None and flagged > error for flagged, error in wrong),
         "not_flagged": _share(flagged is None for flagged, _ in wrong),
+        "right_unflagged": _share(flagged is None for flagged, _ in right),
+        "consistent_rate": _share(consistent),
+        "step_parse_rate": _share(parsed),
+        "n_wrong": len(wrong),
+        "n_right": len(right),
+        "n_parsed": len(consistent),
+        "n_steps": len(parsed),
+        "n_ungraded": len(steps_by[None, False]),
+        "n_wrong_without_error": len(steps_by[False, False]),
+        "n_right_with_error": len(steps_by[True, True]),
     }
 
 

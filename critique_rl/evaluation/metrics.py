@@ -1,7 +1,7 @@
 """All metrics of the paper's section 5.1 on evaluation records, as fractions of 1, and their bootstrap resamples.
 
-Scored replies have the metrics of the paper's Table 9 instead, in units of scores and ratings. Each metric is a ratio
-of two sums over episodes, so a bootstrap over problems is one matrix product.
+Scored replies have the metrics of the paper's Table 9 instead, in units of scores and ratings. Each metric is the
+ratio of two sums over episodes, so a bootstrap over problems is one matrix product.
 """
 
 from __future__ import annotations

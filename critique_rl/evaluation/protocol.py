@@ -213,21 +213,17 @@ class _Turns:
 
     def _round(self, start: Sequence[Episode], past: Sequence[History], chunk: int) -> list[Episode]:
         """Criticise and refine the responses of `start`, all of one round; spared ones stay as they are."""
+        episodes = [
+            replace(
+                e, critique=None, verdict=None, refinement=e.response, refinement_correct=e.response_correct
+            )
+            for e in start
+        ]
         asked = [i for i, e in enumerate(start) if not (self.protocol.spare_correct and e.response_correct)]
         turn = ([start[i] for i in asked], [past[i] for i in asked], chunk, start[0].round)
-        finished = dict(zip(asked, self._refined(*turn), strict=True))
-        return [
-            finished[i]
-            if i in finished
-            else replace(
-                e,
-                critique=None,
-                verdict=None,
-                refinement=e.response,
-                refinement_correct=e.response_correct,
-            )
-            for i, e in enumerate(start)
-        ]
+        for i, e in zip(asked, self._refined(*turn), strict=True):
+            episodes[i] = e
+        return episodes
 
     def _refined(
         self, start: Sequence[Episode], past: Sequence[History], chunk: int, round: int

@@ -112,27 +112,22 @@ def _episode(row: Row, dataset: str, default_kind: str | None) -> Episode:
 
 def _kind(row: Row, default: str | None) -> str:
     known = get_args(GradedKind)
-    kind = row.fields.get("kind", default)
+    kind, names = row.fields.get("kind", default), ", ".join(known)
     if kind is None:
         raise UserError(
-            f"{row.place}: no field 'kind'; give the kind of all rows with --kind, one of {', '.join(known)}."
+            f"{row.place}: no field 'kind'; give the kind of all rows with --kind, one of {names}."
         )
+    if kind not in known and "kind" in row.fields:
+        raise row.error("kind", f"one of {names}")
     if kind not in known:
-        raise (
-            row.error("kind", f"one of {', '.join(known)}")
-            if "kind" in row.fields
-            else UserError(f"--kind {kind} is none of {', '.join(known)}.")
-        )
+        raise UserError(f"--kind {kind} is none of {names}.")
     return str(kind)
 
 
 def _answer(row: Row) -> str:
     answer = row.fields["answer"]
-    return (
-        str(answer)
-        if isinstance(answer, int | float) and not isinstance(answer, bool)
-        else row.text("answer")
-    )
+    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    return str(answer) if is_number else row.text("answer")
 
 
 def _agreement(rows: Sequence[Row], episodes: Sequence[Episode]) -> Agreement:

@@ -62,9 +62,6 @@ def outcome(episode: Episode) -> tuple[str, bool | None]:
     return episode.refinement, episode.refinement_correct
 
 
-# --- Pass@K -------------------------------------------------------------------------------------------
-
-
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased estimate of the probability that one of k samples is right: 1 - C(n-c, k) / C(n, k).
 
@@ -106,9 +103,6 @@ def pass_at(episodes: Iterable[Episode], ks: Iterable[int]) -> dict[int, float |
 def passing(ks: Sequence[int]) -> Measure:
     """Metric `pass_at_K`: any of K chains is right, see `pass_by_problem`."""
     return lambda episodes: _named("pass_at", pass_by_problem(episodes, ks))
-
-
-# --- majority votes -----------------------------------------------------------------------------------
 
 
 def majority_vote(answers: Sequence[str | None], correct: Sequence[bool | None]) -> bool | None:
@@ -163,9 +157,6 @@ def majority(ks: Sequence[int]) -> Measure:
     return lambda episodes: _named("majority_at", majority_by_problem(episodes, ks))
 
 
-# --- rounds and tokens --------------------------------------------------------------------------------
-
-
 def by_round(rounds: Sequence[int]) -> Measure:
     """Metric `refinement_at_R`: share of right refinements in round R, counted from 1."""
 
@@ -189,9 +180,6 @@ def tokens_at(episodes: Iterable[Episode], ks: Iterable[int]) -> dict[int, float
         i: [sum(e.tokens for e in chain) for chain in samples] for i, samples in chains(episodes).items()
     }
     return _means_by_k(_by_problem(spent, ks, lambda tokens, k: k * fmean(tokens)))
-
-
-# --- values and means ---------------------------------------------------------------------------------
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:

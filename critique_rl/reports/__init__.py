@@ -1,1 +1,4 @@
-"""What a report says beside its table: health, cost, differences from the paper, as Markdown and as HTML."""
+"""Reports: result tables, curves, health, cost, settings, origin and model cards, as Markdown and HTML.
+
+May import runs and all layers below it; reads run folders and never trains.
+"""

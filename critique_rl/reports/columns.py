@@ -22,7 +22,8 @@ PAIRWISE_COLUMNS = _default("pairs")
 LOCALISATION_COLUMNS = _default("steps")
 """Headings where the steps of critiques are measured."""
 CHOSEN = {
-    name: name.replace("_", " ").capitalize() for name in (n.removesuffix("_at_K") for n in _default("samples"))
+    name: name.replace("_", " ").capitalize()
+    for name in (n.removesuffix("_at_K") for n in _default("samples"))
 }
 """Headings of what is chosen among N samples of a model, by the start of the metric's name."""
 
@@ -51,7 +52,7 @@ def label(metric: str) -> str:
     >>> label("acc_refine"), label("pass_at_10"), label("mse_dis"), label("acc_dis_on_wrong")
     ('Acc@Refine', 'Pass@10', 'MSE@Dis', 'acc dis on wrong')
     """
-    chosen = re.fullmatch(r"(\w+)_at(?:_(\d+))?", metric)
+    chosen = re.fullmatch(r"(\w+)_at(?:_(\d+|[KR]))?", metric)
     if chosen:
         return f"{chosen[1].replace('_', ' ').capitalize()}@{chosen[2] or 'K'}"
     known = EVALUATION.get(metric)
@@ -69,6 +70,3 @@ def is_share(metric: str, unit: str) -> bool:
     if known:
         return known.unit == "share" and not (unit == "score" and metric == "delta")
     return not metric.startswith(("score", "mse_", "mae_", "tokens", "steps", "n_"))
-
-
-_is_share = is_share

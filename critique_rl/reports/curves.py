@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from critique_rl.records import write
-from critique_rl.reports.colours import colours
 from critique_rl.reports.metrics import CURVES
+from critique_rl.reports.pictures import colours, panels, plain, save
 
 History = Sequence[Mapping[str, Any]]
 """Log of one training, one mapping per RL step."""
@@ -34,30 +32,17 @@ def plot_curves(histories: Mapping[str, Sequence[History]], path: Path) -> None:
         histories: Per label of a stage, a log for each seed.
         path: PNG to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     logged = {key for seeds in histories.values() for rows in seeds for row in rows for key in row}
-    panels = next((panels for key, panels in DRAWN.items() if key in logged), DRAWN["critic/acc_dis"])
-    figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
+    drawn = next((drawn for key, drawn in DRAWN.items() if key in logged), DRAWN["critic/acc_dis"])
+    figure, axes = panels(2, 3, (13, 6.5))
     colour = colours(histories)
-    for axis, key in zip(axes.flat, (*panels, "kl", "entropy"), strict=True):
+    for axis, key in zip(axes, (*drawn, "kl", "entropy"), strict=True):
         for label, seeds in histories.items():
             _draw(axis, [[row.get(key) for row in rows] for rows in seeds], colour[label], label)
         axis.set_title(CURVES[key], fontsize=10)
         axis.set_xlabel("RL step")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    legends = [axis.get_legend_handles_labels() for axis in axes.flat]
-    handles = {label: line for legend in legends for line, label in zip(*legend, strict=True)}
-    columns = max(1, len(handles))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
-    image = io.BytesIO()
-    figure.savefig(image, dpi=110)
-    plt.close(figure)
-    write(path, image.getvalue())
+        plain(axis)
+    save(figure, axes, path, dpi=110)
 
 
 def _draw(axis: Any, seeds: Sequence[Sequence[float | None]], colour: str, label: str) -> None:
@@ -76,7 +61,7 @@ def _draw(axis: Any, seeds: Sequence[Sequence[float | None]], colour: str, label
         axis.plot(np.arange(1, length + 1)[known], line[known], color=colour, **style)
 
 
-def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
+def _smooth(values: Sequence[float] | np.ndarray, window: int = 9) -> list[float]:
     """Centred moving average; the window shrinks at the ends, so that no point shifts. NaN stays NaN."""
     half = window // 2
     windows = [np.array(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]

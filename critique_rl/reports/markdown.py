@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from critique_rl.markdown import escape, fenced, table
+from critique_rl.markdown import table
 from critique_rl.reports.columns import columns_of, is_scored, is_share
-
-__all__ = ["caption", "escape", "fenced", "format_metric", "markdown_table", "table"]
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:

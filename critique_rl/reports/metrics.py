@@ -67,7 +67,10 @@ class Metric:
 def _read() -> dict[str, dict[str, Metric]]:
     text = (files(__package__) / "metrics.yaml").read_text("utf-8")
     return {
-        group: {name: build(Metric, {"name": name, **entry}, f"metrics.yaml: {name}") for name, entry in part.items()}
+        group: {
+            name: build(Metric, {"name": name, **entry}, f"metrics.yaml: {name}")
+            for name, entry in part.items()
+        }
         for group, part in parse_yaml(text).items()
     }
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Origin of a result: commit, versions and device."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "critique_rl",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "math-verify",
-    "sympy",
+    *("critique_rl", "torch", "transformers", "trl", "peft", "datasets", "accelerate"),
+    *("math-verify", "sympy"),
 )
+"""Packages whose versions a result file names."""
 
 
 def result(
     config: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A result file's content, with all that is needed to know where its numbers came from."""
+    """Content of a result file: configuration, origin, seeds and rows."""
     return {"config": dict(config), **origin(), "seeds": list(seeds), "rows": [dict(row) for row in rows]}
 
 
 def origin() -> dict[str, Any]:
-    """Commit and versions, as a result file holds them."""
+    """Commit, versions and device, as a result file holds them."""
     return {
         "commit": commit_of(Path(__file__).parent),
         "versions": {"python": platform.python_version(), "device": _device()}
@@ -40,13 +34,13 @@ def origin() -> dict[str, Any]:
 
 
 def commit_of(package: Path) -> str | None:
-    """Commit of the checkout that a package's folder belongs to, `-dirty` where its code or configurations differ.
+    """Commit of the checkout that holds a package's folder; it ends in `-dirty` where code or YAML files differ.
 
-    Results and pages do not count: the scripts of a study write them one after the other, and none of them would
-    be of a clean checkout but the first.
+    Changed results and pages do not count: a study writes them script by script, so only its first script would
+    run on a clean checkout.
 
     Returns:
-        None where there is no checkout, as when the package is installed inside that of another project.
+        None without a checkout, also for a package that is installed inside the checkout of another project.
     """
 
     def git(*arguments: str) -> str:
@@ -64,7 +58,7 @@ def commit_of(package: Path) -> str | None:
     return head + ("-dirty" if changed else "")
 
 
-@functools.cache  # a card for each checkpoint of each table asks for all of them
+@functools.cache  # the card of each checkpoint of each table asks for all of them
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -77,5 +71,5 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    # Other vector instructions sum floats in another order, and the same seeds then train other critics.
+    # Vector instructions decide the order of float sums, so the same seed trains another critic on another CPU.
     return f"CPU with {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"

@@ -1,4 +1,4 @@
-"""A judge made from a model: its prompt, and how its reply is read."""
+"""A judge made from a model: its prompt, and the reading of its reply."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from critique_rl.types import Sampling
 
 
 class ActorJudge:
-    """A judge made from a model, asked greedily; give the actor that wrote the candidates for self-critique.
+    """A judge made from a model, asked greedily; for self-critique give the actor that wrote the candidates.
 
     Args:
-        actor: The model; a payload is the image that it is shown, see `types.Message`.
-        prompts: Prompt set; `thinking` is that of LLaVA-Critic-R1.
+        actor: The model. The payload of a comparison is passed to it as an image, see `types.Message`.
+        prompts: Prompt set; LLaVA-Critic-R1 uses `thinking`.
         thinking: Whether a reply without `</think>` is unparsed, as in training.
         max_tokens: Most tokens of a reply.
 
     Attributes:
-        name: Name of the actor with a hash of all that shapes its answers, so that records of another prompt are
-            refused.
+        name: Name of the actor with a hash of all settings that change its answers, so that records of another
+            prompt are refused.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""The knock-out: candidates of an item meet in pairs, round by round, until one is left.
-
-Pairing, byes and what is done about a judgement that cannot be read are our choices, see the package.
-"""
+"""The knock-out: candidates of an item meet in pairs, round by round, until one is left."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ class Item:
     """One question with its pool of candidates.
 
     Attributes:
-        id: Identity; it seeds shuffle and coins, so two items never share one. Where one question is asked of
-            several images, or other payloads, `types.problem_id` of the question alone will not do.
-        question: What was asked.
+        id: Identity, unique among items; it seeds shuffle and coins. If one question is asked about several
+            payloads, such as images, the identity must depend on the payload as well.
+        question: Text of the question.
         candidates: Full responses.
-        correct: Grade of each, None where it could not be graded; empty if only a winner is wanted.
+        correct: Grade of each candidate, None where it could not be graded; empty if only a winner is wanted.
         kind: How answers are graded, see `critique_rl.grading.grade`.
-        payload: Whatever else the judge must see, an image for instance; passed on as it is, never read here.
+        payload: Further input of the judge, for instance an image; passed on unread.
     """
 
     id: str
@@ -47,7 +44,7 @@ class Item:
         if self.correct and len(self.correct) != len(self.candidates):
             raise UserError(
                 f"item {self.id!r} has {len(self.candidates)} candidates and {len(self.correct)} grades: give "
-                "one grade for each candidate, None where there is none."
+                "one grade for each candidate, None for an ungraded one."
             )
 
     @cached_property
@@ -58,13 +55,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Call:
-    """Which call of a judge, for what is asked and for what was answered.
+    """Place of one call of a judge in a knock-out.
 
     Attributes:
         item: Identity of the item.
         round: Round of the knock-out, from 0.
         pair: Place of the pair in its round.
-        order: `forward`, or `swapped`: the other way round.
+        order: `forward` or `swapped`.
     """
 
     item: str
@@ -75,13 +72,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Comparison(Call):
-    """What a judge is asked: which of two responses is better. It holds no grade and no gold answer.
+    """Question to a judge: which of two responses is better? It has no grade and no gold answer.
 
     Attributes:
-        places: Which candidates are shown first and second.
+        places: Indices of the candidates shown first and second.
         question: Question of the item.
-        first: Text that is shown first.
-        second: Text that is shown second.
+        first: Text shown first.
+        second: Text shown second.
         payload: Payload of the item.
     """
 
@@ -94,11 +91,11 @@ class Comparison(Call):
 
 @dataclass(frozen=True)
 class Ruling:
-    """A judge's answer to a comparison, with what is worth keeping of how it came about.
+    """A judge's answer to a comparison.
 
     Attributes:
-        label: 1 or 2, the better response as shown; None if the reply could not be read.
-        reply: What the judge wrote.
+        label: 1 if the response shown first is better, 2 for the other; None if the reply could not be read.
+        reply: Text of the judge.
         tokens: Prompt and completion tokens.
     """
 
@@ -108,19 +105,19 @@ class Ruling:
 
 
 Judge = Callable[[Sequence[Comparison]], Sequence[int | Ruling | None]]
-"""Says of each comparison 1, 2 or None, or the same in a `Ruling`. It is asked about many items at once."""
+"""Answers each comparison with 1, 2 or None, or with a `Ruling`; one call has comparisons of many items."""
 
 
 @dataclass(frozen=True)
 class Judgement(Call):
-    """What came of a call. It holds no texts but the reply: those shown are in the item.
+    """Result of a call. The texts of the candidates are in the item.
 
     Attributes:
-        first: Candidate that was shown first.
-        second: Candidate that was shown second.
-        label: 1, 2 or None, as the judge said.
-        winner: Candidate that this call speaks for; None without a label.
-        reply: What the judge wrote.
+        first: Index of the candidate shown first.
+        second: Index of the candidate shown second.
+        label: 1, 2 or None, as in `Ruling`.
+        winner: Candidate that the judge prefers; None without a label.
+        reply: Text of the judge.
         tokens: Prompt and completion tokens.
     """
 
@@ -133,14 +130,14 @@ class Judgement(Call):
 
 
 class How(StrEnum):
-    """What sent a candidate into the next round."""
+    """Reason why a candidate goes on into the next round."""
 
-    LABEL = "label"  # one order, at the first call
-    REASK = "reask"  # one order, at the second call, with the texts swapped
-    AGREEMENT = "agreement"  # both orders say the same
-    COIN = "coin"  # both orders do not, or one of them could not be read
-    KEPT = "kept"  # no call could be read: the left one stays
-    BYE = "bye"  # no other to meet
+    LABEL = "label"  # one order: the first call names it
+    REASK = "reask"  # one order: the second call, with the texts swapped, names it
+    AGREEMENT = "agreement"  # both orders name it
+    COIN = "coin"  # the orders disagree, or one of them could not be read
+    KEPT = "kept"  # no call could be read: the left candidate stays
+    BYE = "bye"  # no opponent
 
 
 @dataclass(frozen=True)
@@ -148,13 +145,13 @@ class Match:
     """One pair of a round, or a bye.
 
     Attributes:
-        round: From 0.
-        pair: Place in the round.
-        left: Candidate that is shown first in the forward order.
-        right: The other; None for a bye.
+        round: Round of the knock-out, from 0.
+        pair: Place of the pair in its round.
+        left: Candidate shown first in the forward order.
+        right: The other candidate; None for a bye.
         winner: Candidate that goes on.
-        how: Why.
-        judgements: Calls that were made, in their order.
+        how: Reason why it goes on.
+        judgements: All calls of the match, in order.
     """
 
     round: int
@@ -172,11 +169,11 @@ class Bracket:
 
     Attributes:
         item: Identity of the item.
-        order: Candidates as they were shuffled.
-        matches: By round, then by place in it.
-        winner: The survivor, as an index of the item's candidates.
-        calls: Judgements without re-asks: n - 1, or twice that with both orders.
-        reasks: Further judgements after one that could not be read.
+        order: Candidates in shuffled order.
+        matches: Matches by round, then by place in the round.
+        winner: Index of the last candidate left.
+        calls: Number of judgements without re-asks: n - 1, or twice that with both orders.
+        reasks: Number of judgements that repeat one that could not be read.
     """
 
     item: str
@@ -187,27 +184,28 @@ class Bracket:
     reasks: int
 
     def survivors(self, rounds: int) -> tuple[int, ...]:
-        """Candidates that are left after some rounds, in bracket order."""
+        """Candidates left after a number of rounds, in bracket order."""
         return tuple(m.winner for m in self.matches if m.round == rounds - 1) if rounds else self.order
 
     def choices(self, n: int) -> tuple[int, ...]:
         """Survivor of each whole block of n neighbours.
 
         Raises:
-            ValueError: n is no power of two, or above the number of candidates.
+            ValueError: n is no power of two, or is above the number of candidates.
         """
         if n not in powers_of_two(len(self.order)):
             raise ValueError(f"a bracket of {len(self.order)} has no choices among n={n}")
         return self.survivors(n.bit_length() - 1)[: len(self.order) // n]
 
     def judgements(self, n: int) -> list[Judgement]:
-        """Calls that `choices(n)` cost."""
-        inside = [
-            m
+        """Calls that decide `choices(n)`."""
+        whole = len(self.order) // n * n  # candidates in whole blocks
+        return [
+            judgement
             for m in self.matches
-            if 2 << m.round <= n and (m.pair + 1) * (2 << m.round) <= len(self.order) // n * n
+            if 2 << m.round <= n and (m.pair + 1) * (2 << m.round) <= whole
+            for judgement in m.judgements
         ]
-        return [j for m in inside for j in m.judgements]
 
 
 @dataclass(frozen=True)
@@ -220,20 +218,11 @@ class _Duel:
     left: int
     right: int
 
-    def asked(self, order: Order) -> Comparison:
+    def comparison(self, order: Order) -> Comparison:
         a, b = (self.left, self.right) if order == "forward" else (self.right, self.left)
-        texts = self.item.candidates
-        return Comparison(
-            self.item.id,
-            self.round,
-            self.pair,
-            order,
-            (a, b),
-            self.item.question,
-            texts[a],
-            texts[b],
-            self.item.payload,
-        )
+        item, texts = self.item, self.item.candidates
+        place = (item.id, self.round, self.pair, order)
+        return Comparison(*place, (a, b), item.question, texts[a], texts[b], item.payload)
 
 
 def tournament(
@@ -248,18 +237,21 @@ def tournament(
 ) -> Bracket:
     """Find the best of some candidates by knock-out; for many items at once use `tournaments`.
 
+    With both orders a pair is decided by agreement, otherwise by a coin, so a preference for a position decides
+    nothing; each order is the other's re-ask. With one order an unread judgement is repeated in swapped order; if
+    that cannot be read either, the left candidate stays.
+
+    Let p and q be the chances that the better candidate is named when it is shown first and second. If all replies
+    can be read, it goes on with a chance of (p + q) / 2 with one order and with both, since the shuffle puts it on
+    either side. Twice the calls find no better candidates; they measure the bias and exclude it.
+
     Args:
         candidates: Responses to one question.
-        judge: See `Judge`; called once a round, and once more where it could not be read.
+        judge: See `Judge`; called once a round, and once more for replies that could not be read.
         seed: Seed of shuffle and coins, together with `item`.
-        both_orders: Judge each pair in both orders and let agreement alone decide it, else a coin, so that no
-            liking for a position decides anything; each order is the other's re-ask. With one order a judgement
-            that cannot be read is asked again in swapped order; if that cannot be read either, the left one
-            stays. If p and q are the chances that the better one is named where it is shown first and second,
-            and all can be read, it goes on with a chance of (p + q) / 2 in either mode, for the shuffle puts it
-            on either side: twice the calls find no better candidates, they show the bias and keep it out.
-        question: What the candidates answer.
-        payload: Passed on to the judge as it is.
+        both_orders: Whether each pair is judged in both orders.
+        question: Text of the question.
+        payload: Passed on to the judge unread.
         item: Identity of the question.
 
     Raises:
@@ -276,10 +268,10 @@ def tournament(
 
 
 def tournaments(items: Sequence[Item], judge: Judge, *, seed: int, both_orders: bool) -> list[Bracket]:
-    """The knock-outs of many items, round by round, so that a judge has a whole round in one call.
+    """The knock-outs of many items, round by round, so that a judge gets a whole round in one call.
 
-    What an item gets depends on no other item, if the judge's answers do not. Arguments and errors are those
-    of `tournament`.
+    If the judge's answers on an item do not depend on the other items, its bracket does not either. Arguments and
+    errors are those of `tournament`.
 
     Returns:
         One bracket per item, in their order.
@@ -308,12 +300,12 @@ def tournaments(items: Sequence[Item], judge: Judge, *, seed: int, both_orders: 
 
 @lru_cache(maxsize=4096)
 def shuffled(item: str, n: int, *, seed: int) -> tuple[int, ...]:
-    """Order in which the n candidates of an item enter: a hash, so that nothing but seed and identity moves it."""
+    """Order in which the n candidates of an item enter; a hash, so it depends on seed and identity alone."""
     return tuple(sorted(range(n), key=lambda i: (child_seed(seed, "tournament", item, i), i)))
 
 
 def check_identities(items: Sequence[Item]) -> None:
-    """Refuse items that share an identity: shuffle, coins and records are keyed by it."""
+    """Refuse items that share an identity, since shuffle, coins and records depend on it."""
     counts = Counter(item.id for item in items)
     for identity, count in counts.items():
         if count > 1:
@@ -330,54 +322,49 @@ def _duels(item: Item, number: int, standing: Sequence[int]) -> list[_Duel]:
 def _judge_round(duels: Sequence[_Duel], judge: Judge, both_orders: bool) -> list[list[Judgement]]:
     """All judgements of each pair."""
     orders = ORDERS if both_orders else ORDERS[:1]
-    told = iter(ask(judge, [duel.asked(order) for duel in duels for order in orders]))
-    judged = [[next(told) for _ in orders] for _ in duels]
+    answers = iter(ask(judge, [duel.comparison(order) for duel in duels for order in orders]))
+    judged = [[next(answers) for _ in orders] for _ in duels]
     if not both_orders:
         unread = [i for i, (judgement,) in enumerate(judged) if judgement.label is None]
-        again = ask(judge, [duels[i].asked("swapped") for i in unread])
+        again = ask(judge, [duels[i].comparison("swapped") for i in unread])
         for i, judgement in zip(unread, again, strict=True):
             judged[i].append(judgement)
     return judged
 
 
 def ask(judge: Judge, asked: Sequence[Comparison]) -> list[Judgement]:
-    """Ask a judge, unless there is nothing to ask, and check that it keeps to `Judge`."""
+    """Ask a judge, unless there is nothing to ask, and check its answers.
+
+    Raises:
+        ValueError: The judge did not answer 1, 2 or None to each comparison.
+    """
     if not asked:
         return []
-    told = judge(asked)
-    if len(told) != len(asked):
-        raise ValueError(f"the judge gave {len(told)} answers to {len(asked)} comparisons")
-    return [_judgement(c, answer) for c, answer in zip(asked, told, strict=True)]
+    answers = judge(asked)
+    if len(answers) != len(asked):
+        raise ValueError(f"the judge gave {len(answers)} answers to {len(asked)} comparisons")
+    return [_judgement(c, answer) for c, answer in zip(asked, answers, strict=True)]
 
 
-def _judgement(asked: Comparison, told: int | Ruling | None) -> Judgement:
-    ruling = told if isinstance(told, Ruling) else Ruling(told)
+def _judgement(c: Comparison, answer: int | Ruling | None) -> Judgement:
+    ruling = answer if isinstance(answer, Ruling) else Ruling(answer)
     label = ruling.label
-    # A judge that says True for "the first" would be read as 1, and its False as nothing at all.
+    # True is refused as well: it equals 1, and the False of the same judge would not be a label.
     if label is not None and (type(label) is not int or label not in (1, 2)):
         raise ValueError(f"the judge must answer 1, 2 or None, not {label!r}")
-    winner = None if label is None else asked.places[label - 1]
-    return Judgement(
-        asked.item,
-        asked.round,
-        asked.pair,
-        asked.order,
-        *asked.places,
-        label,
-        winner,
-        ruling.reply,
-        ruling.tokens,
-    )
+    winner = None if label is None else c.places[label - 1]
+    call = (c.item, c.round, c.pair, c.order)
+    return Judgement(*call, *c.places, label, winner, ruling.reply, ruling.tokens)
 
 
 def _decide(duel: _Duel, judged: Sequence[Judgement], seed: int, both_orders: bool) -> Match:
-    said = [j.winner for j in judged if j.winner is not None]
-    if not said:
+    named = [j.winner for j in judged if j.winner is not None]
+    if not named:
         winner, how = duel.left, How.KEPT
     elif not both_orders:
-        winner, how = said[0], How.LABEL if len(judged) == 1 else How.REASK
-    elif len(said) == 2 and said[0] == said[1]:
-        winner, how = said[0], How.AGREEMENT
+        winner, how = named[0], How.LABEL if len(judged) == 1 else How.REASK
+    elif len(named) == 2 and named[0] == named[1]:
+        winner, how = named[0], How.AGREEMENT
     else:
         heads = child_seed(seed, "coin", duel.item.id, duel.round, duel.pair) % 2 == 0
         winner, how = duel.left if heads else duel.right, How.COIN
@@ -387,6 +374,6 @@ def _decide(duel: _Duel, judged: Sequence[Judgement], seed: int, both_orders: bo
 def _bracket(
     item: str, order: tuple[int, ...], matches: Sequence[Match], winner: int, both_orders: bool
 ) -> Bracket:
-    made = sum(len(m.judgements) for m in matches)
+    judgements = sum(len(m.judgements) for m in matches)
     calls = sum(m.right is not None for m in matches) * (2 if both_orders else 1)
-    return Bracket(item, order, tuple(matches), winner, calls, made - calls)
+    return Bracket(item, order, tuple(matches), winner, calls, judgements - calls)

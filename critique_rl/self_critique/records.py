@@ -1,4 +1,4 @@
-"""A knock-out whose judgements are on disk as they are made, so that a killed one goes on."""
+"""Knock-outs with every judgement written to disk, so that a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Entry(Judgement):
 
     Attributes:
         judge: Name of the judge.
-        key: Hash of the judge, the seed, the orders, and identity, question and candidates of the item; a
-            payload is not part of it.
+        key: Hash of judge, seed, number of orders, and identity, question and candidates of the item, without
+            its payload.
     """
 
     judge: str
@@ -49,25 +49,24 @@ def self_critique(
     chunk_size: int = 256,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Bracket]:
-    """`tournaments`, with every judgement on disk as it is made.
+    """`tournaments`, with every judgement written to disk.
 
     Args:
-        items: As in `tournaments`. An item that is added later leaves the judgements of the others valid.
-        judge: See `Judge`. What it is not asked again about must not depend on chance: ask greedily.
-        name: Name of the judge, with all that shapes its answers; see `ActorJudge.name`.
+        items: As in `tournaments`. Items that are added later leave the judgements of the others valid.
+        judge: See `Judge`. Its answers must not depend on chance, since judgements on disk are not repeated.
+        name: Name of the judge, with all settings that change its answers; see `ActorJudge.name`.
         seed: Seed of shuffle and coins.
         both_orders: As in `tournament`.
-        records: JSON-lines file to which judgements are appended and from which they are read back: what is in
-            it is not asked again.
-        chunk_size: Comparisons that are asked and written together. A killed run loses at most so many.
-        on_progress: Called with the number of judgements made and of all, both without re-asks.
+        records: JSON-lines file; judgements are appended to it and read back from it.
+        chunk_size: Comparisons that are judged and written together. A killed run loses at most one chunk.
+        on_progress: Called with the number of finished judgements and of all, both without re-asks.
 
     Returns:
         One bracket per item, in their order.
 
     Raises:
-        UserError: Two items share an identity, or `records` holds a line that is no judgement, or judgements
-            of another judge, seed, pool or number of orders.
+        UserError: Two items share an identity, or `records` has a line that is no judgement, or judgements of
+            another judge, seed, pool or number of orders.
         ValueError: The judge did not answer 1, 2 or None to each comparison.
     """
     check_identities(items)

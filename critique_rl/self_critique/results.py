@@ -1,15 +1,15 @@
-"""Pools from an evaluation, the baselines that choose from them, and what is measured of them and of judges."""
+"""Pools from an evaluation, baselines that choose from them, accuracies of both and of judges."""
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, get_args
 
 from critique_rl.evaluation.episodes import Episode
-from critique_rl.evaluation.intervals import interval, wilson
+from critique_rl.evaluation.intervals import interval, share
 from critique_rl.evaluation.scaling import (
     ByK,
     chains,
@@ -24,9 +24,9 @@ from critique_rl.types import GradedKind, UserError, child_seed
 
 
 def items_of(episodes: Iterable[Episode]) -> list[Item]:
-    """The pools of an evaluation with several samples: the last reply of each chain is a candidate.
+    """Pools of an evaluation with several samples: the last reply of each chain is a candidate.
 
-    The payload of an item is the image that its problem is about, None without one.
+    The payload of an item is the image of its problem, None without an image.
 
     Raises:
         UserError: Two records have the same problem, sample and round.
@@ -49,13 +49,13 @@ def blocks(order: Sequence[int], n: int) -> list[Sequence[int]]:
 
 
 def single(item: Item, n: int, *, seed: int) -> float | None:
-    """Mean accuracy of a single sample, pass@1: over the whole pool, whatever n is."""
+    """Mean accuracy of a single sample, pass@1, over the whole pool; n changes nothing."""
     return passing(item, 1, seed=seed)
 
 
 def majority(item: Item, n: int, *, seed: int) -> float | None:
     """Majority vote of n candidates over normalised answers; a tie goes to the first in bracket order."""
-    return _mean_grade(
+    return mean_of_known(
         majority_vote([item.answers[i] for i in block], [item.correct[i] for i in block])
         for block in blocks(shuffled(item.id, len(item.candidates), seed=seed), n)
     )
@@ -63,18 +63,17 @@ def majority(item: Item, n: int, *, seed: int) -> float | None:
 
 def random_pick(item: Item, n: int, *, seed: int) -> float | None:
     """One of n candidates, by seed."""
-    cut = blocks(shuffled(item.id, len(item.candidates), seed=seed), n)
-    return _mean_grade(
+    return mean_of_known(
         item.correct[block[child_seed(seed, "random", item.id, n, place) % n]]
-        for place, block in enumerate(cut)
+        for place, block in enumerate(blocks(shuffled(item.id, len(item.candidates), seed=seed), n))
     )
 
 
 def passing(item: Item, n: int, *, seed: int) -> float | None:
     """Oracle, pass@n: whether any of n candidates is right, see `scaling.pass_at_k`.
 
-    Over all sub-samples of the graded pool and not the blocks alone, so that below the whole pool a selector can
-    be above it by chance. The seed changes nothing.
+    The value is over all sub-samples of the graded pool, not only over the blocks, so below the whole pool a
+    selector can be above it by chance. The seed changes nothing.
     """
     grades = [grade for grade in item.correct if grade is not None]
     return pass_at_k(len(grades), sum(grades), n) if len(grades) >= n else None
@@ -89,23 +88,18 @@ BASELINES: dict[str, Callable[..., float | None]] = {
 
 
 def chosen(item: Item, bracket: Bracket, n: int) -> float | None:
-    """Accuracy of what a knock-out among n candidates finds."""
-    return _mean_grade(item.correct[i] for i in bracket.choices(n))
-
-
-def _mean_grade(grades: Iterable[bool | None]) -> float | None:
-    known = [grade for grade in grades if grade is not None]
-    return statistics.fmean(known) if known else None
+    """Accuracy of the winners of knock-outs among n candidates."""
+    return mean_of_known(item.correct[i] for i in bracket.choices(n))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval; None where there is nothing to average.
+    """A mean with its 95 % interval; None without values.
 
     Attributes:
         mean: The mean.
         low: Lower end of the interval.
-        high: Upper end.
+        high: Upper end of the interval.
     """
 
     mean: float | None
@@ -119,10 +113,10 @@ class Point:
 
     Attributes:
         method: A name of `BASELINES`, or of a judge.
-        n: Candidates it chooses from.
-        accuracy: Over items.
-        items: Items with a value.
-        calls: Judgements for one choice, re-asks included, as a mean over items; 0 for a baseline.
+        n: Number of candidates to choose from.
+        accuracy: Mean over items.
+        items: Number of items with a value.
+        calls: Judgements for one choice with re-asks, as a mean over items; 0 for a baseline.
         tokens: Tokens of these judgements.
     """
 
@@ -145,14 +139,14 @@ def by_item(
 
     Args:
         items: Graded pools.
-        brackets: Of these items, by name of the judge; each made with `seed`.
+        brackets: Brackets of these items by name of the judge, with the same seed.
         seed: Seed of the tournaments; it cuts the blocks and draws the random picks.
         ns: Powers of two; by default all up to the smallest pool.
 
     Raises:
-        UserError: There are no items, two share an identity, one lacks grades or cannot be voted on, an n is no
-            power of two or above the smallest pool, a judge has the name of a baseline, or brackets are not
-            those of these items and this seed.
+        UserError: There are no items, two items share an identity, an item has no grades or cannot be voted on,
+            an n is no power of two or above the smallest pool, a judge has the name of a baseline, or brackets
+            belong to other items or another seed.
     """
     _check_pools(items)
     wanted = _check_ns(items, ns)
@@ -160,10 +154,10 @@ def by_item(
         name: {n: {item.id: value(item, n, seed=seed) for item in items} for n in wanted}
         for name, value in BASELINES.items()
     }
-    for name, of in brackets.items():
+    for name, judged in brackets.items():
         if name in BASELINES:
-            raise UserError(f"a judge is called {name!r} as a baseline is: give it another name.")
-        pairs = _paired(items, of, name, seed)
+            raise UserError(f"a judge has the name of the baseline {name!r}: give it another name.")
+        pairs = _paired(items, judged, name, seed)
         values[name] = {n: {item.id: chosen(item, b, n) for item, b in pairs} for n in wanted}
     return values
 
@@ -178,57 +172,56 @@ def curve(
     """Mean of `by_item` over items, its bootstrap interval and its cost; same arguments and errors."""
     points = []
     for method, values in by_item(items, brackets, seed=seed, ns=ns).items():
-        for n, of in values.items():
-            known = of or {}
+        for n, by_problem in values.items():
+            accuracies = by_problem or {}
             calls, tokens = _cost(brackets.get(method, ()), n)
-            count = sum(v is not None for v in known.values())
-            points.append(Point(method, n, estimate(known, seed=seed), count, calls, tokens))
+            count = sum(v is not None for v in accuracies.values())
+            points.append(Point(method, n, estimate(accuracies, seed=seed), count, calls, tokens))
     return points
 
 
 def estimate(values: Mapping[str, float | None], *, seed: int) -> Estimate:
-    """Mean over items and its percentile bootstrap, see `scaling.interval`; None is left out."""
-    known = [v for v in values.values() if v is not None]
+    """Mean over items with its percentile bootstrap, see `intervals.interval`; None is left out."""
     low, high = interval(values, seed=seed) or (None, None)
-    return Estimate(statistics.fmean(known) if known else None, low, high)
+    return Estimate(mean_of_known(values.values()), low, high)
 
 
 def difference(values: Mapping[str, ByK], method: str, other: str, n: int, *, seed: int) -> Estimate:
-    """By how much a method is better than another at n: over the items in which both have a value, in pairs.
+    """Accuracy of `method` minus that of `other` at n, paired by item; items without both values are left out.
 
     Args:
-        values: From `by_item`.
-        method: The one that is counted as positive.
-        other: What it is compared with.
-        n: Candidates.
+        values: Result of `by_item`.
+        method: Name of the first method.
+        other: Name of the method to compare with.
+        n: Number of candidates.
         seed: Seed of the bootstrap.
     """
-    a, b = values[method][n] or {}, values[other][n] or {}
+    others = values[other][n] or {}
     gains: dict[str, float | None] = {}
-    for identity, x in a.items():
-        y = b.get(identity)
+    for identity, x in (values[method][n] or {}).items():
+        y = others.get(identity)
         gains[identity] = None if x is None or y is None else x - y
     return estimate(gains, seed=seed)
 
 
 def metrics_by_item(values: Mapping[str, ByK]) -> dict[str, dict[str, float | None]]:
-    """What `by_item` gives, by metric `METHOD_at_N`, as `report.summarise` takes further metrics."""
-    return {f"{method}_at_{n}": dict(of or {}) for method, ns in values.items() for n, of in ns.items()}
+    """Result of `by_item` by metric `METHOD_at_N`, in the shape of the further metrics of `summarise`."""
+    return {f"{method}_at_{n}": dict(v or {}) for method, by_n in values.items() for n, v in by_n.items()}
 
 
 def judge_summary(items: Sequence[Item], brackets: Sequence[Bracket]) -> dict[str, Any]:
-    """How a judge behaved, from all its judgements; shares have Wilson's 95 % intervals.
+    """Behaviour of a judge over all its judgements; shares have Wilson's 95 % intervals.
 
     Returns:
-        `calls`, `reasks` and `tokens`, counts; `unparsed`, share of judgements; `said_first`, share of parsed
-        judgements that name the text that is shown first; `agreement`, of the pairs that were read in both
-        orders, where these are asked; `accuracy`, share of parsed judgements of one right and one wrong
-        candidate that name the right one; `decided`, the number of matches by `How`.
+        `calls`, `reasks` and `tokens`: counts; `unparsed`: share of judgements; `said_first`: share of parsed
+        judgements that name the text shown first; `agreement`: share of the pairs that were judged and read in
+        both orders; `accuracy`: share of parsed judgements of one right and one wrong candidate that name the
+        right one; `decided`: number of matches by `How`.
     """
     graded = {item.id: item.correct for item in items if item.correct}
     matches = [m for bracket in brackets for m in bracket.matches]
-    made = [j for m in matches for j in m.judgements]
-    read = [j for j in made if j.label is not None]
+    judgements = [j for m in matches for j in m.judgements]
+    read = [j for j in judgements if j.label is not None]
     said = [_picks_right(graded[j.item], j) for j in read if j.item in graded]
     tested = [right for right in said if right is not None]
     hows = Counter(m.how for m in matches)
@@ -236,8 +229,8 @@ def judge_summary(items: Sequence[Item], brackets: Sequence[Bracket]) -> dict[st
     return {
         "calls": sum(b.calls for b in brackets),
         "reasks": sum(b.reasks for b in brackets),
-        "tokens": sum(j.tokens for j in made),
-        "unparsed": _share(len(made) - len(read), len(made)),
+        "tokens": sum(j.tokens for j in judgements),
+        "unparsed": _share(len(judgements) - len(read), len(judgements)),
         "said_first": _share(sum(j.label == 1 for j in read), len(read)),
         "agreement": _share(sum(m.how is How.AGREEMENT for m in both), len(both)),
         "accuracy": _share(sum(tested), len(tested)),
@@ -253,18 +246,16 @@ def _picks_right(correct: Sequence[bool | None], judgement: Judgement) -> bool |
 
 
 def _share(successes: int, n: int) -> Estimate:
-    low, high = wilson(successes, n) or (None, None)
-    return Estimate(successes / n if n else None, low, high)
+    return Estimate(**share(successes, n))
 
 
 def _cost(brackets: Sequence[Bracket], n: int) -> tuple[float, float]:
     """Judgements and tokens of one choice among n, as means over items."""
-    calls, tokens = [0.0], [0.0]
-    if brackets:
-        made = [(b.judgements(n), len(b.order) // n) for b in brackets]
-        calls = [len(judged) / cut for judged, cut in made]
-        tokens = [sum(j.tokens for j in judged) / cut for judged, cut in made]
-    return statistics.fmean(calls), statistics.fmean(tokens)
+    if not brackets:
+        return 0.0, 0.0
+    judged = [(b.judgements(n), len(b.order) // n) for b in brackets]
+    calls = fmean(len(judgements) / choices for judgements, choices in judged)
+    return calls, fmean(sum(j.tokens for j in judgements) / choices for judgements, choices in judged)
 
 
 def _check_pools(items: Sequence[Item]) -> None:
@@ -276,8 +267,8 @@ def _check_pools(items: Sequence[Item]) -> None:
             raise UserError(f"item {item.id!r} has no grades: grade its candidates first.")
         if item.kind not in get_args(GradedKind):
             raise UserError(
-                f"item {item.id!r} is of kind {item.kind!r}, which has no right answers to measure by: give one "
-                f"of {', '.join(get_args(GradedKind))}."
+                f"item {item.id!r} is of kind {item.kind!r}, which has no right answers: give one of "
+                f"{', '.join(get_args(GradedKind))}."
             )
 
 
@@ -296,12 +287,12 @@ def _check_ns(items: Sequence[Item], ns: Sequence[int] | None) -> list[int]:
 def _paired(
     items: Sequence[Item], brackets: Sequence[Bracket], name: str, seed: int
 ) -> list[tuple[Item, Bracket]]:
-    found = {bracket.item: bracket for bracket in brackets}
+    by_item = {bracket.item: bracket for bracket in brackets}
     for item in items:
         order = shuffled(item.id, len(item.candidates), seed=seed)
-        if item.id not in found or found[item.id].order != order:
+        if item.id not in by_item or by_item[item.id].order != order:
             raise UserError(
                 f"the brackets of {name!r} have none of item {item.id!r} with seed {seed} and "
-                f"{len(order)} candidates: measure the items and the seed that it judged."
+                f"{len(order)} candidates: measure the items and the seed of its judgements."
             )
-    return [(item, found[item.id]) for item in items]
+    return [(item, by_item[item.id]) for item in items]

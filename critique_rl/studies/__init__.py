@@ -1,4 +1,4 @@
-"""Tables and figures of the papers: which runs they need, their numbers beside the paper's, claims, notebooks.
+"""Tables and figures of the papers: the runs they need, our numbers beside the paper's, claims, notebooks.
 
-May import runs and reports.
+May import runs, reports and all layers below them.
 """

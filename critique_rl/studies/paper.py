@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The paper's numbers and claims, as `experiments/paper.yaml` holds them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from critique_rl.config.reading import build
-from critique_rl.reports.columns import _is_share
+from critique_rl.reports.columns import is_share
 from critique_rl.types import UserError, nearest
 
 UNITS = ("percent", "score")
@@ -20,11 +20,11 @@ class PaperRow:
     """One method on one data set with one model, as printed.
 
     Attributes:
-        method: The paper's name.
+        method: The paper's name of the method.
         dataset: Our name of the data set.
-        model: The model that critic and, without `actor`, actor start from.
-        metrics: Metric names of `critique_rl.metrics.metrics`; shares as fractions of 1.
-        actor: The actor, where it is another model.
+        model: Model that the critic starts from; the actor too, without `actor`.
+        metrics: Values by our names of metrics; shares as fractions of 1.
+        actor: Model of the actor, if it is another one.
         x: RL step or coefficient, where a method has several rows.
     """
 
@@ -41,11 +41,11 @@ class PaperTable:
     """A table or figure of the paper; without rows if it prints no numbers.
 
     Attributes:
-        source: Where the numbers stand.
-        rows: The numbers; the first row's model and data set are the table's reference.
-        notes: What is odd about them.
+        source: Place in the paper.
+        rows: The numbers; the first row's model and data set are the main ones.
+        notes: Oddities of the numbers.
         unit: `percent`, or `score` where delta is a difference of scores.
-        x: What `x` of its rows is.
+        x: Meaning of `x` in the rows.
     """
 
     source: str
@@ -57,13 +57,13 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Side:
-    """A number in a result file.
+    """One side of a claim: a number in a result file.
 
     Attributes:
-        method: Row, by the paper's name or ours.
-        dataset: Its data set; None takes each that the result has.
-        metric: Another metric than the claim's.
-        x: A value, `first` or `last`.
+        method: Method of the row, by the paper's name or ours.
+        dataset: Data set of the row; None checks each data set of the result.
+        metric: Metric, if it is not the claim's.
+        x: `x` of the row: a value, `first` or `last`.
     """
 
     method: str
@@ -77,14 +77,14 @@ class Claim:
     """`left` minus `right` is above `at_least`.
 
     Attributes:
-        id: Its name.
-        text: What is claimed.
-        stem: The table that shows it.
-        metric: What is compared.
-        left: The number that should be larger.
-        right: The other one.
+        id: Name of the claim.
+        text: The claim in words.
+        stem: Table that shows it.
+        metric: Metric that is compared.
+        left: Number that should be larger.
+        right: Number that should be smaller.
         at_least: Bound of the difference, in the metric's unit.
-        paper: The paper's difference on the table's reference model and data set.
+        paper: The paper's difference on the table's main model and data set.
     """
 
     id: str
@@ -99,13 +99,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """All that `experiments/paper.yaml` holds.
+    """Content of `experiments/paper.yaml`.
 
     Attributes:
-        source: Which version of the paper.
+        source: Version of the paper.
         ours: The paper's name of a method -> ours, where they differ.
-        tables: By stem of script and result file.
-        claims: What our results are to show.
+        tables: Tables by stem of script and result file.
+        claims: Claims that our results are checked for.
     """
 
     source: str
@@ -114,15 +114,15 @@ class Paper:
     claims: list[Claim]
 
     def names(self, method: str) -> set[str]:
-        """The names that rows of the paper's `method` may have: `Critique-RL, oracle` is `Stage I+II, oracle`."""
+        """Names that rows of the paper's `method` may have: `Critique-RL, oracle` is `Stage I+II, oracle`."""
         head, comma, rest = method.partition(", ")
         return {method, self.ours.get(head, head) + comma + rest}
 
     def table(self, stem: str) -> PaperTable:
-        """The table of a stem.
+        """Table of a stem.
 
         Raises:
-            UserError: There is none.
+            UserError: The file has no such table.
         """
         if stem not in self.tables:
             raise UserError(f"table '{stem}' is not in the paper's file. {nearest(stem, self.tables)}")
@@ -133,8 +133,8 @@ def load_paper(path: str | Path) -> Paper:
     """Read the paper's numbers and the claims.
 
     Raises:
-        UserError: No such file, no valid YAML, an unknown or missing field, a value of the wrong type; a row that
-            occurs twice, a share that is no fraction of 1, a claim of an unknown table. Names table and row.
+        UserError: The file is missing or not valid YAML; a field is unknown, missing or of the wrong type; a row
+            occurs twice; a share is no fraction of 1; a claim names an unknown table. Names table and row.
     """
     path = Path(path)
     try:
@@ -174,7 +174,7 @@ def _check_table(table: PaperTable, where: str) -> None:
         if row.x is not None and table.x is None:
             raise UserError(f"{here} has x, but {where}.x does not say what that is.")
         for name, value in row.metrics.items():
-            if _is_share(name, table.unit) and not -1 <= value <= 1:
+            if is_share(name, table.unit) and not -1 <= value <= 1:
                 raise UserError(
                     f"{here}: {name} is {value}; shares are fractions of 1, so divide percent by 100."
                 )

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Result files: reading and checking them, and joining files of other seeds."""
 
 from __future__ import annotations
 
@@ -12,62 +12,59 @@ from critique_rl.evaluation.intervals import t_interval
 from critique_rl.types import UserError
 
 NOT_SETTINGS = ("seeds", "output", "actor_server")
-"""Of a configuration: which seeds, where to write, where the actor is served. They may differ within one table."""
-
+"""Settings that may differ between files of one table: seeds, folder, address of the actor's server."""
 OF_SEEDS = ("curves", "examples", "costs", "health")
-"""Of a result file: what is of its own seeds and left out where files are joined."""
+"""Parts of a result file that describe its own seeds only; a joined file has none of them."""
 
 
 def load_result(path: str | Path) -> dict[str, Any]:
     """Read a result file.
 
     Raises:
-        UserError: It is no JSON, or a row has not the documented shape, or not one value for each seed.
+        UserError: The file is not valid JSON, or a row lacks a field or has not one value for each seed.
     """
-    path = Path(path)
+
+    def broken(problem: str) -> UserError:
+        return UserError(f"{path}{problem}. Make it anew with its script.")
+
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Make it anew with its script.") from error
+        raise broken(f" is not valid JSON: {error}") from error
     missing = [key for key in ("config", "commit", "versions", "seeds", "rows") if key not in content]
     if missing:
-        raise UserError(
-            f"{path} is no result file: {', '.join(missing)} missing. Make it anew with its script."
-        )
+        raise broken(f" is no result file: {', '.join(missing)} missing")
     for i, row in enumerate(content["rows"]):
         missing = [key for key in ("method", "dataset", "metrics") if key not in row]
         if missing:
-            raise UserError(f"{path}: rows[{i}] lacks {', '.join(missing)}. Make it anew with its script.")
+            raise broken(f": rows[{i}] lacks {', '.join(missing)}")
         for name, metric in row["metrics"].items():
-            values = metric.get("values", ())
-            if len(values) != len(content["seeds"]) or not {"mean", "low", "high"} <= metric.keys():
-                raise UserError(
-                    f"{path}: rows[{i}] ('{row['method']}', {row['dataset']}): {name} needs mean, low, high and "
-                    f"one value for each of {len(content['seeds'])} seeds, got {len(values)}. Make it anew with "
-                    "its script."
-                )
+            values, seeds = metric.get("values", ()), len(content["seeds"])
+            if len(values) != seeds or not {"mean", "low", "high"} <= metric.keys():
+                needs = f"{name} needs mean, low, high and one value for each of {seeds} seeds"
+                raise broken(f": rows[{i}] ('{row['method']}', {row['dataset']}): {needs}, got {len(values)}")
     return dict(content)
 
 
 def combine(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join result files of one table that were run with different seeds.
 
-    A row or metric that one of them lacks is left out: it would be a mean over other seeds than its neighbours.
-    A row left out is listed under "not_run".
+    A row or metric that one file lacks is left out, since its mean would be over other seeds than its neighbours'.
+    Rows that are left out are listed under "not_run".
 
     Args:
-        results: Contents as `load_result` gives them.
+        results: Contents as `load_result` returns them.
 
     Raises:
-        UserError: They differ in table, preset, prompt version or a setting other than `NOT_SETTINGS`, or two
+        UserError: The files differ in table, preset, prompt version or a setting outside of `NOT_SETTINGS`, or two
             have a seed in common. Names the difference.
     """
     first, *others = results
     name = f"result files of '{first.get('table')}'"
     for other in others:
-        found = differences(_identity(first), _identity(other))
-        if found:
-            raise UserError(f"{name} cannot be mixed, they differ:\n  " + "\n  ".join(found))
+        differing = differences(_identity(first), _identity(other))
+        if differing:
+            raise UserError(f"{name} cannot be mixed, they differ:\n  " + "\n  ".join(differing))
     seeds = [seed for content in results for seed in content["seeds"]]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:

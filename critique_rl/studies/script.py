@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Command line of the scripts in `experiments`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from critique_rl.config.run import EXPERIMENTS
+from critique_rl.runs.process import go_offline_without_hub, guarded
 from critique_rl.studies.study import Study, Table, _study
 from critique_rl.studies.write import make
 from critique_rl.types import UserError
 
 
 def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | None = None) -> None:
-    """Command line of one script: measure what is missing, write and draw the result.
+    """Run one script: measure what is missing, then write and draw the result.
 
     Args:
-        script: Its `__file__`; the result file has the same stem.
-        build: What it measures.
+        script: `__file__` of the script; the result file has the same stem.
+        build: Makes the table that the script measures.
         argv: Arguments; None takes those of the process.
     """
-    from critique_rl.runs.process import guarded
-
     stem = Path(script).stem
     parser = argparse.ArgumentParser(description=f"Make {stem} of one preset.")
     add_arguments(parser)
@@ -33,10 +32,9 @@ def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | Non
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that all scripts share."""
-    found = {path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml")}
-    # Those of summaries serve Table 9 alone.
-    presets = sorted(name for name in found if not name.endswith("-summarisation"))
+    """Add the arguments that all scripts share."""
+    names = sorted(path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml"))
+    presets = [name for name in names if not name.endswith("-summarisation")]  # these serve Table 9 alone
     parser.add_argument("--preset", default="tiny", help=f"one of {', '.join(presets)}, or a YAML file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of every row")
     parser.add_argument("--jobs", type=int, default=1, help="seeds that run beside each other")
@@ -45,14 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_study(arguments: argparse.Namespace) -> Study:
-    """The study that the arguments name; its runs are in `runs/tables/PRESET`."""
-    from critique_rl.runs.process import go_offline_without_hub
+    """Make the study that the arguments name; its runs are in `runs/tables/PRESET`.
 
+    Raises:
+        UserError: `--jobs` is below 1, or the preset is no valid configuration.
+    """
     path = Path(arguments.preset)
     if path.suffix != ".yaml":
         path = EXPERIMENTS / "configs" / f"{arguments.preset}.yaml"
     if arguments.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {arguments.jobs}.")
     study = _study(path, path.stem, arguments.seeds, arguments.jobs, arguments.set)
-    go_offline_without_hub()  # after the file, whose `env` may name another hub
+    go_offline_without_hub()  # only now: `env` of the file may name another hub
     return study

@@ -26,6 +26,7 @@ from critique_rl.evaluation.intervals import ByProblem
 from critique_rl.evaluation.localisation import localisation
 from critique_rl.evaluation.scaling import Measure, means_by_problem
 from critique_rl.methods.arms import arms, pairwise_arms, with_ancestors
+from critique_rl.reports.metrics import LOGGED
 from critique_rl.reports.model_card import Measured, write_new
 from critique_rl.reports.results import by_dataset
 from critique_rl.runs.folder import Measurement, RunFolder
@@ -322,20 +323,6 @@ class Study:
         ]
 
 
-LOGGED = (
-    "critic/acc_dis",
-    "critic/acc_dis_on_correct",
-    "critic/acc_dis_on_wrong",
-    "critic/parse_rate",
-    "actor/acc_refine",
-    "actor/delta_ci",
-    "actor/delta_ic",
-    "kl",
-    "entropy",
-)
-"""Metrics of a training that a result file with curves holds."""
-
-
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
@@ -456,6 +443,8 @@ def localised(study: Study, task: TaskConfig) -> Measure:
 
     def measure(episodes: Sequence[Episode]) -> ByProblem:
         found = [(e.id, localisation([e], problems, first_error, run.context.prompts)) for e in episodes]
-        return {name: means_by_problem((identity, values[name]) for identity, values in found) for name in shares}
+        return {
+            name: means_by_problem((identity, values[name]) for identity, values in found) for name in shares
+        }
 
     return measure

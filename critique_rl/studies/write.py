@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Writes the result file of a table, and its pages and picture beside the paper's numbers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from critique_rl.config.reading import as_dict
+from critique_rl.markdown import escape, fenced
 from critique_rl.prompts import prompt_set
+from critique_rl.reports import page
+from critique_rl.reports.columns import COLUMNS
+from critique_rl.reports.curves import plot_curves
 from critique_rl.reports.provenance import result
 from critique_rl.reports.report import of_training
+from critique_rl.studies import charts, tables
+from critique_rl.studies.paper import Paper, load_paper
 from critique_rl.studies.study import Row, Study, Table, measure
 
 if TYPE_CHECKING:
     from critique_rl.reports.model_card import Measured
-    from critique_rl.studies.paper import Paper
 
 
 def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path) -> Path:
@@ -25,55 +30,57 @@ def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path
     Returns:
         Path of the result file.
     """
-    tables = {stem: build(study)}
-    for error in measure(tables, study).values():
+    by_stem = {stem: build(study)}
+    for error in measure(by_stem, study).values():
         raise error
-    return write(tables, study, results)[stem]
+    return write(by_stem, study, results)[stem]
 
 
 def write(
-    tables: Mapping[str, Table], study: Study, results: Path, failed: dict[str, BaseException] | None = None
+    by_stem: Mapping[str, Table],
+    study: Study,
+    results: Path,
+    failed: dict[str, BaseException] | None = None,
 ) -> dict[str, Path]:
-    """Write and draw the results of tables of which everything is measured; as `make` in what is written.
+    """Write and draw the results of tables that are fully measured, the same files as `make`.
 
-    The cards of their checkpoints come last and once: one checkpoint is in many tables.
+    Cards of checkpoints come last and once, since one checkpoint is in many tables.
 
     Args:
-        tables: By stem.
-        study: The preset's.
-        results: Folder of the presets' folders.
-        failed: Gets, by stem, what went wrong, and the other tables are written; without it, it is raised.
+        by_stem: Tables by stem.
+        study: Study of the preset.
+        results: Folder with a folder for each preset.
+        failed: Collects errors by stem, so that the other tables are still written; with None, errors are raised.
 
     Returns:
         Paths of the result files by stem.
     """
-    from critique_rl.reports import model_card
-    from critique_rl.studies.paper import load_paper
+    from critique_rl.reports import model_card  # loads the hub's client, which reads HF_HUB_OFFLINE once
 
     paper = load_paper(study.scripts / "paper.yaml")
     paths: dict[str, Path] = {}
     folders: dict[Path, tuple[Study, list[Row], list[Measured]]] = {}
-    for stem, table in tables.items():
-        of = table.study or study
+    for stem, table in by_stem.items():
+        owner = table.study or study
         try:
-            content = _content(stem, table, of)
-            paths[stem] = _write(content, table, results / of.preset, paper)
+            content = _content(stem, table, owner)
+            paths[stem] = _write(content, table, results / owner.preset, paper)
         except Exception as error:
             if failed is None:
                 raise
             failed[stem] = error
             continue
-        _, rows, measured = folders.setdefault(of.config.directory, (of, [], []))
+        _, rows, measured = folders.setdefault(owner.config.directory, (owner, [], []))
         rows += table.rows
-        measured += of.measured(table.rows, content["rows"])
-    for of, rows, measured in folders.values():
+        measured += owner.measured(table.rows, content["rows"])
+    for owner, rows, measured in folders.values():
         if rows:
-            model_card.write_all(of.folder(rows), measured)
+            model_card.write_all(owner.folder(rows), measured)
     return paths
 
 
 def _content(stem: str, table: Table, study: Study) -> dict[str, Any]:
-    """What the result file of a table holds."""
+    """Content of the result file of a table."""
     folder = study.folder(table.rows)
     config = folder.config
     content = result(as_dict(config), study.seeds, study.results(table.rows))
@@ -95,10 +102,10 @@ def _content(stem: str, table: Table, study: Study) -> dict[str, Any]:
 
 
 def _write(content: dict[str, Any], table: Table, directory: Path, paper: Paper) -> Path:
-    """Write a result file and draw it; its path."""
+    """Write a result file and draw it; returns its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{content['table']}.json"
-    indent = None if table.curves else 1  # a number a line would make the curves' file long
+    indent = None if table.curves else 1  # one line per number would make a file of curves long
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
     draw(content, table, directory, paper)
     sys.stdout.write(f"{path}\n")
@@ -107,28 +114,15 @@ def _write(content: dict[str, Any], table: Table, directory: Path, paper: Paper)
 
 def draw(content: dict[str, Any], table: Table, directory: Path, paper: Paper) -> None:
     """Render a result file as Markdown, HTML, LaTeX and PNG beside the paper's numbers."""
-    from critique_rl.reports import page
-    from critique_rl.reports.columns import COLUMNS
-    from critique_rl.reports.curves import plot_curves
-    from critique_rl.studies import charts, tables
-
     stem = content["table"]
     measured = {name for row in content["rows"] for name in row["metrics"]}
     columns = [name for name in table.columns if name in measured]
-    if not columns:  # then whatever there is
-        columns = [name for name in COLUMNS if name in measured] or list(table.columns)
-    lines, bars = (charts.drawable(content, names) for names in (table.lines, table.bars))
+    columns = columns or [name for name in COLUMNS if name in measured] or list(table.columns)
     picture = directory / f"{stem}.png"
     picture.unlink(missing_ok=True)
+    lines, bars = (charts.drawable(content, names) for names in (table.lines, table.bars))
     if table.curves:
-        logs = {
-            label: [
-                [dict(zip(seed, row, strict=True)) for row in zip(*seed.values(), strict=True)]
-                for seed in seeds
-            ]
-            for label, seeds in content["curves"].items()
-        }
-        plot_curves(logs, picture)
+        plot_curves({label: [*map(_log, seeds)] for label, seeds in content["curves"].items()}, picture)
     elif lines:
         charts.draw_lines(content, paper, lines, picture, x_label=table.x_label)
     elif bars:
@@ -136,21 +130,24 @@ def draw(content: dict[str, Any], table: Table, directory: Path, paper: Paper) -
     text = f"# {stem}\n\n{tables.markdown(content, paper, columns)}\n"
     if picture.exists():
         text += f"\n![{stem}]({picture.name})\n"
-    for example in content.get("examples", ()):
-        text += "\n" + _page_of(example)
+    text += "".join(f"\n{_example(example)}" for example in content.get("examples", ()))
     if content["rows"]:
         text += f"\n{page.sections(content, whole=False)}\n"
     page.write_pages(text, stem, directory / stem, [picture] if picture.exists() else [])
     (directory / f"{stem}.tex").write_text(tables.latex(content, paper, columns), encoding="utf-8")
 
 
-def _page_of(example: Mapping[str, Any]) -> str:
-    """Two episodes of one problem as Markdown; what models wrote is fenced, as it may hold anything."""
-    from critique_rl.reports.markdown import escape, fenced
+def _log(curves: Mapping[str, list[float | None]]) -> list[dict[str, float | None]]:
+    """Log of one seed, a mapping per RL step, from the list of each metric."""
+    return [dict(zip(curves, values, strict=True)) for values in zip(*curves.values(), strict=True)]
 
-    parts = [f"## {example['about']}", f"Problem {escape(example['id'])}, seed {example['seed']}"]
+
+def _example(example: Mapping[str, Any]) -> str:
+    """Two episodes of one problem as Markdown; texts of models may hold anything and are fenced."""
     first = example["episodes"][0]
-    parts += [
+    parts = [
+        f"## {example['about']}",
+        f"Problem {escape(example['id'])}, seed {example['seed']}",
         "Question",
         fenced(first["question"]),
         f"Response ({'right' if first['response_correct'] else 'wrong'})",

@@ -1,5 +1,5 @@
-"""`critique-rl view`: a run as one page that needs nothing but a browser.
+"""`critique-rl view`: a run as one page that needs only a browser.
 
-`gather.py` reads what runs, evaluations and trainers have written, `entries.py` says what an episode is, whichever
-of them wrote it, and `page.py` joins the data with `page.html`, `page.css` and `page.js` to one file.
+`gather.py` reads the files of runs, evaluations and trainers; `entries.py` turns every record into one form of
+episode; `page.py` joins the data with `page.html`, `page.css` and `page.*.js` to one file. May import reports.
 """

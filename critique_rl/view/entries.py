@@ -1,4 +1,4 @@
-"""What the page shows of an episode, whether an evaluation or a trainer has recorded it."""
+"""Episodes as the page shows them, in one form whether an evaluation or a trainer recorded them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from critique_rl.benchmarks import PairJudgement
+from critique_rl.benchmarks.judging import PairJudgement
 from critique_rl.critic_data import PreferencePair, swap
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.localisation import _STEP, step_judgments
@@ -18,34 +19,34 @@ from critique_rl.prompts import _FENCE, LINE_LEAD, RATING_LABEL, VERDICT_LABEL, 
 from critique_rl.rewards import r_dis
 
 WRONG_VERDICT, UNPARSED, CORRECT_TO_WRONG, WRONG_TO_CORRECT = 1, 2, 4, 8
-"""Flags that the page filters by."""
+"""Flags that the page filters by; as in page.list.js."""
 
 Truth = bool | float | None
-"""r_oracle of a reply: right or wrong, or a rating; None is unknown."""
+"""r_oracle of a reply: right or wrong, or a rating; None if unknown."""
 FirstError = Callable[[str, str | None, str], int | None]
-"""Index of the first wrong step, of a question, its image and a response; -1 if there is none, None if unknown."""
+"""(question, image, response) -> index of the first wrong step; -1 if every step is right, None if unknown."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One episode as it is shown.
+    """One episode as the page shows it.
 
     Attributes:
-        item: Tells it from others of its source, and names the same item in another one.
-        question: What was asked.
-        response: y.
-        answer: The gold answer.
-        other_response: Of a pair, the second.
+        item: Name of the item, unique in its source and the same in every source.
+        question: Question x.
+        response: Response y.
+        answer: Gold answer.
+        other_response: Second response of a pair.
         image: Path of a file or a `data:` URL.
         truth: r_oracle(x, y).
-        critique: c.
-        verdict: What the critique says: a verdict, a rating, or which response it prefers.
-        verdict_right: Whether that is true; None where it is not known, or a rating.
-        expected: What it should have said.
-        refinement: y'.
+        critique: Critique c.
+        verdict: Judgement of the critique: a verdict, a rating, or the preferred response.
+        verdict_right: Whether the judgement is true; None if unknown, and for a rating.
+        expected: The true judgement.
+        refinement: Refinement y'.
         refinement_truth: r_oracle(x, y').
-        first_error: Index of the first wrong step of the response; -1 if there is none, None if unknown.
-        numbers: Rewards, advantage, KL and the like by name.
+        first_error: Index of the first wrong step of the response; -1 if every step is right, None if unknown.
+        numbers: Rewards, advantage, KL and other numbers by name.
     """
 
     item: str
@@ -66,7 +67,7 @@ class Entry:
 
     @property
     def flags(self) -> int:
-        """What the page filters by. As in the metrics, no verdict is a wrong one; as a flag it is its own."""
+        """Flags for the page's filters. A missing verdict counts as wrong in the metrics but has its own flag."""
         before, after = self.truth, self.refinement_truth
         return (
             WRONG_VERDICT * (self.verdict_right is False and self.verdict != Verdict.UNPARSED)
@@ -77,10 +78,15 @@ class Entry:
 
 
 def of_episode(e: Episode, first_error: FirstError | None) -> Entry:
-    """What an evaluation has recorded."""
+    """Entry of a record of an evaluation."""
     chain = [f"s{e.sample}"] * (e.sample > 0) + [f"r{e.round}"] * (e.round > 0)
     scores = {"score": e.response_score, "score of the refinement": e.refinement_score, "tokens": e.tokens}
     scored = e.kind == "score"
+    judgement: dict[str, Any] = {}
+    if e.critique is not None and scored:
+        judgement = _rating(e.critic_rating, e.response_rating)
+    elif e.critique is not None:
+        judgement = _verdict(e.verdict, e.response_correct)
     return Entry(
         item=".".join([e.id, *chain]),
         question=e.question,
@@ -89,9 +95,7 @@ def of_episode(e: Episode, first_error: FirstError | None) -> Entry:
         image=e.image,
         truth=e.response_rating if scored else e.response_correct,
         critique=e.critique,
-        **(_rating(e.critic_rating, e.response_rating) if scored else _verdict(e.verdict, e.response_correct))
-        if e.critique is not None
-        else {},
+        **judgement,
         refinement=e.refinement,
         refinement_truth=None if scored else e.refinement_correct,
         first_error=None if first_error is None else first_error(e.question, e.image, e.response),
@@ -100,14 +104,19 @@ def of_episode(e: Episode, first_error: FirstError | None) -> Entry:
 
 
 def of_judgement(j: PairJudgement, pair: PreferencePair) -> Entry:
-    """What an evaluation has recorded of a critic of pairs; the pair as it was before it was shown."""
-    shown = pair if j.order == "forward" else swap(pair)
+    """Entry of a judgement by a critic of pairs.
+
+    Args:
+        j: The record.
+        pair: The pair in its forward order.
+    """
+    asked = pair if j.order == "forward" else swap(pair)
     return Entry(
         item=f"{j.pair}.{j.order}",
-        question=shown.question,
-        response=shown.response_1,
-        other_response=shown.response_2,
-        image=shown.image if isinstance(shown.image, str) else None,
+        question=asked.question,
+        response=asked.response_1,
+        other_response=asked.response_2,
+        image=asked.image if isinstance(asked.image, str) else None,
         critique=j.reply,
         **_preference(j.strict, j.label),
         numbers=_numbers({"tokens": j.tokens}),
@@ -115,26 +124,22 @@ def of_judgement(j: PairJudgement, pair: PreferencePair) -> Entry:
 
 
 NO_NUMBERS = {
-    "step",
-    "label",
-    "preference",
-    "rating",
-    "response_correct",
-    "response_rating",
-    "refinement_correct",
-    "refinement_rating",
+    *("step", "label", "preference", "rating"),
+    *("response_correct", "response_rating", "refinement_correct", "refinement_rating"),
 }
-"""Columns of a trainer's record that are shown in other ways; every other number is shown by its name."""
-RENAMED = {
-    "critique_reward": "reward",
-    "pairwise_reward": "reward",
-    "mixed_reward": "reward",
-    "r_oracle": "reward",
-}
+"""Columns of a trainer's record that are no entry of `numbers`; every other number is."""
+RENAMED = dict.fromkeys(("critique_reward", "pairwise_reward", "mixed_reward", "r_oracle"), "reward")
+"""Columns with another name on the page."""
 
 
 def of_training(row: Mapping[str, Any], place: int, first_error: FirstError | None) -> Entry:
-    """What a trainer has recorded of one completion; see `trainer.CriticConfig.log_completions`."""
+    """Entry of one completion in a trainer's record; see `log_completions` of `CriticConfig`.
+
+    Args:
+        row: The record.
+        place: Position of the completion in its RL step.
+        first_error: Finds the first wrong step; None where the task knows none.
+    """
     completion = _text(row["completion"])
     numbers = {
         RENAMED.get(name, name): value
@@ -161,17 +166,17 @@ def of_training(row: Mapping[str, Any], place: int, first_error: FirstError | No
         return Entry(**common, response=completion, truth=truth, numbers=_numbers(numbers))
     if "rating" in row:
         truth, after = row.get("response_rating"), row.get("refinement_rating")
-        said = _rating(row["rating"], truth)
+        judgement = _rating(row["rating"], truth)
     else:
         truth, after = _graded(row["response_correct"]), _graded(row.get("refinement_correct"))
-        said = _verdict(row["verdict"], truth)
+        judgement = _verdict(row["verdict"], truth)
     response = row["response"]
     return Entry(
         **common,
         response=response,
         truth=None if _missing(truth) else truth,
         critique=completion,
-        **said,
+        **judgement,
         refinement=row.get("refinement") or None,  # gated ones are not asked for
         refinement_truth=None if _missing(after) else after,
         first_error=None if first_error is None else first_error(row["question"], row.get("image"), response),
@@ -180,13 +185,9 @@ def of_training(row: Mapping[str, Any], place: int, first_error: FirstError | No
 
 
 def _verdict(verdict: str | None, truth: bool | None) -> dict[str, Any]:
-    right = None if verdict is None else r_dis(Verdict(verdict), truth)
     expected = None if truth is None else (Verdict.CORRECT if truth else Verdict.WRONG).value
-    return {
-        "verdict": verdict,
-        "verdict_right": None if right is None else right == 1.0,
-        "expected": expected,
-    }
+    right = None if verdict is None else r_dis(Verdict(verdict), truth)
+    return {"verdict": verdict, "verdict_right": None if right is None else bool(right), "expected": expected}
 
 
 def _rating(rating: float | None, truth: float | None) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def _text(turns: Any) -> str:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or value != value  # NaN is not itself
 
 
 def _graded(value: Any) -> bool | None:
@@ -218,7 +219,7 @@ def _graded(value: Any) -> bool | None:
 
 
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Known values, with five digits: the page is read by people."""
+    """Known values, rounded to five digits."""
     return {name: float(f"{v:.5g}") for name, v in values.items() if v is not None and math.isfinite(v)}
 
 
@@ -228,15 +229,15 @@ _CLOSING = re.compile(
 
 
 def marks(critique: str) -> list[tuple[int, str]]:
-    """Where the parts of a critique start, in UTF-16 units, and what each is.
+    """Start, in UTF-16 units, and kind of each part of a critique.
 
-    A part is the block of a step, `correct`, `wrong` or `unjudged` as `localisation.step_judgments` reads it, or
-    the `verdict` at the end. Text before the first part belongs to none.
+    A part is the block of a step (`correct`, `wrong` or `unjudged`, as `localisation.step_judgments` reads it) or
+    the closing `verdict`. Text before the first part belongs to none.
 
     >>> marks("Step sentence: 1+1=3\\nCorrectness of the step: Wrong\\nCorrectness of the final answer: Wrong")
     [(0, 'wrong'), (52, 'verdict')]
     """
-    # Fenced text is blanked, not dropped as there, so that places stay what they are.
+    # `step_judgments` drops fenced text; blanking it here keeps the positions.
     text = _FENCE.sub(lambda fence: re.sub(r"[^\n]", " ", fence[0]), critique)
     names = {True: "correct", False: "wrong", None: "unjudged"}
     steps, judged = [m.start() for m in _STEP.finditer(text)], step_judgments(critique)
@@ -248,10 +249,10 @@ def marks(critique: str) -> list[tuple[int, str]]:
     return [(len(critique[:start].encode("utf-16-le", "surrogatepass")) // 2, name) for start, name in parts]
 
 
-def read_settings(marker: Any) -> dict[str, Any]:
-    """Settings in the `step.json` of a step of a run; empty where there is none or it is cut short."""
+def read_settings(marker: Path) -> dict[str, Any]:
+    """Settings in the `step.json` of a step; empty if the file is missing or cut short."""
     try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
+        content = json.loads(marker.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return dict(found.get("settings", {}))
+    return dict(content.get("settings", {}))

@@ -1,4 +1,4 @@
-"""Reads what a run, an evaluation or a trainer has written; writes nothing there, it may still be at work."""
+"""Reads the folder of a run, an evaluation or a trainer; writes nothing there, the run may still be at work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from critique_rl.benchmarks import PairJudgement
+from critique_rl.benchmarks.judging import PairJudgement
 from critique_rl.critic_data import PreferencePair, pairs_of_responses
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.summary import summarise
@@ -31,12 +31,12 @@ class Source:
     """Episodes of one evaluation or one training.
 
     Attributes:
-        run: Which of the runs of the page.
-        key: Its folder below that of the run.
-        label: For people.
+        run: Number of its run on the page.
+        key: Its folder, relative to that of the run.
+        label: Heading for people.
         training: Whether a trainer has recorded them.
-        entries: Its episodes, perhaps not all.
-        total: How many there are.
+        entries: The episodes that are shown, perhaps not all.
+        total: Number of episodes.
     """
 
     run: int
@@ -52,10 +52,10 @@ class Curve:
     """Log of one training.
 
     Attributes:
-        run: Which of the runs of the page.
+        run: Number of its run on the page.
         stage: Label of the stage.
-        part: Its folder below that of the run, which tells seeds apart.
-        rows: What was logged, one mapping per RL step.
+        part: Its folder, relative to that of the run, which tells seeds apart.
+        rows: The log, one mapping per RL step.
     """
 
     run: int
@@ -69,8 +69,8 @@ class Table:
     """Metrics of one run.
 
     Attributes:
-        run: Which of the runs of the page.
-        origin: Where its numbers come from.
+        run: Number of its run on the page.
+        origin: Source of its numbers, for people.
         rows: `method`, `dataset`, `metrics`, as in a result file.
     """
 
@@ -81,14 +81,14 @@ class Table:
 
 @dataclass
 class Gathered:
-    """All that a page shows; `notes` say what it could not find.
+    """Content of a page.
 
     Attributes:
-        names: Of the runs.
+        names: Names of the runs.
         sources: Episodes.
         curves: Logs of trainings.
         tables: Metrics.
-        notes: For the person who asked.
+        notes: What is left out, and why.
     """
 
     names: Sequence[str]
@@ -146,18 +146,18 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
         rows = [row for row in _json(path).get("log_history", []) if "reward" in row]
         if rows:
             gathered.curves.append(Curve(run, _label(path.parent, labels), _key(path.parent, folder), rows))
-    sizes = {place: len(recorded) for place, recorded in (episodes | judged).items()}
-    sizes |= {place: sum(found.values()) for place, found in steps.items() if found}
+    sizes = {place: len(records_there) for place, records_there in (episodes | judged).items()}
+    sizes |= {place: sum(files.values()) for place, files in steps.items() if files}
     shares = _shares(sizes, limit)
-    for place, found in episodes.items():
+    for place, recorded in episodes.items():
         first_error = tasks.first_error(read_settings(place / MARKER))
-        entries = [of_episode(e, first_error) for e in _drawn(found, [e.id for e in found], shares[place])]
-        gathered.sources.append(_source(run, folder, place, labels, entries, len(found), training=False))
-    for place, of in judged.items():
-        entries = [
-            of_judgement(j, pairs[place][j.pair]) for j in _drawn(of, [j.pair for j in of], shares[place])
-        ]
-        gathered.sources.append(_source(run, folder, place, labels, entries, len(of), training=False))
+        drawn = _drawn(recorded, [e.id for e in recorded], shares[place])
+        entries = [of_episode(e, first_error) for e in drawn]
+        gathered.sources.append(_source(run, folder, place, labels, entries, len(recorded), training=False))
+    for place, judgements in judged.items():
+        asked = _drawn(judgements, [j.pair for j in judgements], shares[place])
+        entries = [of_judgement(j, pairs[place][j.pair]) for j in asked]
+        gathered.sources.append(_source(run, folder, place, labels, entries, len(judgements), training=False))
     for place, files in steps.items():
         if files:
             first_error = tasks.first_error(read_settings(place.parent / "pool" / MARKER))
@@ -187,22 +187,22 @@ def _source(
     return Source(run, _key(place, folder), ", ".join(filter(None, parts)), training, entries, total)
 
 
-# -- where things are ----------------------------------------------------------------------------------------
+# -- paths and labels ----------------------------------------------------------------------------------------
 
 
 def _found(folder: Path, name: str, labels: Mapping[str, str]) -> list[Path]:
-    """Files or folders of a name below a folder, in the order of the run's stages; not those of checkpoints."""
+    """Files or folders of a name below a folder, in the order of the run's stages; checkpoints are left out."""
     order = {stage: place for place, stage in enumerate(labels)}
 
     def rank(path: Path) -> tuple[int, tuple[str, ...]]:
         return order.get(_named(path.parent)[1], len(order)), path.parts  # `test` before `test-empty`
 
-    found = [p for p in folder.rglob(name) if not any(part.startswith("checkpoint-") for part in p.parts)]
-    return sorted(found, key=rank)
+    paths = [p for p in folder.rglob(name) if not any(part.startswith("checkpoint-") for part in p.parts)]
+    return sorted(paths, key=rank)
 
 
 def _name(folder: Path) -> str:
-    """Name of a run, and of its part if the folder is one."""
+    """Name of a run, followed by that of its part where the folder is a part of a run."""
     parts = folder.resolve().parts
     seeds = [i for i, part in enumerate(parts) if _SEED.fullmatch(part)]
     return "/".join(parts[seeds[-1] - 1 :] if seeds else parts[-1:])
@@ -213,7 +213,7 @@ def _key(place: Path, folder: Path) -> str:
 
 
 def _named(place: Path) -> tuple[str, str, str]:
-    """Seed, row or stage, and what is measured, from the path of a step; empty where it is none of a run."""
+    """Seed, row or stage, and task, from the path of a step; empty texts where the folder is no step of a run."""
     parts = place.resolve().parts
     seed = next((part for part in reversed(parts[-4:]) if _SEED.fullmatch(part)), "")
     if "evaluate" in parts[-3:]:
@@ -224,7 +224,7 @@ def _named(place: Path) -> tuple[str, str, str]:
 
 
 def _labels(folder: Path) -> dict[str, str]:
-    """Labels of rows and stages, from the report of the run that the folder is, or is a part of."""
+    """Labels of rows and stages, from the report of the run that the folder belongs to."""
     for place in (folder, *folder.resolve().parents[:4]):
         if (place / REPORT).exists():
             stages = _json(place / REPORT).get("config", {}).get("stages", {})
@@ -238,19 +238,19 @@ def _label(place: Path, labels: Mapping[str, str]) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path} is not what critique-rl writes: an object was expected.")
-    return found
+    return content
 
 
 # -- episodes ------------------------------------------------------------------------------------------------
 
 
 def _read(path: Path, cls: type[Record]) -> list[Record]:
-    """Whole lines of a file of records; its last one may be in the making, and is left alone."""
+    """Records of a file. Its last line, if it has no end, is still being written and left out."""
     records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         if line:
@@ -264,7 +264,7 @@ def _read(path: Path, cls: type[Record]) -> list[Record]:
 
 
 def _samples(place: Path) -> Path | None:
-    """Records of the actor's samples, of which a step's pairs are; None of a benchmark, whose are elsewhere."""
+    """Records of the actor's samples that the pairs of a step are made of; None for the pairs of a benchmark."""
     inputs = read_settings(place / MARKER).get("inputs", {})
     name = next((name for name in inputs if "/evaluate/no_critic/" in name), None)
     return None if name is None else place.resolve().parents[3] / name / RECORDS
@@ -276,16 +276,16 @@ def _pairs(samples: Path | None) -> dict[str, PreferencePair]:
     return {p.id: p for p in pairs_of_responses(rows)} if rows else {}
 
 
-def _drawn(records: Sequence[Record], of: Sequence[str], most: int) -> list[Record]:
-    """At most so many, in their order: of the same problems, which `of` names, wherever there are equal ones."""
+def _drawn(records: Sequence[Record], problems: Sequence[str], most: int) -> list[Record]:
+    """At most `most` records, in their order, drawn by a hash of their problem, so alike in all files."""
     if len(records) <= most:
         return list(records)
-    ranked = sorted(range(len(records)), key=lambda i: (child_seed(0, "view", of[i]), i))
+    ranked = sorted(range(len(records)), key=lambda i: (child_seed(0, "view", problems[i]), i))
     return [records[i] for i in sorted(ranked[:most])]
 
 
 def _shares(sizes: Mapping[Path, int], limit: int) -> dict[Path, int]:
-    """How many of each may be shown: all of the small ones, and equally many of the others."""
+    """Number of episodes to show of each source: all of the small ones, equally many of the others."""
     shares, left = {}, limit
     for done, (place, size) in enumerate(sorted(sizes.items(), key=lambda item: item[1])):
         shares[place] = min(size, max(1, left // (len(sizes) - done)))
@@ -294,7 +294,7 @@ def _shares(sizes: Mapping[Path, int], limit: int) -> dict[Path, int]:
 
 
 def _steps(place: Path) -> dict[Path, int]:
-    """Rows of each file of completions of a training; a file in the making has none."""
+    """Number of rows in each file of completions of a training; a file that is still written is left out."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -308,7 +308,7 @@ def _steps(place: Path) -> dict[Path, int]:
 
 
 def _training(files: Mapping[Path, int], most: int, first_error: FirstError | None) -> list[Entry]:
-    """At most so many completions: of whole files, spread over the training from its first to its last."""
+    """At most `most` completions, from whole files that are spread over the training."""
     from pyarrow import parquet
 
     names = list(files)
@@ -326,14 +326,14 @@ def _training(files: Mapping[Path, int], most: int, first_error: FirstError | No
 
 
 class _Tasks:
-    """First wrong steps, for tasks whose steps are known. A task is made once; one that cannot be is a note."""
+    """First wrong steps, for tasks whose steps are known. A task is loaded once; a failure becomes a note."""
 
     def __init__(self) -> None:
         self.known: dict[str, FirstError | None] = {}
         self.notes: list[str] = []
 
     def first_error(self, settings: Mapping[str, Any]) -> FirstError | None:
-        """Of the task of a step with these settings; None where steps are not known."""
+        """Finds the first wrong step, for the task in a step's settings; None where steps are not known."""
         tasks = settings.get("train") or [settings.get("task")]
         task = tasks[0]
         if len(tasks) > 1 or not task or task["name"] not in TASKS or TASKS[task["name"]].first_error is None:
@@ -341,10 +341,10 @@ class _Tasks:
         prompts = settings.get("prompts", {}).get("name")
         key = json.dumps([task, prompts], sort_keys=True)
         if key not in self.known:
-            self.known[key] = self._made(task, prompts)
+            self.known[key] = self._finder(task, prompts)
         return self.known[key]
 
-    def _made(self, task: Mapping[str, Any], prompts: str | None) -> FirstError | None:
+    def _finder(self, task: Mapping[str, Any], prompts: str | None) -> FirstError | None:
         of_task = TASKS[task["name"]].first_error
         try:
             problems = load_task(
@@ -363,8 +363,8 @@ class _Tasks:
             problem = known.get(problem_id(question, image))
             if problem is None:
                 return None
-            found = of_task(problem, bare(response))
-            return -1 if found is None else found
+            step = of_task(problem, bare(response))
+            return -1 if step is None else step
 
         return first_error
 
@@ -375,20 +375,20 @@ class _Tasks:
 def _table(
     run: int, folder: Path, labels: Mapping[str, str], episodes: Mapping[Path, Sequence[Episode]]
 ) -> Table | None:
-    """The table of the result file, or else what the records give."""
+    """The table of the result file, or without one the metrics of the records."""
     if (folder / REPORT).exists():
         rows = _json(folder / REPORT).get("rows")
         if not isinstance(rows, list):
             raise UserError(f"{folder / REPORT} is no result file: it has no rows.")
         return Table(run, REPORT, rows)
     groups: dict[tuple[str, str], list[Sequence[Episode]]] = {}
-    for place, found in episodes.items():
-        first = [e for e in found if e.round == 0]
+    for place, recorded in episodes.items():
+        first = [e for e in recorded if e.round == 0]
         if first:
             _, name, rest = _named(place)
             groups.setdefault((labels.get(name, name), rest), []).append(first)
     rows = [
-        {"method": method, "dataset": rest or found[0][0].dataset, "metrics": summarise(found)}
-        for (method, rest), found in groups.items()
+        {"method": method, "dataset": rest or seeds[0][0].dataset, "metrics": summarise(seeds)}
+        for (method, rest), seeds in groups.items()
     ]
     return Table(run, "worked out from the records; there is no report.json", rows) if rows else None

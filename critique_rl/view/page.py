@@ -1,7 +1,7 @@
-"""Joins what was gathered with the page's own files to one HTML file without any reference to a network.
+"""Joins the gathered data with the page's own files to one HTML file that names no address outside.
 
-What models have written goes into the page as compressed data, in base64: no text can end its element or begin
-another. The page shows texts as text alone, and its policy lets nothing but its own script run.
+Texts of models enter the page as compressed data in base64, so that no text can end its element or begin another.
+The page shows texts as text only, and its policy lets nothing but its own script run.
 """
 
 from __future__ import annotations
@@ -17,26 +17,29 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from critique_rl.reports.columns import CHOSEN, COLUMNS, PAIRWISE_COLUMNS, SCORED_COLUMNS
-from critique_rl.reports.metrics import CURVES
+from critique_rl.reports.columns import COLUMNS, columns_of, is_scored, is_share
 from critique_rl.reports.markdown import format_metric
+from critique_rl.reports.metrics import CURVES
+from critique_rl.reports.pictures import places
 from critique_rl.view.entries import marks
 from critique_rl.view.gather import Gathered, Source, Table
 from critique_rl.vision.images import ImageError, data_url, open_image
 
 THUMBNAIL = 512
 """Longer side of an image on the page, in pixels."""
-UNITS = {*SCORED_COLUMNS} - {"parse_rate"}
-"""Metrics of scored replies that are no shares."""
+SCRIPTS = ("page.list.js", "page.detail.js", "page.curves.js", "page.start.js")
+"""Parts of the page's script; they share one function."""
 CODES = {None: -1, False: 0, True: 1}
 
 
 def render(gathered: Gathered) -> str:
-    """The page as HTML."""
-    style, script, frame = (
-        (files(__package__) / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html")
+    """Render the page as HTML."""
+    style, frame, *parts = (
+        (files(__package__) / name).read_text("utf-8") for name in ("page.css", "page.html", *SCRIPTS)
     )
-    packed = base64.b64encode(zlib.compress(_compact(data(gathered)).encode("utf-8", "replace"))).decode()
+    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+    text = json.dumps(data(gathered), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    packed = base64.b64encode(zlib.compress(text.encode("utf-8", "replace"))).decode()
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -49,41 +52,31 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _compact(content: Any) -> str:
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
 def data(gathered: Gathered) -> dict[str, Any]:
-    """What the script of the page reads; texts and images are there once, and named by their place."""
+    """Data for the script of the page; each text and image is stored once and referred to by its index."""
     store = _Store()
     sources = [_source(source, store) for source in gathered.sources]
     gathered.notes += store.notes()
+    curves = []
+    for curve in gathered.curves:
+        logged = [key for key in CURVES if any(row.get(key) is not None for row in curve.rows)]
+        series = {key: [_number(row.get(key)) for row in curve.rows] for key in logged}
+        curves.append({"run": curve.run, "stage": curve.stage, "part": curve.part, "series": series})
     return {
         "names": list(gathered.names),
         "sources": sources,
         "texts": list(store.texts),
         "images": list(store.images),
         "marks": store.marks,
-        "curves": [
-            {
-                "run": curve.run,
-                "stage": curve.stage,
-                "part": curve.part,
-                "series": {
-                    key: [_number(row.get(key)) for row in curve.rows]
-                    for key in CURVES
-                    if any(row.get(key) is not None for row in curve.rows)
-                },
-            }
-            for curve in gathered.curves
-        ],
+        "curves": curves,
+        "colours": places(curve.stage for curve in gathered.curves),
         "panels": CURVES,
         "tables": [_table(table) for table in gathered.tables],
     }
 
 
 class _Store:
-    """Texts, critiques' parts and images, each once."""
+    """Texts, parts of critiques, and images, each once, by index."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
@@ -96,10 +89,10 @@ class _Store:
         return -1 if text is None else self.texts.setdefault(text, len(self.texts))
 
     def critique(self, text: str | None) -> int:
-        place = self.text(text)
-        if text is not None and place not in self.marks:
-            self.marks[place] = [part for mark in marks(text) for part in mark]
-        return place
+        index = self.text(text)
+        if text is not None and index not in self.marks:
+            self.marks[index] = [part for mark in marks(text) for part in mark]
+        return index
 
     def image(self, image: str | None) -> int:
         if image is None:
@@ -120,7 +113,7 @@ class _Store:
         return self.images.setdefault(data_url(content.getvalue()), len(self.images))
 
     def notes(self) -> list[str]:
-        """What could not be shown."""
+        """Notes on images that are left out."""
         return [f"{self._missing} images cannot be read and are left out"] if self._missing else []
 
 
@@ -165,36 +158,23 @@ def _number(value: float | None) -> float | None:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    names = {name for row in table.rows for name in row["metrics"]}
-    columns = SCORED_COLUMNS if "score" in names else COLUMNS | PAIRWISE_COLUMNS
-    chosen = {
-        f"{kind}_at_{n}": f"{label}@{n}"
-        for n in (4, 16, 64)
-        for kind, label in CHOSEN.items()
-        if f"self_critique_at_{n}" in names
-    }
-    shown = {name: heading for name, heading in (columns | chosen).items() if name in names}
-    scored = columns is SCORED_COLUMNS
-    return {
-        "run": table.run,
-        "origin": table.origin,
-        "columns": list(shown.values()),
-        "rows": [
-            [
-                row["method"],
-                row["dataset"],
-                [_cell(row["metrics"].get(m), scored and m in UNITS) for m in shown],
-            ]
-            for row in table.rows
-        ],
-    }
+    measured = {name for row in table.rows for name in row["metrics"]}
+    scored = is_scored(table.rows)
+    columns = columns_of(table.rows) if scored else COLUMNS | columns_of(table.rows)
+    columns = {name: heading for name, heading in columns.items() if name in measured}
+    unit = "score" if scored else "percent"
+    rows = [
+        [row["method"], row["dataset"], [_cell(row["metrics"].get(m), is_share(m, unit)) for m in columns]]
+        for row in table.rows
+    ]
+    return {"run": table.run, "origin": table.origin, "columns": list(columns.values()), "rows": rows}
 
 
-def _cell(metric: Mapping[str, Any] | None, unit: bool) -> list[str]:
-    """A value in percent or its own unit, and its interval where it has one."""
+def _cell(metric: Mapping[str, Any] | None, percent: bool) -> list[str]:
+    """A value in percent or its own unit, and its interval if it has one."""
     if metric is None:
         return ["–", ""]
-    scale, digits = (1, 2) if unit else (100, 1)
-    mean = format_metric({"mean": metric["mean"], "values": [metric["mean"]]}, percent=not unit)
+    scale, digits = (100, 1) if percent else (1, 2)
+    mean = format_metric({"mean": metric["mean"], "values": [metric["mean"]]}, percent=percent)
     low, high = metric["low"], metric["high"]
     return [mean, f"{scale * low:.{digits}f} to {scale * high:.{digits}f}" if high > low else ""]

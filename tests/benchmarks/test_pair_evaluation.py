@@ -200,7 +200,7 @@ def test_what_is_there_is_not_judged_again(finished: Run) -> None:
         ({"pairs": {"origin": None, "settings": {"min_gap": 1}}}, "are for pairs from an `origin`"),
         ({"pairs": {"most": 0}}, "pairs.most must be at least 1"),
         ({"pairs": {"mots": 2}}, "pairwise_critic.pairs: setting 'mots' is unknown. Did you mean 'most'"),
-        ({"alfa": 0.5}, "pairwise_critic: setting 'alfa' is unknown. Did you mean 'alpha'"),
+        ({"alfa": 0.5}, "stages.critic.trainer: setting 'alfa' is unknown. Did you mean 'alpha'"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_any_work(
@@ -334,15 +334,14 @@ def test_long_pairs_are_counted_with_the_images_that_the_trainer_will_see(
     def kept(name: str, **limits: int) -> int:
         pairs = {"origin": str(tmp_path / "pairs.jsonl"), "max_prompt_tokens": 120}
         given = Inputs(
-            start=finished.model_path("actor"),
+            start=finished.folder.model_path("actor"),
             output=tmp_path / name,
-            actor=finished.context.actor(),
-            pool=None,
-            prompts=finished.prompts,
+            load_actor=finished.context.actor,
+            load_pool=lambda: None,
+            prompts=finished.context.prompts,
             lengths=finished.config.lengths,
             seed=0,
             options={"pairs": pairs, **limits},
-            on_progress=lambda done, of, note: None,
         )
         try:
             return len(pairs_of(given, ties=False, seed=0))
@@ -368,14 +367,14 @@ def test_supervised_labels_are_learned_from_the_same_pairs(finished: Run, tmp_pa
     told = {e["prompt"][0]["content"]: e["completion"][0]["content"] for e in shown}
     assert len(told) == len(pairs)
     for pair in pairs:
-        prompt = run.prompts.pairwise_prompt(pair.question, pair.response_1, pair.response_2)[0]["content"]
+        prompt = run.context.prompts.pairwise_prompt(pair.question, pair.response_1, pair.response_2)[0]["content"]
         assert told[prompt] == f"<think></think> \\boxed{{{pair.label}}}"
     assert folder(run, "labels", "model.safetensors").exists()
 
 
 def test_a_run_brings_its_pairs_and_judges_a_benchmark(finished: Run, tmp_path: Path) -> None:
     """As the configs at the paper's scale do: no problems, pairs of a file, a reward benchmark as measurement."""
-    problems = finished.problems(finished.config.train[0])[:24]
+    problems = finished.context.problems(finished.config.train[0])[:24]
     pairs, items = [], []
     for i, p in enumerate(problems):
         wrong = f"<think>a glance</think> \\boxed{{{int(p.answer) + 1}}}"
@@ -399,7 +398,7 @@ def test_a_run_brings_its_pairs_and_judges_a_benchmark(finished: Run, tmp_path: 
     (tmp_path / "benchmark.jsonl").write_text(text, encoding="utf-8")
     benchmark = str(tmp_path / "benchmark.jsonl")
     settings = yaml.safe_load(MINI)
-    settings |= {"base": finished.model_path("actor"), "train": [], "cold_start": {"critiques": 1}}
+    settings |= {"base": finished.folder.model_path("actor"), "train": [], "cold_start": {"critiques": 1}}
     settings["stages"]["critic"]["trainer"] |= {
         "pairs": {
             "origin": str(tmp_path / "pairs.jsonl"),
@@ -493,7 +492,7 @@ def test_policies_are_measured_through_lmms_eval(
     rows = result_rows(run("evaluation.policy_benchmarks.processes=2").folder)  # the same scores in less time
     expected = {}
     for label, path in (
-        ("No critic", finished.model_path("actor")),
+        ("No critic", finished.folder.model_path("actor")),
         ("Critic RL", folder(finished, "critic")),
     ):
         weights = load_file(Path(path) / "model.safetensors")

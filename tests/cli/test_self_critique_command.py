@@ -431,7 +431,7 @@ def lines(rows: Sequence[Row]) -> str:
         (lines([*episodes(1), *episodes(1)]), "there are two records of problem p0, sample 0, round 0"),
         (lines(episodes(response_correct=None)), "none of its replies is graded"),
         (lines(episodes(kind="score", response_correct=None)), "its replies are scored"),
-        (lines(episodes(kind="essay")), "of kind 'essay', which has no right answers to measure by"),
+        (lines(episodes(kind="essay")), "of kind 'essay', which has no right answers: give one of"),
     ],
 )
 def test_records_that_give_no_choice_are_refused_before_a_judge_is_loaded(

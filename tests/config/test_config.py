@@ -13,7 +13,7 @@ from critique_rl.cli import commands as cli
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.reading import as_dict, check_options, differences
 from critique_rl.config.run import RunConfig, load_config
-from critique_rl.runs import plan
+from critique_rl.runs import dry_run as plan
 from critique_rl.runs.run import Run
 from critique_rl.runs.steps.train import trainer_args
 from critique_rl.training.stage_config import CritiqueConfig

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from critique_rl.actors import TransformersActor
 from critique_rl.cold_start.sft import fine_tune
 from critique_rl.config.data import LengthConfig
+from critique_rl.display import Display
 from critique_rl.methods import BASELINES, Inputs, baseline
 from critique_rl.methods.actor_rl import GRPO, ActorTrainer
 from critique_rl.methods.sampling import Draw, JudgedCritique, judged_critiques
@@ -66,19 +67,31 @@ class MarkActor:
         return [Generation(f"The answer is {answer}", 5, 5, False) for answer in found]
 
 
+class Noted(Display):
+    """A display that hands progress on."""
+
+    def __init__(self, note: Callable[..., None]) -> None:
+        super().__init__(quiet=True)
+        self.take = note
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        self.take(done, total, note)
+
+
 @pytest.fixture
 def inputs(critic_dir: Path, pool: Dataset, tmp_path: Path) -> Callable[..., Inputs]:
+    actor = MarkActor(pool)
+
     def make(**changes: Any) -> Inputs:
         defaults: dict[str, Any] = {
             "start": str(critic_dir),
             "output": tmp_path / "out",
-            "actor": MarkActor(pool),
-            "pool": pool,
+            "load_actor": lambda: actor,
+            "load_pool": lambda: pool,
             "prompts": COMPACT,
             "lengths": LengthConfig(response=12, critique=20, refinement=12),
             "seed": 0,
             "options": {},
-            "on_progress": lambda done, of, note: None,
         }
         return Inputs(**(defaults | changes))
 
@@ -138,7 +151,7 @@ def test_every_baseline_is_found_and_has_defaults_that_pass_its_own_check() -> N
     assert len(BASELINES) == 9
     for name in BASELINES:
         baseline(name).check({})
-    with pytest.raises(UserError, match=r"no baseline 'stra'. Did you mean 'star'\?"):
+    with pytest.raises(UserError, match=r"no method 'stra'. Did you mean 'star'\?"):
         baseline("stra")
 
 
@@ -247,7 +260,7 @@ def test_star_learns_what_it_keeps_from_the_start_again_and_goes_on(inputs: Make
     notes: list[tuple[int, int]] = []
     given = inputs(
         options={**options, "sft": {**FAST, "num_train_epochs": 3}},
-        on_progress=lambda done, of, note: notes.append((done, of)),
+        display=Noted(lambda done, total, note: notes.append((done, total))),
     )
     STAR.train(given)
     rounds = [read(given.output / f"iteration{i}" / "critiques.jsonl") for i in (0, 1)]
@@ -361,7 +374,7 @@ def test_actor_rl_raises_the_share_of_right_responses(inputs: Make, solo_dir: Pa
     notes: list[tuple[int, int, str]] = []
     given = inputs(
         start=str(solo_dir),
-        pool=few,
+        load_pool=lambda: few,
         options={
             **RL,
             "rl_steps": 7,
@@ -369,7 +382,7 @@ def test_actor_rl_raises_the_share_of_right_responses(inputs: Make, solo_dir: Pa
             "num_generations": 8,
             "per_device_train_batch_size": 32,
         },
-        on_progress=lambda *note: notes.append(note),
+        display=Noted(lambda *note: notes.append(note)),
     )
     baseline("actor_rl").train(given)
     asked = [COMPACT.reasoning_prompt(row["question"]) for row in few] * 8
@@ -388,13 +401,13 @@ def test_actor_rl_goes_on_from_its_last_checkpoint(
     inputs: Make, solo_dir: Path, few: Dataset, tmp_path: Path
 ) -> None:
     options = {**RL, "rl_steps": 4, "checkpoint_rl_steps": 1, "save_total_limit": 5}  # two epochs of `few`
-    whole = inputs(start=str(solo_dir), pool=few, options=options, output=tmp_path / "whole")
+    whole = inputs(start=str(solo_dir), load_pool=lambda: few, options=options, output=tmp_path / "whole")
     baseline("actor_rl").train(whole)
     halves = replace(whole, output=tmp_path / "halves")
     baseline("actor_rl").train(halves)
     (halves.output / "checkpoint-4" / "trainer_state.json").unlink()  # killed while it was written
     notes: list[int] = []
-    baseline("actor_rl").train(replace(halves, on_progress=lambda done, of, note: notes.append(done)))
+    baseline("actor_rl").train(replace(halves, display=Noted(lambda done, total, note: notes.append(done))))
     assert notes == [4]
     one, other = ((g.output / "model.safetensors").read_bytes() for g in (whole, halves))
     assert one == other
@@ -528,9 +541,9 @@ def test_score_runs_both_stages_and_does_not_repeat_the_first(
     notes: list[tuple[int, int]] = []
     given = inputs(
         start=str(solo_dir),
-        pool=few,
+        load_pool=lambda: few,
         options={**RL, "rl_steps": 2, "first_rl_steps": 1},
-        on_progress=lambda done, of, note: notes.append((done, of)),
+        display=Noted(lambda done, total, note: notes.append((done, total))),
     )
     baseline("score").train(given)
     assert notes == [(1, 1), (1, 2), (2, 2)]

@@ -18,7 +18,7 @@ from critique_rl.config.run import load_config
 from critique_rl.evaluation.intervals import t_interval
 from critique_rl.reports.model_card import CRITIQUE_RL, LLAVA_CRITIC_R1, TRL, card, write_all, write_cards
 from critique_rl.reports.settings import CONFIGS
-from critique_rl.runs.folder import shipped_directory
+from critique_rl.runs.folder import RunFolder, shipped_directory
 from critique_rl.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -127,13 +127,12 @@ def test_critics_kept_on_the_way_have_cards_of_their_own(tmp_path: Path) -> None
 
 def test_the_actor_and_the_sft_critic_have_cards_where_the_run_makes_them(tmp_path: Path) -> None:
     config = load_config(CONFIGS / "tiny.yaml", [f"output={tmp_path}", "seeds=[0, 1]"])
-    run = Run(config, from_scratch=True)
+    folder = RunFolder(dataclasses.replace(config, stages={}), from_scratch=True)
     for name in ("actor", "sft"):
         shutil.copytree(shipped_directory("assets/tiny") / name, tmp_path / name)
     task = config.evaluation.tasks[0]
-    run.config = dataclasses.replace(config, stages={})
     write_all(
-        run,
+        folder,
         [
             ("no_critic", task, measured(acc=(0.4, 0.5), acc_refine=(0.4, 0.5))),
             ("sft", task, measured(acc_dis=(0.5, 0.75))),
@@ -148,7 +147,7 @@ def test_the_actor_and_the_sft_critic_have_cards_where_the_run_makes_them(tmp_pa
 
 @pytest.mark.parametrize("name", ["stage1", "actor"])
 def test_the_example_of_a_card_runs(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    text = str(card(run, name, 0 if name == "stage1" else None, [], None))
+    text = str(card(run.folder, name, 0 if name == "stage1" else None, [], None))
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(code.replace("path or hub id of this model", run.folder.model_path(name, 0)), {})
     assert capsys.readouterr().out.strip()
@@ -169,7 +168,7 @@ def test_base_model_and_data_sets_are_named_as_the_hub_knows_them(tmp_path: Path
 
 def test_a_path_of_the_machine_does_not_get_into_a_card(tmp_path: Path) -> None:
     run = made(tmp_path / "run", f"base={tmp_path}/models/own")
-    text = str(card(run, "stage1", 0, [], None))
+    text = str(card(run.folder, "stage1", 0, [], None))
     assert str(tmp_path) not in text and "| Base model | own |" in text
     assert "base_model" not in ModelCard(text).data.to_dict()
 

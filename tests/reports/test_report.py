@@ -29,16 +29,18 @@ from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.intervals import t_interval
 from critique_rl.evaluation.metrics import metrics
 from critique_rl.evaluation.summary import summarise
+from critique_rl.markdown import escape
+from critique_rl.methods.options import option
 from critique_rl.reports.columns import COLUMNS
 from critique_rl.reports.costs import costs, parameters
 from critique_rl.reports.curves import _smooth
 from critique_rl.reports.health import RULES, Finding, check
-from critique_rl.reports.markdown import escape, format_metric, markdown_table
+from critique_rl.reports.markdown import format_metric, markdown_table
 from critique_rl.reports.page import html
 from critique_rl.reports.provenance import PACKAGES, commit_of
 from critique_rl.reports.report import write_report, write_result
 from critique_rl.reports.results import result_rows
-from critique_rl.reports.settings import CONFIGS, differences_from, paper_config, reward, setting
+from critique_rl.reports.settings import CONFIGS, differences_from, paper_config, reward
 from critique_rl.runs.folder import shipped_directory
 from critique_rl.runs.run import Run
 from critique_rl.runs.step import Step
@@ -230,12 +232,12 @@ def run(tmp_path: Path) -> Run:
     config = load_config(CONFIGS / "tiny.yaml", [f"output={tmp_path}/run", "seeds=[0, 1]"])
     stages = {name: config.stages[name] for name in ("stage1", "stage2")}
     made = Run(dataclasses.replace(config, stages=stages))
-    assert made.shipped is not None
+    assert made.folder.shipped is not None
     for step in made.steps():
         if step.kind in ("actor", "sft"):
             continue
         if step.kind == "train":
-            shutil.copytree(made.shipped / "sft", step.directory)
+            shutil.copytree(made.folder.shipped / "sft", step.directory)
             log = [*log_of(step.name.endswith("stage2")), {"train_runtime": 36.0}]
             (step.directory / "trainer_state.json").write_text(json.dumps({"log_history": log}))
         step.directory.mkdir(parents=True, exist_ok=True)
@@ -307,7 +309,7 @@ def test_a_level_is_judged_by_the_last_tenth(metric: str, good: float, bad: floa
     assert finding.outside and (finding.first, finding.last, finding.seed) == (good, bad, 3)
 
 
-TRENDS = [(rule.metric, rule.trend) for rule in RULES if rule.trend]
+TRENDS = [(metric, rule.trend) for metric, rule in RULES.items() if rule.trend]
 
 
 @pytest.mark.parametrize(("metric", "trend"), TRENDS)
@@ -339,11 +341,11 @@ def test_bounds_are_those_of_the_documentation() -> None:
             cells = [cell.strip() for cell in line.split("|")[1:-1]]
             inside = cells[-1:] == ["healthy"] or (inside and bool(cells))
             healthy += [cells] if inside else []
-    for rule in RULES:
-        documented = [cells[-1] for cells in healthy if f"`{rule.metric}`" in cells[0]]
-        assert documented, rule.metric
+    for metric, rule in RULES.items():
+        documented = [cells[-1] for cells in healthy if f"`{metric}`" in cells[0]]
+        assert documented, metric
         named = re.match(r"(?:above|below about|below) ([0-9.]+)$", rule.healthy)
-        assert all(named[1] in row for row in documented) if named else True, rule.metric
+        assert all(named[1] in row for row in documented) if named else True, metric
         assert not named or float(named[1]) in (rule.low, rule.high)
 
 
@@ -355,7 +357,7 @@ def test_cost_by_hand(run: Run) -> None:
     with safe_open(shipped_directory("assets/tiny") / "sft" / "model.safetensors", "pt") as file:
         assert n == sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
     assert n is not None
-    found = {cost.part: cost for cost in costs(run)}
+    found = {cost.part: cost for cost in costs(run.folder)}
     assert list(found) == ["pool", "Stage I", "Stage I+II", "evaluation"]
     first, second = found["Stage I"], found["Stage I+II"]
     # Two seeds; 20 rollouts of 1,000 tokens, two passes over each; drawn, then scored by policy and reference.
@@ -373,15 +375,15 @@ def test_cost_by_hand(run: Run) -> None:
 
 
 def test_a_training_in_two_parts_costs_both(run: Run) -> None:
-    alone = {cost.part: cost for cost in costs(run)}["Stage I"]
+    alone = {cost.part: cost for cost in costs(run.folder)}["Stage I"]
     for seed in (0, 1):
         output = Path(run.folder.model_path("stage1", seed))
         (output / "first").mkdir()
         shutil.copy(output / "trainer_state.json", output / "first")
-    both = {cost.part: cost for cost in costs(run)}["Stage I"]
+    both = {cost.part: cost for cost in costs(run.folder)}["Stage I"]
     assert (both.trained, both.generated) == (2 * alone.trained, 2 * alone.generated)  # type: ignore[operator]
     assert both.flops == pytest.approx(2 * alone.flops)  # type: ignore[operator]
-    assert setting({"method": "score", "trainer": {}}, "num_iterations") == 2  # SCoRe's is such a training
+    assert option({"method": "score", "trainer": {}}, "num_iterations") == 2  # SCoRe's is such a training
 
 
 def test_a_run_with_rounds_reports_the_first_and_what_comes_after(run: Run) -> None:
@@ -417,7 +419,7 @@ def test_hours_of_a_run_without_them_are_those_of_the_trainer_and_of_a_server_no
             content = json.loads(marker.read_text(encoding="utf-8"))
             del content["seconds"]
             marker.write_text(json.dumps(content), encoding="utf-8")
-    found = {cost.part: cost for cost in costs(run)}
+    found = {cost.part: cost for cost in costs(run.folder)}
     # 20 RL steps of four optimizer steps of 0.5 s; the 36 s that the trainer names are of its last start alone.
     assert found["Stage I"].hours == pytest.approx(2 * 40 / 3600)
     assert found["evaluation"].hours is None and found["pool"].hours is None
@@ -610,14 +612,15 @@ def test_the_callback_shows_rl_steps_and_the_stages_own_measure(tmp_path: Path) 
     callback.on_log(args, state, control)
     assert stream.getvalue() == ""
     state.log_history = [
-        {"critic/parse_rate": 1.0, "critic/acc_dis": 0.5, "kl": 0.0},
-        {"critic/parse_rate": 1.0, "critic/acc_dis": 0.625, "kl": 0.25},
+        {"reward": 0.5, "critic/acc_dis": 0.5, "kl": 0.0},
+        {"reward": 0.6, "critic/acc_dis": 0.625, "kl": 0.25},
     ]
     callback.on_log(args, state, control)
     assert stream.getvalue() == "    2/10  Acc@Dis 62 (right -, wrong -)  KL 0.250  ▁█\n"
     shown, stream = display(terminal=False)
     callback = DisplayCallback(shown, block=4)
-    state.log_history = [{"critic/parse_rate": 0.5, "critic/mae_dis": 1.5, "actor/rating_refine": 7.25}]
+    logged = {"reward": 0.1, "critic/parse_rate": 0.5, "critic/mae_dis": 1.5, "actor/rating_refine": 7.25}
+    state.log_history = [logged]
     callback.on_log(args, state, control)
     assert "MAE@Dis 1.50 (parsed 50)  rating of refinements 7.25  KL 0.000" in stream.getvalue()
 

@@ -765,7 +765,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         ("kind 'score'", {"items": [items[0], dataclasses.replace(items[1], kind="score")]}),
         ("n=3 cannot be measured", {"ns": [1, 3]}),
         ("n=8 cannot be measured", {"ns": [8]}),
-        ("called 'majority'", {"brackets": {"majority": brackets}}),
+        ("name of the baseline 'majority'", {"brackets": {"majority": brackets}}),
         ("'j' have none of item 'p0' with seed 1", {"seed": 1}),
         ("'j' have none of item 'p1'", {"brackets": {"j": brackets[:1]}}),
     ]

@@ -24,8 +24,8 @@ from critique_rl.config.evaluation import ProtocolConfig
 from critique_rl.config.reading import build as config_from
 from critique_rl.config.run import EXPERIMENTS, RunConfig, load_config
 from critique_rl.evaluation.episodes import read_episodes
-from critique_rl.evaluation.scaling import by_round, majority, powers_of_two
 from critique_rl.evaluation.metrics import metrics
+from critique_rl.evaluation.scaling import by_round, majority, powers_of_two
 from critique_rl.methods import baseline
 from critique_rl.methods.actor_rl import GRPO
 from critique_rl.methods.arms import arms, coefficients, pairwise_arms, with_ancestors
@@ -476,7 +476,7 @@ def test_every_script_of_the_pairwise_critic_can_be_built(stem: str, monkeypatch
     paper = load_paper(study.scripts / "paper.yaml")
     assert stem in paper.tables
     steps = study.run(table.rows, [0]).steps()
-    assert any(step.kind == "judge" for step in steps)
+    assert any(step.command == "judge" for step in steps)
     assert all(study.run([row], [0]).steps() for row in table.rows)  # whatever rows the configuration has
     assert not set(load_paper(EXPERIMENTS / "paper.yaml").tables) & set(paper.tables)
     on_axis = any(row.x is not None for row in table.rows)

@@ -18,12 +18,14 @@ import pytest
 import yaml
 from matplotlib.container import ErrorbarContainer
 
-from critique_rl.studies import tables
+from critique_rl.evaluation.intervals import t_interval
+from critique_rl.reports.pictures import save
+from critique_rl.studies import charts
 from critique_rl.studies.charts import draw_bars, draw_lines
 from critique_rl.studies.claims import judge
 from critique_rl.studies.paper import Claim, Paper, PaperRow, Side, load_paper
 from critique_rl.studies.results import combine, load_result
-from critique_rl.studies.tables import escape_latex, format_cell, latex, markdown, t_interval
+from critique_rl.studies.tables import escape_latex, format_cell, latex, markdown
 from critique_rl.types import UserError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -363,9 +365,8 @@ def test_charts_show_means_intervals_and_the_papers_values(
     paper: Paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Any] = []
-    finish = tables._finish
     monkeypatch.setattr(
-        tables, "_finish", lambda figure, *rest: (figures.append(figure), finish(figure, *rest))
+        charts, "save", lambda figure, *rest, **style: (figures.append(figure), save(figure, *rest, **style))
     )
     values = {(m, "math"): {"acc_dis": [0.5, 0.6]} for m in ("SFT critic", "Stage I+II")}
     missing = [{"method": "STaR", "dataset": "math", "reason": "no time"}]

@@ -1,0 +1,60 @@
+"""The journal: records are asked for once, appended chunk by chunk, and read back after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from critique_rl.records import Journal
+from critique_rl.types import UserError
+
+
+@dataclass(frozen=True)
+class Square:
+    number: int
+    square: int
+
+
+def journal(path: Path, known: range = range(10)) -> Journal[int, Square]:
+    return Journal(
+        path, Square, lambda s: s.number, known=known.__contains__, others="squares of other numbers"
+    )
+
+
+def test_a_killed_journal_goes_on_with_the_missing_records(tmp_path: Path) -> None:
+    path, asked, progress = tmp_path / "new" / "squares.jsonl", [], []
+
+    def ask(chunk: int, numbers: Sequence[int]) -> list[Square]:
+        asked.append((chunk, list(numbers)))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return [Square(n, n * n) for n in numbers]
+
+    first = journal(path)
+    with pytest.raises(KeyboardInterrupt):
+        first.fill(first.missing(range(5), 2), ask, lambda *at: progress.append(at), 5)
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"number": 2, "squ')  # cut short
+    second = journal(path)
+    second.fill(second.missing(range(5), 2), ask, lambda *at: progress.append(at), 5)
+    assert asked == [(0, [0, 1]), (1, [2, 3]), (0, [2, 3]), (1, [4])]
+    assert progress == [(2, 5), (4, 5), (5, 5)]
+    assert journal(path).done == {n: Square(n, n * n) for n in range(5)}
+
+
+def test_a_chunk_is_asked_for_its_missing_keys_and_repeats_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "squares.jsonl"
+    squares = journal(path)
+    squares.fill([([1], 1)], lambda chunk, numbers: [Square(1, 1)], None, 1)
+    squares.fill([([1], 1), ([1, 2], 2)], lambda chunk, numbers: [Square(1, -1), Square(2, 4)], None, 2)
+    assert squares.done == {1: Square(1, 1), 2: Square(2, 4)} and len(path.read_text().splitlines()) == 2
+
+
+def test_records_of_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "squares.jsonl"
+    path.write_text('{"number": 12, "square": 144}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"squares.jsonl holds squares of other numbers: delete it"):
+        journal(path)
