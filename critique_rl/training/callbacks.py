@@ -25,10 +25,10 @@ class DisplayCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Called by the trainer at every log."""
+        last = state.log_history[-1]
+        if "reward" not in last or not state.is_world_process_zero:
+            return  # the log at the end of a training is of no RL step
         rows = [row for row in state.log_history if "reward" in row]
-        if not rows or not state.is_world_process_zero:
-            return
-        last = rows[-1]
         measures = ("actor/acc_refine", "actor/rating_refine", "critic/acc_dis", "critic/mae_dis")
         measure = next((name for name in measures if name in last), "reward")
         curve = sparkline([row[measure] for row in rows if row.get(measure) is not None])
