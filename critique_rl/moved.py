@@ -51,7 +51,7 @@ FORMER: dict[str, tuple[str, ...]] = {
     "scoring": ("grading.scoring", "actors.reward_model"),
     "stages": ("training.stages", "training.stage_config", "training.critique_reward"),
     "standalone": ("cli.evaluate", "cli.audit"),
-    "study": ("studies.study", "studies.script", "studies.write"),
+    "study": ("studies.study", "studies.execute", "studies.script", "studies.write"),
     "tables": ("studies.tables", "studies.paper", "studies.results", "studies.charts", "studies.claims"),
     "teachers": ("cold_start.teachers", "tasks.scripted"),
     "tiny": ("cold_start.tiny", "cold_start.byte_tokenizer"),

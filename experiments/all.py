@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from critique_rl.runs.process import guarded
+from critique_rl.studies.execute import measure
 from critique_rl.studies.script import add_arguments, load_study
-from critique_rl.studies.study import measure
 from critique_rl.studies.write import write
 
 KINDS = ("table", "figure", "controls")

@@ -21,17 +21,17 @@ from critique_rl.config.reading import as_dict, build, parse_yaml
 from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import Episode, read_episodes
 from critique_rl.evaluation.intervals import ByProblem
-from critique_rl.evaluation.scaling import by_round, majority, passing, powers_of_two
 from critique_rl.evaluation.protocol import evaluate
 from critique_rl.evaluation.recorded import read_recorded
+from critique_rl.evaluation.scaling import by_round, majority, passing, powers_of_two
 from critique_rl.evaluation.summary import summarise
 from critique_rl.grading.scoring import Rater, ScoreRange
 from critique_rl.prompts import PROMPT_SETS, prompt_set
 from critique_rl.reports.markdown import markdown_table
 from critique_rl.reports.provenance import result
+from critique_rl.runs.folder import MARKER
 from critique_rl.runs.problems import load_problems
 from critique_rl.runs.protocol import protocol_of
-from critique_rl.runs.folder import MARKER
 from critique_rl.runs.step import Step
 from critique_rl.tasks import TASKS
 from critique_rl.types import GradedKind, Problem, UserError

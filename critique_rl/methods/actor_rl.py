@@ -1,6 +1,6 @@
 """Directly RL: the actor itself is trained with r_oracle(x, y); there is no critic.
 
-The trainer is the critic's, with other prompts and another reward, so that both spend a rollout alike.
+The trainer is that of the critic with other prompts and another reward, so that both spend a rollout alike.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class ActorTrainer(CritiqueTrainer):
 
     Args:
         model: The actor to start from: a directory, or a `PeftModel` with a trainable adapter.
-        args: The configuration; terms that only a critic has are ignored.
-        train_dataset: As for `CritiqueTrainer`; each question is used once.
+        args: Configuration; terms that only a critic has are ignored.
+        train_dataset: Rows as `CritiqueTrainer` takes them; each question is used once.
         callbacks: As in `Trainer`.
         peft_config: Adapter to train instead of the full model.
 
@@ -56,7 +56,7 @@ class ActorTrainer(CritiqueTrainer):
         self.policy = TransformersActor(self.model, self.processing_class, batch_size=size)
 
     def reward(self, completions: list[Any], **columns: Any) -> list[float | None]:
-        """1 or 0 for each completion, None where it cannot be graded; see trl's reward functions."""
+        """Reward each completion: 1 or 0, None where it cannot be graded. See trl's reward functions."""
         replies = [self._prompts.reasoning_prefill + c[0]["content"] for c in completions]
         grades = self.graded(replies, columns["answer"], columns["kind"])
         for grade in grades:
@@ -72,7 +72,7 @@ class ActorTrainer(CritiqueTrainer):
         return [None if grade is None else bool(grade) for grade in self.grader(items)]
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
-        """Each question, about each image, once, with the actor's prompt."""
+        """Rows with the actor's prompt, one for each question and image."""
         rows = {(row["question"], row.get("image")): row for row in super()._with_prompts(dataset, name)}
         prompts = self._prompts
         if prompts.reasoning_prefill and "image" in dataset.column_names:
@@ -85,8 +85,8 @@ class ActorTrainer(CritiqueTrainer):
         )
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
-        """The actor's own rendering: trl would close a prefill and open another turn after it."""
-        if isinstance(prompts[0][0]["content"], list):  # with images, and then without a prefill
+        """Render prompts as the actor does: trl would close a prefill and open another turn after it."""
+        if isinstance(prompts[0][0]["content"], list):  # with images there is no prefill
             return super()._tokenize_prompts(prompts)
         texts = [self.policy.render(prompt) for prompt in prompts]
         return self.processing_class(texts, add_special_tokens=False)["input_ids"], None, {}

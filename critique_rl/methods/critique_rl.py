@@ -80,5 +80,3 @@ def train(inputs: Inputs) -> None:
 
 def _configured(settings: Mapping[str, Any], *, every: int) -> CritiqueConfig:
     return configured(CritiqueConfig, WHERE, {**COMMON, **machine_defaults(), **settings}, every=every)
-
-

@@ -1,7 +1,7 @@
 """The critic of LLaVA-Critic-R1: GRPO on which of two responses is better, and no text about either.
 
-Pairs are a right and a wrong response of the pool to one problem, or those of a published set. What is trained is
-critic and policy at once, so the result stands in the actor's place, too.
+A pair is a right and a wrong response of the pool to one problem, or comes from a published set. The trained model
+is critic and policy at once: it also answers in the actor's place.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ from critique_rl.vision.models import is_vision_model, load_processor
 
 @dataclasses.dataclass(frozen=True)
 class PairOptions:
-    """Where the pairs come from.
+    """Source of the pairs.
 
     Attributes:
         origin: File, folder or name that `critic_data.load_pairs` takes; None makes them of the pool.
         settings: Further arguments of `load_pairs`.
-        most: Of the pool, most pairs of one problem.
-        ties: Of the pool, also pairs of two right or two wrong responses; with `ties` of the trainer alone.
-        share: Share of the pairs, by a hash of their identity.
+        most: Most pairs of one problem, where the pool gives them.
+        ties: Also pairs of two right or two wrong responses of the pool; only with `ties` of the trainer.
+        share: Share of the pairs that is kept, drawn by a hash of their identity.
         limit: Most pairs, a subsample by the seed; None takes all.
-        max_prompt_tokens: Longer prompts are left out, image tokens included; None keeps all.
-        keep_out: Files of benchmarks, by name, whose images and texts are left out; `hub` is the published one.
+        max_prompt_tokens: Most tokens of a prompt, image included; pairs with longer ones are left out.
+        keep_out: Files of benchmarks by name, `hub` for the published one; pairs with their images or texts are
+            left out.
     """
 
     origin: str | None = None
@@ -122,12 +123,12 @@ def train(inputs: Inputs) -> None:
 
 
 def trainer_args(options: Mapping[str, Any], where: str, **fixed: Any) -> PairwiseCriticConfig:
-    """The trainer's configuration, see `rl.rl_args`.
+    """Make the trainer's configuration, see `rl.rl_args`.
 
     Args:
-        options: Of the stage.
-        where: How messages call them.
-        fixed: Settings that win over all.
+        options: Options of the stage.
+        where: Name of the options in messages.
+        fixed: Settings that win over options.
 
     Raises:
         UserError: An option is unknown, invalid or has no effect here.
@@ -137,10 +138,10 @@ def trainer_args(options: Mapping[str, Any], where: str, **fixed: Any) -> Pairwi
 
 
 def pair_options(options: Mapping[str, Any]) -> PairOptions:
-    """The option `pairs`.
+    """Read the option `pairs`.
 
     Raises:
-        UserError: A field is unknown or has no meaning.
+        UserError: A field is unknown, or has no effect here.
     """
     given = options.get("pairs", {})
     check_options(PairOptions, given, "pairwise_critic.pairs")
@@ -148,19 +149,19 @@ def pair_options(options: Mapping[str, Any]) -> PairOptions:
 
 
 def pairs_of(inputs: Inputs, *, ties: bool, seed: int) -> list[PreferencePair]:
-    """The pairs that the options ask for.
+    """Pairs that the options ask for.
 
-    Those of an origin are read and filtered once, by the first process: they are kept in `pairs.jsonl` in the
-    output, images that rows held as bytes beside it, and what was left out is said in `pairs.json`.
+    Pairs of an origin are read and filtered once, by rank 0. The output then holds them in `pairs.jsonl`, the
+    images that rows had as bytes, and counts of dropped pairs in `pairs.json`.
 
     Args:
-        inputs: Of the method; its option `pairs` has the fields of `PairOptions`.
-        ties: Whether pairs are kept of which neither is better.
+        inputs: Inputs of the method; the option `pairs` has the fields of `PairOptions`.
+        ties: Whether pairs without a better response are kept.
         seed: Seed of a subsample.
     """
     options = pair_options(inputs.options)
     if options.origin is None:
-        assert inputs.pool is not None  # the configuration sees to it
+        assert inputs.pool is not None  # checked with the configuration
         pairs = pairs_of_responses(inputs.pool, most=options.most, ties=options.ties)
     else:
         stored = written_once(inputs.output / "pairs.jsonl", lambda: _filtered(inputs, options, ties))
@@ -170,10 +171,10 @@ def pairs_of(inputs: Inputs, *, ties: bool, seed: int) -> list[PreferencePair]:
 
 
 def _filtered(inputs: Inputs, options: PairOptions, ties: bool) -> list[dict[str, Any]]:
-    found = load_pairs(str(options.origin), **({"keep_ties": ties} | options.settings))
+    selection = load_pairs(str(options.origin), **({"keep_ties": ties} | options.settings))
     for name, file in options.keep_out.items():
         benchmark = load_benchmark(REWARD_BENCHMARKS[name] if file == "hub" else file, name=name)
-        found = found.through(lambda kept, benchmark=benchmark: decontaminate(kept, benchmark))  # type: ignore[misc]
+        selection = selection.through(lambda pairs, benchmark=benchmark: decontaminate(pairs, benchmark))  # type: ignore[misc]
     if options.max_prompt_tokens is not None:
         limits = {name: inputs.options.get(name) for name in ("min_pixels", "max_pixels")}
         sees = is_vision_model(inputs.start)
@@ -182,13 +183,13 @@ def _filtered(inputs: Inputs, options: PairOptions, ties: bool) -> list[dict[str
             lambda p: inputs.prompts.pairwise_prompt(p.question, p.response_1, p.response_2, ties=ties),
         )
         most = options.max_prompt_tokens
-        found = found.through(lambda kept: drop_long(kept, length, max_length=most))
-    found.write_report(inputs.output / "pairs.json")
+        selection = selection.through(lambda pairs: drop_long(pairs, length, max_length=most))
+    selection.write_report(inputs.output / "pairs.json")
     images = inputs.output / "images"
     return [
         dataclasses.asdict(pair)
         | {"image": str(store_image(pair.image, images)) if isinstance(pair.image, bytes) else pair.image}
-        for pair in found.pairs
+        for pair in selection.pairs
     ]
 
 
@@ -199,6 +200,6 @@ def _tokenizer(path: str) -> Any:
 
 
 def dataset(pairs: list[PreferencePair]) -> Dataset:
-    """Pairs as the trainer takes them: without a column of images where no pair has one."""
+    """Pairs as rows of the trainer; the column of images is left out where no pair has one."""
     rows = Dataset.from_list([dataclasses.asdict(p) for p in pairs])
     return rows if any(p.image is not None for p in pairs) else rows.remove_columns("image")

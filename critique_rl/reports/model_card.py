@@ -19,11 +19,11 @@ from critique_rl.config.methods import METHODS
 from critique_rl.config.reading import as_dict
 from critique_rl.config.training import StageConfig
 from critique_rl.critic_data.layouts import HUB
+from critique_rl.markdown import escape, table
 from critique_rl.methods.options import option
 from critique_rl.prompts import prompt_set
 from critique_rl.records import write
 from critique_rl.reports.columns import COLUMNS, PAIRWISE_COLUMNS, SCORED_COLUMNS
-from critique_rl.markdown import escape, table
 from critique_rl.reports.provenance import origin
 from critique_rl.reports.settings import reward, shown, tasks
 from critique_rl.runs.folder import RunFolder

@@ -19,7 +19,7 @@ from critique_rl.config.run import RunConfig
 from critique_rl.markdown import escape
 from critique_rl.methods.options import option
 from critique_rl.records import write
-from critique_rl.reports import model_card, page
+from critique_rl.reports import page
 from critique_rl.reports.costs import costs
 from critique_rl.reports.curves import plot_curves
 from critique_rl.reports.health import check
@@ -38,6 +38,8 @@ def write_report(folder: RunFolder) -> Path:
     Returns:
         Path of report.json.
     """
+    from critique_rl.reports import model_card  # slow to import
+
     rows, labels = result_rows(folder), folder.labels()
     path = write_result(folder.config, rows, histories(folder), of_training(folder, whole=True))
     by_row = {(row["method"], row["dataset"]): row["metrics"] for row in rows}

@@ -61,7 +61,8 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
     ]
     for role, tasks in (("train", config.train), ("evaluation", config.evaluation.tasks)):
         lines += [
-            f"  {role}: {t.name}, {t.split}, from {t.source or _hub(t)}: {_size(run.context, t)}" for t in tasks
+            f"  {role}: {t.name}, {t.split}, from {t.source or _hub(t)}: {_size(run.context, t)}"
+            for t in tasks
         ]
     if config.scorer is not None:
         lines.append(f"scorer: {config.scorer.get('model') or config.scorer.get('kind')}")

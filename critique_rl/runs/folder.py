@@ -109,7 +109,9 @@ class RunFolder:
         evaluation = config.evaluation
         rows = evaluation.rows or list(self.labels())
         if measurements is None:
-            measurements = [Measurement(row, t, evaluation.protocol) for t in evaluation.tasks for row in rows]
+            measurements = [
+                Measurement(row, t, evaluation.protocol) for t in evaluation.tasks for row in rows
+            ]
         self.measurements = list(measurements)
         judging = rows if judged is None else judged
         self.benchmarks = [(row, b) for b in evaluation.benchmarks for row in judging]

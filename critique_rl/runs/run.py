@@ -47,7 +47,9 @@ class Run:
         measurements: Sequence[Measurement] | None = None,
         judged: Sequence[str] | None = None,
     ) -> None:
-        import_extensions(config.extensions or ())  # this may be another process than the one that read the file
+        import_extensions(
+            config.extensions or ()
+        )  # this may be another process than the one that read the file
         config.check()
         self.config, self.display = config, display or Display()
         self.folder = RunFolder(config, from_scratch=from_scratch, measurements=measurements, judged=judged)

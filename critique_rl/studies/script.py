@@ -9,7 +9,7 @@ from pathlib import Path
 
 from critique_rl.config.run import EXPERIMENTS
 from critique_rl.runs.process import go_offline_without_hub, guarded
-from critique_rl.studies.study import Study, Table, _study
+from critique_rl.studies.study import Study, Table, study_of
 from critique_rl.studies.write import make
 from critique_rl.types import UserError
 
@@ -26,7 +26,7 @@ def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | Non
     parser = argparse.ArgumentParser(description=f"Make {stem} of one preset.")
     add_arguments(parser)
     arguments = parser.parse_args(argv)
-    code = guarded(lambda: make(stem, build, load_study(arguments), Path(arguments.results)))
+    code = guarded(lambda: make(stem, build, loadstudy_of(arguments), Path(arguments.results)))
     if code:
         sys.exit(code)
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", default=str(EXPERIMENTS / "results"), help="where results are written")
 
 
-def load_study(arguments: argparse.Namespace) -> Study:
+def loadstudy_of(arguments: argparse.Namespace) -> Study:
     """Make the study that the arguments name; its runs are in `runs/tables/PRESET`.
 
     Raises:
@@ -53,6 +53,6 @@ def load_study(arguments: argparse.Namespace) -> Study:
         path = EXPERIMENTS / "configs" / f"{arguments.preset}.yaml"
     if arguments.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {arguments.jobs}.")
-    study = _study(path, path.stem, arguments.seeds, arguments.jobs, arguments.set)
+    study = study_of(path, path.stem, arguments.seeds, arguments.jobs, arguments.set)
     go_offline_without_hub()  # only now: `env` of the file may name another hub
     return study

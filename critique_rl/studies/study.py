@@ -1,20 +1,16 @@
-"""What the scripts of tables and figures share: train what is missing, measure it, write one result file.
+"""A study: all runs of one preset, and the rows of the tables and figures that are measured in them.
 
-All scripts of one preset work in one folder of runs, so that a critic which two tables need is trained once. Seeds
-run in processes beside each other. A row that a preset cannot serve is reported as not run, with the reason.
+All scripts of a preset share one folder of runs: a critic that two tables need is trained once. Seeds run in
+parallel processes. A row that a preset cannot serve is reported as not run, with the reason.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.evaluation import ProtocolConfig
@@ -27,14 +23,16 @@ from critique_rl.evaluation.localisation import localisation
 from critique_rl.evaluation.scaling import Measure, means_by_problem
 from critique_rl.methods.arms import arms, pairwise_arms, with_ancestors
 from critique_rl.reports.metrics import LOGGED
-from critique_rl.reports.model_card import Measured, write_new
 from critique_rl.reports.results import by_dataset
 from critique_rl.runs.folder import Measurement, RunFolder
 from critique_rl.runs.run import Run
 from critique_rl.runs.steps import STEP_KINDS
 from critique_rl.runs.steps.evaluate import measured_row
 from critique_rl.tasks import TASKS
-from critique_rl.types import UserError, child_seed
+from critique_rl.types import child_seed
+
+if TYPE_CHECKING:
+    from critique_rl.reports.model_card import Measured
 
 MAIN = ProtocolConfig()
 """The paper's main protocol: everything greedy, one critique, one refinement."""
@@ -64,13 +62,13 @@ class Row:
     """One row of a table, for each of its tasks.
 
     Attributes:
-        method: As the table calls it.
+        method: Name in the table.
         arm: `no_critic`, `sft`, the name of an arm, or `ARM@STEP`.
-        protocol: How it is measured.
+        protocol: Protocol of the measurement.
         name: Tells the protocol from others of the same arm.
-        tasks: What it is measured on; None takes the preset's evaluation tasks.
+        tasks: Tasks of the measurement; None takes the preset's evaluation tasks.
         by_problem: Further metrics of its episodes.
-        round: Round of which the metrics are, from 0; those of `by_problem` see all rounds.
+        round: Round that is measured, from 0; `by_problem` gets the episodes of all rounds.
         actor: Another actor than the preset's, as `make_actor` takes it.
         x: Step or coefficient, where a method has several rows.
     """
@@ -86,7 +84,7 @@ class Row:
     x: float | None = None
 
     def on(self, task: TaskConfig) -> Measurement:
-        """What must be measured for this row on one task."""
+        """The measurement of this row on one task."""
         return Measurement(self.arm, task, self.protocol, self.name, self.actor)
 
 
@@ -95,8 +93,8 @@ class NotRun:
     """A row that is missing, and why.
 
     Attributes:
-        method: As the table would call it.
-        dataset: What it would be measured on.
+        method: Name in the table.
+        dataset: Data set of the measurement.
         reason: Why it is not run.
     """
 
@@ -107,18 +105,18 @@ class NotRun:
 
 @dataclass(frozen=True)
 class Table:
-    """What one script measures.
+    """Table or figure of one script.
 
     Attributes:
         rows: Its rows in order.
         not_run: Rows that this preset cannot serve.
-        columns: Metrics that the table shows.
-        bars: Metrics that are drawn, where there are no lines or curves.
-        lines: Metrics over K, `NAME_at_1`, `NAME_at_2`, ..., or over the rows' `x`, that are drawn as lines.
+        columns: Metrics in the table.
+        bars: Metrics drawn as bars, where there are no lines or curves.
+        lines: Metrics drawn as lines over K (`NAME_at_1`, `NAME_at_2`, ...) or over the rows' `x`.
         x_label: Heading of that axis.
         curves: Arms whose training is drawn, by label; several arms of one label follow each other.
-        example: Picks episodes to show: two methods, and which pairs of their episodes count.
-        study: Whose runs it shows, if not those of the preset itself.
+        example: Pairs of episodes to show.
+        study: Study with the runs, if not that of the preset itself.
     """
 
     rows: Sequence[Row]
@@ -140,8 +138,8 @@ class Example:
         first: Method of one row.
         second: Method of another, with the same actor and protocol.
         holds: Whether a pair is one that the figure is about.
-        about: What such a pair shows.
-        most: Pairs shown.
+        about: Caption of such a pair.
+        most: Most pairs to show.
     """
 
     first: str
@@ -157,10 +155,10 @@ class Study:
 
     Attributes:
         preset: Name of a configuration.
-        config: It.
+        config: The configuration.
         seeds: Seeds of every row.
-        jobs: Seeds that run beside each other.
-        overrides: Settings given in place of the configuration's.
+        jobs: Seeds that run in parallel.
+        overrides: Settings that replace those of the configuration.
         arms: All critics by name.
     """
 
@@ -176,7 +174,7 @@ class Study:
 
     @property
     def pairwise(self) -> bool:
-        """Whether the preset is of LLaVA-Critic-R1, whose tables have a folder of their own."""
+        """Whether the preset belongs to LLaVA-Critic-R1, which has its own folder of tables."""
         return "critic" in self.config.stages
 
     @property
@@ -185,9 +183,9 @@ class Study:
         return EXPERIMENTS / "llava_critic_r1" if self.pairwise else EXPERIMENTS
 
     def variant(self, name: str) -> Study | None:
-        """The study of another task with the same models, configuration `PRESET-NAME`; None if there is none."""
+        """The study of configuration `PRESET-NAME`: another task, the same models; None where there is none."""
         path = EXPERIMENTS / "configs" / f"{self.preset}-{name}.yaml"
-        return _study(path, self.preset, self.seeds, self.jobs, self.overrides) if path.exists() else None
+        return study_of(path, self.preset, self.seeds, self.jobs, self.overrides) if path.exists() else None
 
     def run(self, rows: Sequence[Row], seeds: Sequence[int]) -> Run:
         """The run of some rows and seeds: their arms, the arms that these start from, and their measurements."""
@@ -197,6 +195,8 @@ class Study:
 
     def execute(self, rows: Sequence[Row], seeds: Sequence[int], kinds: Sequence[str] | None = None) -> None:
         """Make what some rows and seeds lack, with a card for each checkpoint; see `Run.execute`."""
+        from critique_rl.reports.model_card import write_new  # slow to import
+
         run = self.run(rows, seeds)
         run.execute(kinds, after_step=lambda step: write_new(run.folder, step))
 
@@ -206,7 +206,7 @@ class Study:
         return RunFolder(config, **selection)
 
     def _selected(self, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[RunConfig, dict[str, Any]]:
-        """The configuration of some rows and seeds, and what of it is measured and judged."""
+        """Configuration of some rows and seeds, and its measurements and judged rows."""
         wanted = [row.arm.partition("@")[0] for row in rows]
         stages = with_ancestors(self.arms, wanted)
         # The rows of the configuration name its own stages.
@@ -219,7 +219,7 @@ class Study:
         }
 
     def served(self, rows: Sequence[Row]) -> tuple[list[Row], list[NotRun]]:
-        """Rows whose arm the preset can make, and the others with the reason."""
+        """Rows whose arm the preset can make, and the other rows with the reason."""
         known = [row for row in rows if row.arm.partition("@")[0] in ("no_critic", "sft", *self.arms)]
         where = [t.title for t in self.config.evaluation.tasks] or [
             b.name for b in self.config.evaluation.benchmarks
@@ -229,17 +229,17 @@ class Study:
         return known, missing
 
     def tasks(self, row: Row) -> Sequence[TaskConfig]:
-        """What a row is measured on."""
+        """Tasks of a row."""
         return self.config.evaluation.tasks if row.tasks is None else row.tasks
 
     def sampled_tasks(self) -> tuple[TaskConfig, ...]:
-        """The evaluation tasks, each with as many problems as scaling curves use."""
+        """The evaluation tasks, each with the number of problems that scaling curves use."""
         most = self.config.evaluation.sampled_problems
         tasks = self.config.evaluation.tasks
         return tuple(tasks if most is None else [replace(task, limit=most) for task in tasks])
 
     def unfinished(self, rows: Sequence[Row], seed: int) -> bool:
-        """Whether a seed lacks something that the rows need."""
+        """Whether a step that the rows need is missing for a seed."""
         return any(not step.finished() for step in self.run(rows, [seed]).steps())
 
     def results(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -276,50 +276,50 @@ class Study:
 
     def measured(self, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> list[Measured]:
         """Rows of a result file for the cards of their checkpoints: those of the main protocol and own actor."""
-        found = {(r["method"], r["dataset"], r.get("x")): r["metrics"] for r in results}
+        by_key = {(r["method"], r["dataset"], r.get("x")): r["metrics"] for r in results}
         return [
-            (row.arm, task, found[row.method, task.title, row.x])
+            (row.arm, task, by_key[row.method, task.title, row.x])
             for row in rows
             for task in self.tasks(row)
             if row.protocol == MAIN and row.actor is None and row.round == 0
         ]
 
     def curves(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, list[float | None]]]]:
-        """Training logs by label and seed, a list over RL steps for each metric, with three digits."""
+        """Training logs by label and seed: for each metric a list over RL steps, rounded to three digits."""
         folder = self.folder([Row(label, arm) for label, arms in wanted.items() for arm in arms])
-        made: dict[str, list[dict[str, list[float | None]]]] = {}
+        curves: dict[str, list[dict[str, list[float | None]]]] = {}
         for label, names in wanted.items():
-            made[label] = []
+            curves[label] = []
             for seed in self.seeds:
                 log = [entry for name in names for entry in folder.history(seed, name)]
                 values = {key: [entry.get(key) for entry in log] for key in LOGGED}
-                made[label].append({k: [_rounded(v) for v in column] for k, column in values.items()})
-        return made
+                curves[label].append({k: [_rounded(v) for v in column] for k, column in values.items()})
+        return curves
 
     def examples(self, wanted: Example, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """Pairs of episodes as the example asks for, drawn by a hash of their problem; with how many there are."""
-        folder, of = self.folder(rows), {row.method: row for row in rows}
-        first, second = of[wanted.first], of[wanted.second]
-        found: list[tuple[int, Episode, Episode]] = []
+        """Pairs of episodes that the example asks for, drawn by a hash of their problem, and their number."""
+        folder, by_method = self.folder(rows), {row.method: row for row in rows}
+        first, second = by_method[wanted.first], by_method[wanted.second]
+        pairs: list[tuple[int, Episode, Episode]] = []
         for seed in self.seeds:
             for task in self.tasks(first):
                 others = {e.id: e for e in read_episodes(folder.records(seed, second.on(task)))}
                 for e in read_episodes(folder.records(seed, first.on(task))):
                     if e.id in others and wanted.holds(e, others[e.id]):
-                        found.append((seed, e, others[e.id]))
-        found.sort(key=lambda pair: child_seed(0, "example", pair[1].id, pair[0]))
+                        pairs.append((seed, e, others[e.id]))
+        pairs.sort(key=lambda pair: child_seed(0, "example", pair[1].id, pair[0]))
         return [
             {
                 "about": wanted.about,
                 "id": one.id,
                 "seed": seed,
-                "of": len(found),
+                "of": len(pairs),
                 "episodes": [
                     {"method": method, **asdict(e)}
                     for method, e in ((wanted.first, one), (wanted.second, other))
                 ],
             }
-            for seed, one, other in found[: wanted.most]
+            for seed, one, other in pairs[: wanted.most]
         ]
 
 
@@ -327,82 +327,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseException]:
-    """Train and measure what tables lack: `study.jobs` processes, of which no two work on one seed.
-
-    Args:
-        tables: By stem, in the order in which a seed goes through them.
-        study: The preset's.
-
-    Returns:
-        By stem what went wrong; the other tables are complete.
-    """
-    studies = {stem: table.study or study for stem, table in tables.items()}
-    failed: dict[str, BaseException] = {}
-    waiting: list[tuple[str, int]] = []
-    for stem, table in tables.items():
-        try:
-            missing = [seed for seed in study.seeds if studies[stem].unfinished(table.rows, seed)]
-            if missing:  # first the part that all seeds share
-                studies[stem].execute([], missing, ("base", "actor", "sft"))
-            waiting += [(stem, seed) for seed in missing]
-        except UserError as error:
-            failed[stem] = error
-    if study.jobs == 1 or len({seed for _, seed in waiting}) == 1:
-        for stem, seed in waiting:
-            try:
-                _run_seed(studies[stem], tables[stem].rows, seed)
-            except UserError as error:
-                failed.setdefault(stem, error)
-        return failed
-    display, total = Display(), len(waiting)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(study.jobs, context, initializer=_end_with_parent) as pool:
-        running: dict[Future[None], tuple[str, int]] = {}
-        while waiting or running:
-            busy = {seed for _, seed in running.values()}
-            for stem, seed in list(waiting):
-                if len(running) < study.jobs and seed not in busy:
-                    waiting.remove((stem, seed))
-                    busy.add(seed)
-                    # What measures the episodes is for the results, and cannot go to another process.
-                    rows = [replace(row, by_problem=None) for row in tables[stem].rows]
-                    running[pool.submit(_run_seed, studies[stem], rows, seed)] = stem, seed
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                stem, seed = running.pop(future)
-                raised = future.exception()
-                if raised is not None:
-                    failed.setdefault(stem, raised)
-                state = "done" if raised is None else "failed"
-                display.note(
-                    f"{stem}, seed {seed}: {state} ({total - len(waiting) - len(running)} of {total})"
-                )
-    return failed
-
-
-def _end_with_parent() -> None:
-    """Have this process end when the one that started it does: killed alone, that would leave two on one seed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)  # what is on disk goes on from there
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _run_seed(study: Study, rows: Sequence[Row], seed: int) -> None:
-    """One seed, in a process of its own or in this one."""
-    from critique_rl.runs.process import quiet_libraries, set_threads
-
-    set_threads(study.config)
-    quiet_libraries()
-    study.execute(rows, [seed])
-
-
 def other_actor(study: Study, preset: str, actor: str, tasks: Sequence[TaskConfig]) -> Table:
-    """The critics of one preset with an actor that they were not trained with (Tables 5 and 6)."""
+    """Critics of one preset with an actor that they were not trained with (Tables 5 and 6)."""
     if study.preset != preset:
         reason = f"needs the critics of preset {preset} and {actor}"
         return Table([], [NotRun(method, task.title, reason) for task in tasks for method in COMPARED])
@@ -414,7 +340,8 @@ def other_actor(study: Study, preset: str, actor: str, tasks: Sequence[TaskConfi
     )
 
 
-def _study(path: Path, preset: str, seeds: Sequence[int], jobs: int, overrides: Sequence[str]) -> Study:
+def study_of(path: Path, preset: str, seeds: Sequence[int], jobs: int, overrides: Sequence[str]) -> Study:
+    """The study of the configuration at a path, with its seeds and jobs."""
     given = [f"output=runs/tables/{path.stem}", f"seeds={json.dumps(list(seeds))}", *overrides]
     config = load_config(path, given)
     if config.threads is not None:
@@ -424,9 +351,9 @@ def _study(path: Path, preset: str, seeds: Sequence[int], jobs: int, overrides: 
 
 
 def localised(study: Study, task: TaskConfig) -> Measure:
-    """Of each problem: is the first flagged step the first that is wrong, and so on; see `localisation`.
+    """Metrics of each problem on localisation, e.g. whether the first flagged step is the first wrong step.
 
-    The task must know its steps: `Task.first_error`.
+    Only for a task whose steps are known (`Task.first_error`); see `critique_rl.evaluation.localisation`.
     """
     first_error = TASKS[task.name].first_error
     assert first_error is not None
@@ -442,9 +369,10 @@ def localised(study: Study, task: TaskConfig) -> Measure:
     )
 
     def measure(episodes: Sequence[Episode]) -> ByProblem:
-        found = [(e.id, localisation([e], problems, first_error, run.context.prompts)) for e in episodes]
+        by_episode = [(e.id, localisation([e], problems, first_error, run.context.prompts)) for e in episodes]
         return {
-            name: means_by_problem((identity, values[name]) for identity, values in found) for name in shares
+            name: means_by_problem((identity, values[name]) for identity, values in by_episode)
+            for name in shares
         }
 
     return measure

@@ -17,8 +17,9 @@ from critique_rl.reports.curves import plot_curves
 from critique_rl.reports.provenance import result
 from critique_rl.reports.report import of_training
 from critique_rl.studies import charts, tables
+from critique_rl.studies.execute import measure
 from critique_rl.studies.paper import Paper, load_paper
-from critique_rl.studies.study import Row, Study, Table, measure
+from critique_rl.studies.study import Row, Study, Table
 
 if TYPE_CHECKING:
     from critique_rl.reports.model_card import Measured

@@ -67,8 +67,6 @@ def kind() -> Iterator[QuestionLengths]:
     del STEP_KINDS["lengths"]
 
 
-
-
 def test_a_registered_kind_is_planned_checked_made_reported_and_paid_for(
     tmp_path: Path, kind: QuestionLengths
 ) -> None:
@@ -106,6 +104,9 @@ def test_its_checks_come_before_any_work_and_its_settings_guard_its_artifact(
 def test_the_steps_of_a_seed_keep_their_names_order_and_digests(tmp_path: Path) -> None:
     steps = Run(load_config(TINY, [f"output={tmp_path}"])).steps()
     assert [step.name for step in steps][:4] == [
-        "seed0/pool", "seed0/stage1", "seed0/stage2", "seed0/r_refine_only"
+        "seed0/pool",
+        "seed0/stage1",
+        "seed0/stage2",
+        "seed0/r_refine_only",
     ]
     assert {step.command for step in steps} == {"pool", "train", "evaluate"}

@@ -32,10 +32,11 @@ from critique_rl.methods.arms import arms, coefficients, pairwise_arms, with_anc
 from critique_rl.methods.rl import rl_args
 from critique_rl.runs.run import Run
 from critique_rl.runs.steps.train import trainer_args
+from critique_rl.studies.execute import measure
 from critique_rl.studies.paper import load_paper
 from critique_rl.studies.results import load_result
 from critique_rl.studies.script import load_study
-from critique_rl.studies.study import Example, NotRun, Row, Study, Table, measure, sampled
+from critique_rl.studies.study import Example, NotRun, Row, Study, Table, sampled
 from critique_rl.studies.write import draw, make, write
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.stage_config import CritiqueConfig
@@ -248,7 +249,7 @@ ORPHAN = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
 
-from critique_rl.study import _end_with_parent
+from critique_rl.studies.execute import _end_with_parent
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")

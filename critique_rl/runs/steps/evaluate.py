@@ -46,7 +46,9 @@ class EvaluateKind:
         if m.stage != "no_critic":
             inputs.append(plan.model_step(m.row, seed))
         task, protocol = as_dict(m.task), as_dict(m.protocol)
-        return Recipe({"task": task, "protocol": protocol, "actor": m.actor, **plan.texts, "seed": seed}, inputs)
+        return Recipe(
+            {"task": task, "protocol": protocol, "actor": m.actor, **plan.texts, "seed": seed}, inputs
+        )
 
     def check(self, context: Context) -> None:
         """Nothing beyond the checks of problems and models."""

@@ -27,9 +27,7 @@ class PoolKind:
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
         """See `StepKind.plan`."""
-        return Recipe(
-            {**plan.data, "pool": as_dict(plan.config.pool), "seed": artifact.seed}, ("actor",)
-        )
+        return Recipe({**plan.data, "pool": as_dict(plan.config.pool), "seed": artifact.seed}, ("actor",))
 
     def check(self, context: Context) -> None:
         """Nothing beyond the checks of problems and models."""

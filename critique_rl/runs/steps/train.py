@@ -86,7 +86,9 @@ class TrainKind:
         actor = size(folder.actor_path)
         flops = None
         if parameters is not None and (actor is not None or not refined):
-            again = 2 if beta else 1  # log-probabilities of the model that drew the rollout, and of the reference
+            again = (
+                2 if beta else 1
+            )  # log-probabilities of the model that drew the rollout, and of the reference
             flops = parameters * drawn * (6.0 * passes + 2.0 + 2.0 * again) + 2.0 * (actor or 0) * refined
         spent = hours(artifact.directory)
         if spent is None:
@@ -94,9 +96,7 @@ class TrainKind:
         return Cost(stage.label, self.command, 1, drawn * passes, drawn + refined, flops, spent)
 
 
-def stage_inputs(
-    folder: RunFolder, name: str, seed: int | None, context: Context | None = None
-) -> Inputs:
+def stage_inputs(folder: RunFolder, name: str, seed: int | None, context: Context | None = None) -> Inputs:
     """Inputs of a stage's method.
 
     Args:
@@ -137,7 +137,9 @@ def stage_inputs(
     )
 
 
-def trainer_args(folder: RunFolder, name: str, seed: int | None = None, **overrides: Any) -> CriticConfig | None:
+def trainer_args(
+    folder: RunFolder, name: str, seed: int | None = None, **overrides: Any
+) -> CriticConfig | None:
     """The trainer's configuration of one stage; None where its method is no `PlannedMethod`.
 
     Args:
