@@ -43,7 +43,8 @@ FORMER: dict[str, tuple[str, ...]] = {
     "preflight": ("runs.preflight", "runs.steps.cold_start"),
     "recorded": ("evaluation.recorded",),
     "report": (
-        *("reports.report", "reports.results", "reports.markdown", "reports.columns", "reports.curves", "reports.provenance"),
+        *("reports.report", "reports.results", "reports.markdown", "reports.columns"),
+        *("reports.curves", "reports.provenance", "markdown"),
         *("evaluation.summary", "evaluation.intervals", "records"),
     ),
     "reward_benchmarks": ("benchmarks", "critic_data.benchmarks"),

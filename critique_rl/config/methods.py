@@ -1,4 +1,4 @@
-"""Methods of training by name, with the facts that a configuration, a plan or a report needs without importing them.
+"""Methods of training by name, with the facts that configurations, plans and reports need without an import.
 
 The methods themselves are in `critique_rl.methods`. A new method is one module there and one entry here.
 """

@@ -26,7 +26,7 @@ def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | Non
     parser = argparse.ArgumentParser(description=f"Make {stem} of one preset.")
     add_arguments(parser)
     arguments = parser.parse_args(argv)
-    code = guarded(lambda: make(stem, build, loadstudy_of(arguments), Path(arguments.results)))
+    code = guarded(lambda: make(stem, build, load_study(arguments), Path(arguments.results)))
     if code:
         sys.exit(code)
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", default=str(EXPERIMENTS / "results"), help="where results are written")
 
 
-def loadstudy_of(arguments: argparse.Namespace) -> Study:
+def load_study(arguments: argparse.Namespace) -> Study:
     """Make the study that the arguments name; its runs are in `runs/tables/PRESET`.
 
     Raises:

@@ -173,8 +173,8 @@ def stage_error(name: str, method: str, error: UserError) -> UserError:
 def _logged_hours(logs: Sequence[Sequence[dict[str, Any]]]) -> float:
     """Hours from the log, where the marker holds none.
 
-    The time of an optimizer step is logged as the mean over those of an RL step. `train_runtime`, which the trainer
-    logs at its end, is of its last start alone.
+    The time of an optimizer step is logged as the mean over those of an RL step. `train_runtime`, logged at the end
+    of a training, counts from its last start.
     """
     seconds = 0.0
     for log in logs:  # each counts its steps from 1
