@@ -1,19 +1,26 @@
-# `make demo` and `make test` are all a newcomer needs; both set up .venv on their first run.
+# `make demo` and `make test` are all a newcomer needs; `make check` is the quick part of `make test`, for each
+# change. All of them set up .venv on their first run.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test docs clean
+.PHONY: demo test check lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/critique-rl run experiments/configs/tiny.yaml
 
-test: $(INSTALLED)
+test: lint
+	$(BIN)/python -m pytest
+
+check: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/lint-imports
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

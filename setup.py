@@ -13,10 +13,20 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["critique_rl", "critique_rl.*"]),
-    package_data={"critique_rl": ["assets/**/*", "reports/metrics.yaml", "reports/page.html", "view/page.*", "py.typed"]},
+    package_data={
+        "critique_rl": [
+            "assets/**/*",
+            "benchmarks/*.yaml",
+            "reports/*.yaml",
+            "reports/page.html",
+            "reports/card.md",
+            "view/page.*",
+            "py.typed",
+        ]
+    },
     install_requires=[
         "torch>=2.6",
-        # The trainer overrides private methods of trl's GRPOTrainer (tests/test_trl_contract.py pins them).
+        # The trainer overrides private methods of GRPOTrainer: tests/training/test_trl_contract.py pins them.
         "trl>=1.16,<1.17",
         "transformers>=5.23,<5.24",
         "accelerate>=1.10",
@@ -45,6 +55,7 @@ setup(
             "pytest>=8.0",
             "ruff>=0.14",
             "mypy>=1.15",
+            "import-linter>=2.17,<3",
             "types-PyYAML",
             "transformers[serving]",
             "reasoning-gym>=0.1.23",

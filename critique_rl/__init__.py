@@ -1,35 +1,22 @@
 """Train critics with reinforcement learning: Critique-RL (arXiv 2510.24320), LLaVA-Critic-R1 (arXiv 2509.00676).
 
-Names are imported on first use, so that `import critique_rl` costs nothing and the grading workers, which
-start with it, stay light.
+Names are imported on first use: `import critique_rl` stays fast, and so do the grading workers that run it.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from critique_rl.moved import FormerPaths
+from critique_rl.moved import FormerPaths, find
 
 if TYPE_CHECKING:
     from critique_rl.actors import OpenAIActor, TransformersActor
+    from critique_rl.training.checkpoints import load_critic
     from critique_rl.training.pairwise import PairwiseCriticConfig, PairwiseCriticTrainer
     from critique_rl.training.stage_config import CritiqueConfig, Stage1Config, Stage2Config
     from critique_rl.training.stages import CritiqueTrainer, Stage1Trainer, Stage2Trainer
 
-_HOMES = {
-    "CritiqueConfig": "training.stages",
-    "CritiqueTrainer": "training.stages",
-    "OpenAIActor": "actors",
-    "PairwiseCriticConfig": "training.pairwise",
-    "PairwiseCriticTrainer": "training.pairwise",
-    "Stage1Config": "training.stages",
-    "Stage1Trainer": "training.stages",
-    "Stage2Config": "training.stages",
-    "Stage2Trainer": "training.stages",
-    "TransformersActor": "actors",
-}
 __all__ = [
     "CritiqueConfig",
     "CritiqueTrainer",
@@ -41,13 +28,13 @@ __all__ = [
     "Stage2Config",
     "Stage2Trainer",
     "TransformersActor",
+    "load_critic",
 ]
+_HOMES = ("actors", "training.checkpoints", "training.stages", "training.pairwise")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'critique_rl' has no attribute '{name}'")
-    return getattr(import_module(f"critique_rl.{_HOMES[name]}"), name)
+    return find(name, __name__, _HOMES if name in __all__ else ())
 
 
-sys.meta_path.insert(0, FormerPaths())  # before a stale folder that an older version left
+sys.meta_path.insert(0, FormerPaths())  # first: an older version may have left a folder of a former name

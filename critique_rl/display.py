@@ -1,7 +1,7 @@
-"""What a command shows: a progress bar and the growing curve on stderr, and in the end what it found on stdout.
+"""Output of a command: progress and curves on stderr while it works, its result on stdout at the end.
 
-In a terminal the bar moves; elsewhere (a log file, CI) a line is printed every tenth of the way. Both say how long
-it will still take. Colours are for terminals alone, and not where `NO_COLOR` is set (https://no-color.org).
+In a terminal a bar moves. Elsewhere (a log file, CI) a line is printed at every tenth of the way. Both show
+the time left. Colours are for terminals only, and off where `NO_COLOR` is set (https://no-color.org).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """A curve of block characters, scaled to its own range.
+    """A curve of block characters, scaled to the range of its values.
 
     >>> sparkline([0.0, 0.5, 1.0])
     '▁▅█'
@@ -38,12 +38,12 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command found, for people or for a script.
+    """Result of a command, for people or for a script.
 
     Attributes:
-        text: For people.
-        rows: Rows of its result, as in its result file.
-        paths: What it wrote, by name.
+        text: Text for people.
+        rows: Rows of the result, as in its result file.
+        paths: Files and folders that the command wrote, by name.
         status: The exit code.
         more: Further entries of the JSON document.
     """
@@ -57,39 +57,23 @@ class Outcome:
     def document(self, command: str) -> str:
         """One JSON document.
 
-        >>> print(Outcome(rows=[{"acc": 0.5}], paths={"report": "out/report.json"}).document("eval"))
-        {
-         "command": "eval",
-         "exit_status": 0,
-         "rows": [
-          {
-           "acc": 0.5
-          }
-         ],
-         "paths": {
-          "report": "out/report.json"
-         }
-        }
+        >>> json.loads(Outcome(rows=[{"acc": 0.5}], paths={"report": "out/report.json"}).document("eval"))
+        {'command': 'eval', 'exit_status': 0, 'rows': [{'acc': 0.5}], 'paths': {'report': 'out/report.json'}}
         """
         paths = {name: str(path) for name, path in self.paths.items()}
-        content: dict[str, Any] = {
-            "command": command,
-            "exit_status": self.status,
-            "rows": list(self.rows),
-            "paths": paths,
-        }
+        content = {"command": command, "exit_status": self.status, "rows": list(self.rows), "paths": paths}
         return json.dumps({**content, **self.more}, indent=1, ensure_ascii=False)
 
 
 class Display:
-    """Shows steps, their progress and notes.
+    """Shows steps, their progress and notes on stderr.
 
     Args:
         quiet: Show nothing.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        # FORCE_COLOR, which many CI systems set, makes rich take a log file for a terminal and move its cursor.
+        # Many CI systems set FORCE_COLOR: rich would then move its cursor in a log file as in a terminal.
         interactive = None if sys.stderr.isatty() else False
         self.console = Console(file=sys.stderr, quiet=quiet, highlight=False, force_interactive=interactive)
         self._progress: Progress | None = None
@@ -104,19 +88,20 @@ class Display:
         self._tenth = -1
         if not moving:
             self._print(title)
-        columns = (
+        self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
+            console=self.console,
+            disable=not moving,  # it still estimates the time left
+            speed_estimate_period=float(
+                "inf"
+            ),  # rich forgets after 30 s by default; an RL step takes minutes
         )
         try:
-            # Where no bar moves it still works out the time that is left. By default it forgets after 30 s, and
-            # an RL step may take minutes.
-            with Progress(
-                *columns, console=self.console, disable=not moving, speed_estimate_period=float("inf")
-            ) as self._progress:
+            with self._progress:
                 self._task = self._progress.add_task(title, total=None, note="")
                 yield
                 self._progress.update(self._task, total=1, completed=1)
@@ -126,7 +111,7 @@ class Display:
             self._print(f"{title}: done in {time.monotonic() - started:.0f} s")
 
     def advance(self, done: int, total: int, note: str = "") -> None:
-        """Show how far the current step is."""
+        """Show the progress of the current step."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=total, note=note)
             if self.console.is_interactive:
@@ -135,16 +120,13 @@ class Display:
             self._tenth, self._total = -1, total
         if total and done * 10 // total > self._tenth:
             self._tenth = done * 10 // total
-            self._print(f"    {done}/{total}{self._left()}  {note}".rstrip())
+            left = None if self._progress is None else self._progress.tasks[0].time_remaining
+            left_text = f"  {timedelta(seconds=left)} left" if left else ""
+            self._print(f"    {done}/{total}{left_text}  {note}".rstrip())
 
     def note(self, text: str) -> None:
         """Print a line beside the bar."""
         self._print(f"    {text}")
-
-    def _left(self) -> str:
-        """Time that is left, for a log file."""
-        left = None if self._progress is None else self._progress.tasks[0].time_remaining
-        return f"  {timedelta(seconds=left)} left" if left else ""
 
     def _print(self, line: str) -> None:
         # A log file has no width: rich would break lines at 80 characters.

@@ -1,7 +1,7 @@
-"""Former module paths: `import critique_rl.trainer` goes on to work after its names have moved.
+"""Former module paths: `import critique_rl.trainer` still works after its names have moved.
 
-Published model cards, notebooks, users' code and pickled `training_args.bin` name these paths. Each of them stands
-for one module, or for several that are searched in order. New code imports the new paths.
+Published model cards, notebooks, users' code and pickled `training_args.bin` name these paths. A former path
+stands for one new module, or for several that are searched in order. New code imports the new paths.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -20,11 +21,12 @@ FORMER: dict[str, tuple[str, ...]] = {
     "artifacts": ("records",),
     "audit": ("evaluation.audit",),
     "baselines": ("methods",),
+    "baselines.actor_rl": ("methods.actor_rl", "methods.rl"),
     "callbacks": ("training.callbacks",),
     "citations": ("training.citations",),
     "images": ("vision.images",),
     "localisation": ("evaluation.localisation",),
-    "measures": ("evaluation.scaling",),
+    "measures": ("evaluation.scaling", "studies.study"),
     "metrics": ("evaluation.metrics",),
     "model_card": ("reports.model_card",),
     "notebook": ("studies.notebook",),
@@ -32,7 +34,7 @@ FORMER: dict[str, tuple[str, ...]] = {
     "pair_evaluation": ("benchmarks.pairs",),
     "pairwise": ("training.pairwise",),
     "pipeline": (
-        *("runs.run", "runs.folder", "runs.step", "runs.problems", "runs.protocol"),
+        *("runs.run", "runs.folder", "runs.step", "runs.problems"),
         "training.checkpoints",
     ),
     "plan": ("runs.dry_run", "runs.sizes"),
@@ -48,31 +50,42 @@ FORMER: dict[str, tuple[str, ...]] = {
         *("evaluation.summary", "evaluation.intervals", "records"),
     ),
     "reward_benchmarks": ("benchmarks", "critic_data.benchmarks"),
+    "reward_benchmarks.load": ("critic_data.benchmarks",),
+    "reward_benchmarks.measures": ("benchmarks.reward_measures",),
     "scaling": ("evaluation.scaling", "evaluation.intervals"),
     "scoring": ("grading.scoring", "actors.reward_model"),
+    "self_critique.command": ("cli.self_critique",),
     "stages": ("training.stages", "training.stage_config", "training.critique_reward"),
-    "standalone": ("cli.evaluate", "cli.audit"),
+    "standalone": ("cli.evaluate", "cli.audit", "cli.shared"),
     "study": ("studies.study", "studies.execute", "studies.script", "studies.write"),
-    "tables": ("studies.tables", "studies.paper", "studies.results", "studies.charts", "studies.claims"),
+    "tables": (
+        "studies.tables",
+        "studies.paper",
+        "studies.results",
+        "studies.charts",
+        "studies.claims",
+        "reports.columns",
+    ),
     "teachers": ("cold_start.teachers", "tasks.scripted"),
-    "tiny": ("cold_start.tiny", "cold_start.byte_tokenizer"),
+    "tiny": ("cold_start.tiny", "cold_start.from_scratch"),
     "tiny_vl": ("cold_start.tiny_vl",),
     "trainer": ("training.trainer", "training.config", "training.checkpoints", "training.images"),
     "value_model": ("training.value_model",),
+    "view.command": ("cli.view",),
 }
-"""Former name -> modules that hold its names now, both below `critique_rl`."""
+"""Former name -> modules that have its names now, both below `critique_rl`."""
 
 
 def find(name: str, package: str, homes: Iterable[str]) -> Any:
-    """Look up a name in several modules, in order; for a package's `__getattr__`.
+    """Look up a name in several modules, in order; for the `__getattr__` of a package.
 
     Args:
         name: The name.
-        package: Module that it is asked of, for the message.
-        homes: Modules below `critique_rl`.
+        package: Module that lacks the name, for the message.
+        homes: Modules to search, below `critique_rl`.
 
     Raises:
-        AttributeError: None of them has it.
+        AttributeError: No module has the name.
     """
     if not name.startswith("__"):
         for home in homes:
@@ -83,43 +96,36 @@ def find(name: str, package: str, homes: Iterable[str]) -> Any:
     raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
 
-class _FormerModule(ModuleType):
-    """A former path whose names live in several modules now."""
-
-    __homes__: tuple[str, ...]
-
-    def __getattr__(self, name: str) -> Any:
-        return find(name, self.__name__, self.__homes__)
-
-
-class _FormerLoader(Loader):
-    """Makes a former path: the new module itself where there is one, else a module that searches several."""
-
-    def __init__(self, homes: tuple[str, ...]) -> None:
-        self.homes = homes
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = _FormerModule(spec.name, f"Former path of {', '.join(self.homes)}.")
-        module.__homes__ = self.homes
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        if len(self.homes) == 1:
-            sys.modules[module.__name__] = importlib.import_module(f"critique_rl.{self.homes[0]}")
-
-    def get_code(self, name: str) -> Any:
-        """Code of the first new module, for `python -m`."""
-        spec = importlib.util.find_spec(f"critique_rl.{self.homes[0]}")
-        assert spec is not None
-        return spec.loader.get_code(spec.name)  # type: ignore[union-attr]
+def _homes(name: str) -> tuple[str, ...]:
+    """New modules of a former path; a submodule of a former package is looked up where the package is now."""
+    root, _, former = name.partition(".")
+    if root != "critique_rl":
+        return ()
+    if former in FORMER:
+        return FORMER[former]
+    package, _, rest = former.partition(".")
+    places = [f"{home}.{rest}" for home in FORMER.get(package, ())]
+    return tuple(place for place in places if importlib.util.find_spec(f"critique_rl.{place}") is not None)
 
 
-class FormerPaths(MetaPathFinder):
-    """Finds former paths; no module of such a name exists any more."""
+class FormerPaths(MetaPathFinder, Loader):
+    """Imports former paths, which exist as files no more."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Spec of a former path; None for any other name."""
-        package, _, former = name.partition(".")
-        if package != "critique_rl" or former not in FORMER:
-            return None
-        return ModuleSpec(name, _FormerLoader(FORMER[former]))
+        return ModuleSpec(name, self, is_package=True) if _homes(name) else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Replace a former path by its new module, or let it search its new modules."""
+        name = module.__name__
+        homes = _homes(name)
+        if len(homes) == 1:
+            sys.modules[name] = importlib.import_module(f"critique_rl.{homes[0]}")
+        else:
+            module.__getattr__ = partial(find, package=name, homes=homes)  # type: ignore[method-assign]
+
+    def get_code(self, name: str) -> Any:
+        """Code of the first new module, for `python -m`."""
+        spec = importlib.util.find_spec(f"critique_rl.{_homes(name)[0]}")
+        assert spec is not None
+        return spec.loader.get_code(spec.name)  # type: ignore[union-attr]

@@ -1,11 +1,11 @@
-"""The rewards of LLaVA-Critic-R1 (arXiv 2509.00676): which of two responses is better, and is the format kept?
+"""The rewards of LLaVA-Critic-R1 (arXiv 2509.00676): is the right response preferred, is the format kept?
 
 The critic thinks inside `<think>...</think>` and then names the better response in `\\boxed{...}`. `r_pref` and
-`r_format` are reward functions of trl: `completions` are texts or chats, the data's columns arrive as lists, and
-what is not named is ignored. `pairwise_reward` adds the two.
+`r_format` are reward functions of trl: `completions` are texts or chats, columns of the data arrive as lists, and
+other columns are ignored. `pairwise_reward` adds the two.
 
-The `legacy_...` functions score as the released code does, faults included, for comparison. `legacy_r_pref` needs
-the extra `legacy`: mathruler, with which the released code grades.
+The `legacy_...` functions score like the released code, faults included, for comparison. `legacy_r_pref` needs
+the extra `legacy`: mathruler, the grader of the released code.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Preference = Literal[0, 1, 2]
 Completion = str | Sequence[Mapping[str, Any]]
 
 TIE: Literal[0] = 0
-"""The label of two responses of which neither is better."""
+"""Label of a pair in which neither response is better."""
 
 _THINK, _THINK_END, _BOX = "<think>", "</think>", r"\boxed{"
 
 
 def completion_text(completion: Completion) -> str:
-    """Return what the model wrote: a text as it is, of a chat the last message.
+    """The text of a completion; of a chat, the text of its last message.
 
-    Where trl's parser has put the thought into a field of its own it is put back in front.
+    If trl's parser has moved the thought to a separate field, it goes back to the front.
 
     >>> completion_text([{"role": "assistant", "reasoning_content": "So ...", "content": "Two."}])
     '<think>So ...</think>Two.'
@@ -48,17 +48,16 @@ def completion_text(completion: Completion) -> str:
 def parse_preference(text: str, *, ties: bool = False, thinking: bool = True) -> Preference | None:
     """Read which response a critic prefers; `None` is unparsed.
 
-    Only boxes after the last `</think>` count, and each of them must hold a name of the same response: `1`, `(1)`,
-    `[1]`, `A`, `first`, or these with a noun as in `Answer 1`, `Response A`, `the first response`, `Answer 1 is
-    better`. Letter case, LaTeX fonts and markdown emphasis make no difference. A box with anything else in it,
-    two boxes that contradict each other, a box that is never closed and a thought that is never closed are
-    unparsed, and so is a number such as `1.0`, which is a score and no name.
+    Only boxes after the last `</think>` count, and all must name the same response: `1`, `(1)`, `[1]`, `A`,
+    `first`, or these with a noun, as in `Answer 1`, `Response A`, `the first response`, `Answer 1 is better`.
+    Letter case, LaTeX fonts and markdown emphasis make no difference. Unparsed are boxes with other contents,
+    contradictory boxes, a box or thought that is never closed, and a number such as `1.0`: it is a score, no name.
 
     Args:
         text: The critic's reply.
-        ties: Read `tie`, `equal`, `equally good` and the like, as `TIE`; else they are unparsed.
-        thinking: Whether the critic was told to think first. If so a reply without `</think>` is unparsed; if not,
-            a reply without a thought is read whole.
+        ties: Read `tie`, `equal`, `equally good` and the like as `TIE`; otherwise they are unparsed.
+        thinking: Whether the prompt asked for a thought. If so, a reply without `</think>` is unparsed. If not, a
+            reply without a thought is read whole.
 
     >>> parse_preference(r"<think>Or \\boxed{1}?</think> \\boxed{\\text{Answer 2}}")
     2
@@ -68,26 +67,23 @@ def parse_preference(text: str, *, ties: bool = False, thinking: bool = True) ->
     _, thought_ends, answer = text.rpartition(_THINK_END)
     if _THINK in answer or (thinking and not thought_ends):
         return None
-    named = {None if box is None else parse_label(box, ties=ties) for box in _boxes(answer)}
-    return named.pop() if len(named) == 1 else None
+    labels = {None if box is None else parse_label(box, ties=ties) for box in _boxes(answer)}
+    return labels.pop() if len(labels) == 1 else None
 
 
 def _boxes(text: str) -> list[str | None]:
-    """Contents of the outermost boxes; `None`, as the last one, if one is never closed."""
+    """Contents of the outermost boxes; the last is `None` if it is never closed."""
     boxes: list[str | None] = []
-    start = text.find(_BOX)
-    while start >= 0:
-        start += len(_BOX)
+    end: int | None = 0
+    while end is not None and (opening := text.find(_BOX, end)) >= 0:
+        start = opening + len(_BOX)
         end = _closing_brace(text, start)
-        if end is None:
-            return [*boxes, None]
-        boxes.append(text[start:end])
-        start = text.find(_BOX, end)
+        boxes.append(None if end is None else text[start:end])
     return boxes
 
 
 def _closing_brace(text: str, start: int) -> int | None:
-    """Index of the brace that closes the one opened before `start`."""
+    """Index of the brace that closes the brace opened before `start`."""
     depth = 1
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):  # "\{" is no brace of LaTeX's
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -96,7 +92,7 @@ def _closing_brace(text: str, start: int) -> int | None:
     return None
 
 
-# Fonts, math delimiters, spaces, emphasis and quotation marks: all that may stand around a name.
+# Marks that may stand around a name: fonts, math delimiters, spaces, emphasis and quotation marks.
 _MARKUP = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal)?|math(?:bf|it|rm|sf|tt|bb|cal|normal)|boldsymbol|bm|emph|mbox|boxed"
     r"|underline|operatorname|bf(?:series)?|it|rm|large|Large|huge|Huge|left|right|quad|qquad)(?![A-Za-z])"
@@ -106,7 +102,7 @@ _NOUN = r"(?:answer|response|option|choice|candidate)"
 
 
 def _names(sign: str, number: str, ordinal: str) -> re.Pattern[str]:
-    # "one" and "a" before a noun are not among them: "a response" names neither.
+    # Without "one" and "a" before a noun: "a response" names neither response.
     return re.compile(
         rf"(?:(?:{_NOUN} ?[:#]? ?)?(?:{sign}|\({sign}\)|\[{sign}\])|{_NOUN} {number}"
         rf"|(?:the )?{ordinal}(?: one| {_NOUN})?)(?: is (?:the )?(?:better|best)(?: one| {_NOUN})?)?"
@@ -124,7 +120,7 @@ _TIE_NAMES = re.compile(
 
 
 def parse_label(text: str, *, ties: bool = False) -> Preference | None:
-    """The response that a label, such as the content of a box, names; `None` if it names none.
+    """The response that a label names, such as the content of a box; `None` if it names none.
 
     >>> [parse_label(text, ties=True) for text in ("2", "first", "Response B", "tie", "3")]
     [2, 1, 2, 0, None]
@@ -144,19 +140,19 @@ def r_pref(
     tie: Sequence[bool | None] | None = None,
     **columns: object,
 ) -> list[float | None]:
-    """Preference reward: 1 if the critic names the better response, else 0; `None` where nobody knows which.
+    """Preference reward: 1 if the critic names the better response, else 0; `None` if the label is unknown.
 
-    An unparsed reply is not right: 0. The reward does not ask for the format beyond what `parse_preference`
-    does, so that a right answer after a preamble earns it.
+    An unparsed reply earns 0. The format counts only as far as `parse_preference` needs it: a right answer after
+    a preamble earns 1.
 
     Args:
         completions: Replies of the critic.
-        label: The better response, 1 or 2, `TIE` or `None`, a value for each completion.
-        tie: Flag of pairs in which neither is better, whatever `label` says of them.
-        columns: The other columns of the data, ignored.
+        label: The better response of each pair: 1, 2, `TIE` or `None`.
+        tie: Flags of pairs in which neither response is better; they override `label`.
+        columns: Other columns of the data, ignored.
 
     Raises:
-        UserError: A label is something else.
+        UserError: A label has another value.
 
     >>> r_pref([r"<think>The dog is black.</think> \\boxed{2}"] * 3, label=[2, 1, None])
     [1.0, 0.0, None]
@@ -168,20 +164,20 @@ def r_pref(
         if gold is not None and (isinstance(gold, bool) or gold not in (TIE, 1, 2)):
             raise UserError(
                 f"label of completion {i}: found {gold!r}, expected 1, 2, {TIE} for a tie, or None; convert the "
-                "data, or map its labels to these"
+                "labels of the data"
             )
-        read = parse_preference(completion_text(completion), ties=True)
-        rewards.append(None if gold is None else float(read == gold))
+        preference = parse_preference(completion_text(completion), ties=True)
+        rewards.append(None if gold is None else float(preference == gold))
     return rewards
 
 
 def r_format(completions: Sequence[Completion], **columns: object) -> list[float]:
     """Format reward: 1 for one thought `<think>...</think>` and then an answer with one `\\boxed{...}`, else 0.
 
-    The reply starts with the thought (white space may precede it), each tag occurs once, and neither thought nor
-    box is blank; text may stand around the box. What is in the box does not matter here, nor do boxes inside the
-    thought. The released code (`legacy_r_format`) also lets pass: an empty thought, several thoughts, further
-    boxes and a box without its closing brace if any brace follows.
+    The reply starts with the thought, after white space at most. Each tag occurs once; neither thought nor box is
+    blank. Text around the box, its content and boxes inside the thought do not matter. The released code
+    (`legacy_r_format`) also accepts an empty thought, several thoughts, further boxes, and a box without its
+    closing brace if any brace follows.
 
     >>> r_format([r"<think>The dog is black.</think> \\boxed{2}", r"I think: \\boxed{2}"])
     [1.0, 0.0]
@@ -201,10 +197,9 @@ def _is_well_formed(text: str) -> bool:
 def pairwise_reward(preference: float | None, format_kept: float, *, alpha: float = 0.9) -> float | None:
     """Reward of a pairwise critic: alpha * r_pref + (1 - alpha) * r_format.
 
-    The paper and the released code have alpha = 0.9, which gives 0, 0.1, 0.9 or 1. With alpha = 0 (training on
-    the format alone) the preference does not matter and may be `None`.
-
-    Compute it in one reward function: trl would take a `None` of `r_pref` beside a value of `r_format` for 0.
+    Paper and released code use alpha = 0.9: the reward is 0, 0.1, 0.9 or 1. With alpha = 0 (the format alone) the
+    preference may be `None`. Compute the sum in one reward function: with two, trl takes a `None` of `r_pref`
+    beside a value of `r_format` for 0.
 
     Raises:
         UserError: `alpha` is not in [0, 1].
@@ -214,7 +209,7 @@ def pairwise_reward(preference: float | None, format_kept: float, *, alpha: floa
     """
     if not 0.0 <= alpha <= 1.0:
         raise UserError(f"alpha must be between 0 and 1, got {alpha}")
-    # In floats 1 - 0.9 is not 0.1, with which the released code weighs the format.
+    # In floats 1 - 0.9 is not 0.1, the weight of the format in the released code.
     format_weight = round(1.0 - alpha, 12)
     if format_weight == 1.0:
         return format_kept
@@ -222,18 +217,18 @@ def pairwise_reward(preference: float | None, format_kept: float, *, alpha: floa
 
 
 def legacy_clean(text: str) -> str:
-    """Drop white space around each `<`, `>` and `/`, as the released code does before it scores a reply.
+    """Drop white space around each `<`, `>` and `/`, like the released code before it scores a reply.
 
-    It does so in the reasoning and in the answer as well: `1 / 2` becomes `1/2`, `a < b` becomes `a<b`.
+    This changes reasoning and answer too: `1 / 2` becomes `1/2`, `a < b` becomes `a<b`.
     """
-    # Not in one expression that starts with white space: it would take quadratic time on a long run of spaces.
+    # Two expressions: a single one that starts with white space takes quadratic time on a long run of spaces.
     return re.sub(r"(?<!\s)\s+([<>/])", r"\1", re.sub(r"([<>/])\s+", r"\1", text))
 
 
 def legacy_r_format(completions: Sequence[Completion], **columns: object) -> list[float]:
-    """Format reward of the released code: 1 if `<think>.*</think>.*\\boxed{.*}.*` is the cleaned reply, else 0.
+    """Format reward of the released code: 1 if the cleaned reply is `<think>.*</think>.*\\boxed{.*}.*`, else 0.
 
-    The dots stand for anything: line ends, tags, boxes, nothing at all.
+    `.*` matches anything: line ends, tags, boxes, the empty text.
 
     >>> legacy_r_format([r"<think></think>\\boxed{} or so", r"So: <think></think>\\boxed{1}"])
     [1.0, 0.0]
@@ -242,40 +237,39 @@ def legacy_r_format(completions: Sequence[Completion], **columns: object) -> lis
 
 
 def _legacy_is_well_formed(text: str) -> bool:
-    # The same as a full match of the pattern with DOTALL, which takes cubic time on a reply that repeats itself.
+    # Equal to a full match of the pattern with DOTALL, which takes cubic time on a repetitive reply.
     place = 0 if text.startswith(_THINK) else -1
-    for following in (_THINK_END, _BOX, "}"):
+    for mark in (_THINK_END, _BOX, "}"):
         if place >= 0:
-            place = text.find(following, place)
+            place = text.find(mark, place)
     return place >= 0
 
 
 def legacy_r_pref(
     completions: Sequence[Completion], label: Sequence[str | int | None], **columns: object
 ) -> list[float | None]:
-    """Preference reward of the released code: mathruler finds the last box equal to the label as mathematics.
+    """Preference reward of the released code: 1 if mathruler finds the last box equal to the label, else 0.
 
-    The last `\\boxed{` of the whole cleaned reply counts, inside a thought too; a reply without a closed one has
-    the answer `None`. The spelling of the released data's labels is not known. With `1` and `2` an answer
-    `Answer 1` earns nothing, and `1.0`, `\\text{1}` and `(1]` do.
+    The last `\\boxed{` of the whole cleaned reply counts, inside a thought too; without a closed box the answer is
+    `None`. The spelling of the labels in the released data is unknown. With labels `1` and `2` the answers `1.0`,
+    `\\text{1}` and `(1]` earn 1, and `Answer 1` earns 0.
 
-    With labels such as `A` mathruler may run sympy on the reply, in this process and without a limit of time;
-    with `1` and `2` sympy only ever sees numbers.
+    With labels such as `A` mathruler may run sympy on the reply, in this process and without a time limit; with
+    `1` and `2` sympy only sees numbers.
 
     Args:
         completions: Replies of the critic.
-        label: The text that the box must equal, or a number; `None` gives `None`.
-        columns: The other columns of the data, ignored.
+        label: The text or number that the box must equal; `None` gives `None`.
+        columns: Other columns of the data, ignored.
 
     Raises:
-        UserError: mathruler, or a package that it imports without declaring it, is not installed.
+        UserError: mathruler is not installed, or a package that it imports without declaring it.
     """
     try:
         from mathruler.grader import extract_boxed_content, grade_answer
     except ImportError as error:
-        raise UserError(
-            f"legacy_r_pref needs an extra: pip install 'critique_rl[legacy]' ({error})"
-        ) from error
+        advice = "pip install 'critique_rl[legacy]'"
+        raise UserError(f"legacy_r_pref needs an extra: {advice} ({error})") from error
     rewards: list[float | None] = []
     for completion, wanted in zip(completions, label, strict=True):
         answer = extract_boxed_content(legacy_clean(completion_text(completion)))

@@ -1,7 +1,7 @@
-"""The response pool D_RL: responses of the frozen actor to train questions, graded once, before RL.
+"""The response pool D_RL: responses of the frozen actor to train questions, sampled and graded before RL.
 
-The released code samples ten responses a question and stores them with their correctness; how the training
-set is then made from them was not released. Ours is deduplicated and, unless switched off, balanced.
+The released code samples ten responses per question and stores them with their correctness. It does not say how
+the training set is selected from them. Here the pool is deduplicated and, by default, balanced.
 """
 
 from __future__ import annotations
@@ -43,86 +43,88 @@ def collect_pool(
         actor: The frozen actor.
         prompts: Prompt set.
         samples: Responses drawn for each question.
-        sampling: How they are drawn; its seed is replaced.
+        sampling: Sampling settings; the seed is replaced.
         balanced: Keep as many wrong as right responses within each data set. With an unbalanced pool the
             cheapest way to raise r_dis is to always give the majority's verdict.
         seed: Seed of the draw and of the selection.
-        rounds: Directory to which each round of sampling is written and from which it is read back, so that an
-            interrupted collection goes on; None keeps all in memory.
+        rounds: Directory for one file per round of sampling; an interrupted collection goes on from them. None
+            keeps all in memory.
         scorer: Scores the responses to problems of kind `score`; None grades them.
-        on_progress: Called with the number of finished and of all rounds of sampling.
+        on_progress: Called with the number of finished rounds and of all rounds.
 
     Returns:
         Rows id, dataset, question, answer, kind, response, response_correct, actor, temperature, sample,
-        pool_seed, and image if a problem has one, in shuffled order. Equal responses to one problem appear once;
-        responses that cannot be graded are left out. With a scorer response_score and response_rating take the
-        place of response_correct.
+        pool_seed, and image if a problem has one, in shuffled order. With a scorer response_score and
+        response_rating replace response_correct. Equal responses to one problem appear once; responses that
+        cannot be graded are left out.
 
     Raises:
         UserError: No response could be graded; `balanced`, and all are right or all are wrong; or all have the
             same score.
     """
-
-    pictured = any(p.image is not None for p in problems)
-
-    def draw(sample: int) -> list[dict[str, Any]]:
-        """One response to each question."""
-        seeded = replace(sampling, seed=child_seed(seed, "pool", sample))
-        asked = [prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
-        generations = actor.generate(asked, seeded)
-        # A response cut at the token limit is kept: it is wrong, and the critic will meet such ones.
-        responses = [prompts.reasoning_prefill + g.text for g in generations]
-        judged: Sequence[float | None]
-        judged = scorer.score(items(problems, responses)) if scorer else grade_replies(problems, responses)
-        return [
-            {
-                "id": p.id,
-                "dataset": p.dataset,
-                "question": p.question,
-                "answer": p.answer,
-                "kind": p.kind,
-                "response": y,
-                "response_correct" if scorer is None else "response_score": o,
-                "actor": actor.name,
-                "temperature": sampling.temperature,
-                "sample": sample,
-                "pool_seed": seed,
-                **({"image": p.image} if pictured else {}),
-            }
-            for p, y, o in zip(problems, responses, judged, strict=True)
-            if o is not None and y.strip()
-        ]
-
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    draw = partial(_draw_round, problems, actor, prompts, sampling, scorer, seed)
+    distinct: dict[tuple[str, str], dict[str, Any]] = {}
     for sample in range(samples):
-        drawn = (
-            draw(sample)
-            if rounds is None
-            else written_once(rounds / f"{sample}.jsonl", partial(draw, sample))
-        )
-        for row in drawn:
-            rows.setdefault((row["id"], row["response"]), row)
+        make = partial(draw, sample)
+        for row in make() if rounds is None else written_once(rounds / f"{sample}.jsonl", make):
+            distinct.setdefault((row["id"], row["response"]), row)
         if on_progress is not None:
             on_progress(sample + 1, samples)
-    selected = list(rows.values())
-    if not selected:
+    pool = _select(list(distinct.values()), scored=scorer is not None, balanced=balanced, seed=seed)
+    random.Random(child_seed(seed, "pool order")).shuffle(pool)
+    return Dataset.from_list(pool)
+
+
+def _draw_round(
+    problems: Sequence[Problem],
+    actor: Actor,
+    prompts: PromptSet,
+    sampling: Sampling,
+    scorer: Scorer | None,
+    seed: int,
+    sample: int,
+) -> list[dict[str, Any]]:
+    """Draw one response to each question; the rows of those that are not blank and can be graded."""
+    has_images = any(p.image is not None for p in problems)
+    chats = [prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
+    generations = actor.generate(chats, replace(sampling, seed=child_seed(seed, "pool", sample)))
+    # A response cut at the token limit is kept: it is wrong, and the critic will meet such ones.
+    responses = [prompts.reasoning_prefill + g.text for g in generations]
+    grades: Sequence[float | None]
+    grades = scorer.score(items(problems, responses)) if scorer else grade_replies(problems, responses)
+    return [
+        {
+            **{name: getattr(p, name) for name in ("id", "dataset", "question", "answer", "kind")},
+            "response": response,
+            "response_correct" if scorer is None else "response_score": grade,
+            "actor": actor.name,
+            "temperature": sampling.temperature,
+            "sample": sample,
+            "pool_seed": seed,
+            **({"image": p.image} if has_images else {}),
+        }
+        for p, response, grade in zip(problems, responses, grades, strict=True)
+        if grade is not None and response.strip()
+    ]
+
+
+def _select(rows: list[dict[str, Any]], *, scored: bool, balanced: bool, seed: int) -> list[dict[str, Any]]:
+    """Rate scored responses; balance graded ones if asked to."""
+    if not rows:
         raise UserError("the response pool is empty: no response could be graded.")
-    if scorer is not None:
-        scale = score_range(selected)
-        selected = [{**row, "response_rating": scale.rating(row["response_score"])} for row in selected]
-    elif balanced:
-        try:
-            selected = select_balanced(selected, seed=seed)
-        except UserError as error:
-            raise UserError(
-                f"pool: {error} Draw more samples, choose another actor, or set `pool.balanced: false`."
-            ) from error
-    random.Random(child_seed(seed, "pool order")).shuffle(selected)
-    return Dataset.from_list(selected)
+    if scored:
+        scale = score_range(rows)
+        return [{**row, "response_rating": scale.rating(row["response_score"])} for row in rows]
+    try:
+        return select_balanced(rows, seed=seed) if balanced else rows
+    except UserError as error:
+        raise UserError(
+            f"pool: {error} Draw more samples, choose another actor, or set `pool.balanced: false`."
+        ) from error
 
 
 def score_range(pool: Iterable[Mapping[str, Any]]) -> ScoreRange:
-    """What takes scores to ratings, from the responses of a pool: no data that is measured moves it.
+    """Range that maps scores to ratings, from the responses of a pool alone: test data never changes it.
 
     Raises:
         UserError: The responses' scores do not differ.
@@ -147,6 +149,6 @@ def select_balanced(rows: Sequence[dict[str, Any]], *, seed: int) -> list[dict[s
                 f"{len(right)} right and {len(wrong)} wrong responses for {dataset} cannot be balanced."
             )
         rng = random.Random(child_seed(seed, "pool balance", str(dataset)))
-        kept = min(len(right), len(wrong))
-        selected += rng.sample(right, kept) + rng.sample(wrong, kept)
+        size = min(len(right), len(wrong))
+        selected += rng.sample(right, size) + rng.sample(wrong, size)
     return selected

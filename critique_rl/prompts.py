@@ -1,30 +1,35 @@
-"""Prompt sets as data, and the one verdict parser that training, evaluation and SFT filtering share.
+"""Prompt sets as data, and the one parser of verdicts for training, evaluation and SFT filtering.
 
-A prompt set is chosen by name (`PROMPT_SETS`). The protocol is the paper's: the actor answers, the critic
-critiques, the actor refines (arXiv 2510.24320, section 3.1 and Figure 2).
+`PROMPT_SETS` has the sets by name. The protocol is the paper's: the actor answers, the critic critiques, the
+actor refines (arXiv 2510.24320, section 3.1 and Figure 2).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeVar
 
 from critique_rl.types import Conversation, Message, UserError, nearest
 
 STEP_LABEL = "Step sentence:"
-"""What the block of a step begins with; the actor reads a critique from the first one on."""
+"""First words of a step's block; the actor reads a critique from the first block on."""
 VERDICT_LABEL = "Correctness of the final answer:"
-"""What the line of the verdict begins with."""
+"""First words of the line with the verdict."""
 RATING_LABEL = "Quality score:"
-"""What the line of a rating begins with."""
+"""First words of the line with a rating."""
 LOWEST, HIGHEST = 1.0, 10.0
-"""Ends of the scale on which a critic rates replies that are scored (paper, appendix E)."""
+"""Ends of the scale on which a critic rates scored replies (paper, appendix E)."""
+
+T = TypeVar("T")
+Rounds = Sequence[tuple[str, str]]
+"""Responses and their critiques, oldest first."""
 
 
 class Verdict(StrEnum):
-    """What a critique says about the whole response."""
+    """Judgement of a critique on the whole response."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -32,19 +37,19 @@ class Verdict(StrEnum):
 
 
 def label_pattern(label: str) -> str:
-    """Pattern of a label that ends in a colon, and of what may stand between it and its value: `**Label**: [`."""
+    """Pattern of a label that ends in a colon, and of all marks up to its value, as in `**Label**: [`."""
     return rf"{re.escape(label.removesuffix(':'))}[*_]*:[ \t*_\[]*"
 
 
 _WORD_END = r"(?![^\W_])"  # unlike \b it holds before the underscore of "_Wrong_"
-# The label, its value, and an alternative value behind it as in an echoed "[Correct/Wrong]".
+# The label, its value, and perhaps an alternative value behind it, as in an echoed "[Correct/Wrong]".
 _VERDICT = re.compile(
     rf"{label_pattern(VERDICT_LABEL)}(Correct|Wrong){_WORD_END}"
     rf"(?:[ \t]*(?:/|\||or\b)[ \t]*(Correct|Wrong){_WORD_END}"
     rf"|[ \t]*,[ \t]*(Correct|Wrong){_WORD_END}(?![ \t*_]+(?!or\b)[A-Za-z]))?"  # "Wrong, Correct is 5" has one
 )
 LINE_LEAD = r"[ \t*_#\-]*(?:\d+[.)][ \t*_]*)?"
-"""Pattern of what may stand before a label on its line."""
+"""Pattern of the marks and numbers that may precede a label on its line."""
 _LINE_LEAD = re.compile(rf"{LINE_LEAD}\Z")
 _FENCE = re.compile(r"^[ \t]*(`{3,})[^`\n]*$.*?(?:^[ \t]*\1`*[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -52,68 +57,60 @@ _FENCE = re.compile(r"^[ \t]*(`{3,})[^`\n]*$.*?(?:^[ \t]*\1`*[ \t\r]*$|\Z)", re.
 def parse_verdict(critique: str) -> Verdict:
     """Read the verdict f(x, y, c) of a critique.
 
-    The verdict is the line that starts with `Correctness of the final answer:` followed by `Correct` or
-    `Wrong`. Text that is quoted (block quote, code fence, back-ticks, quotation marks) does not count. A
-    critique that holds both verdicts, or none, is unparsed. The paper does not define f; this is the rule
-    of the README's section on differences.
+    The verdict stands on a line that starts with `Correctness of the final answer:` and goes on with `Correct` or
+    `Wrong`. Quoted text (block quote, code fence, back-ticks, quotation marks) does not count. A critique with
+    both verdicts, or with none, is unparsed. The paper does not define f; this is the rule of the README's
+    section on differences.
 
     >>> parse_verdict("Correctness of the final answer: Wrong").value
     'wrong'
     """
-    anchored: set[str] = set()
-    mentioned: set[str] = set()
-    for match, starts_line in _claims(_VERDICT, critique):
-        values = {value for value in match.groups() if value}
-        mentioned |= values
-        if starts_line:
-            anchored |= values
-    if len(anchored) == 1 and len(mentioned) == 1:
-        return Verdict.CORRECT if "Correct" in anchored else Verdict.WRONG
-    return Verdict.UNPARSED
+    word = _claimed(_VERDICT, critique, lambda match: {word for word in match.groups() if word})
+    return Verdict.UNPARSED if word is None else Verdict(word.lower())
 
 
-# The label and what a number starts; the number, `/10` behind it, and nothing that makes it two numbers.
-_CLAIM = re.compile(rf"{label_pattern(RATING_LABEL)}([-+~]?\.?[0-9][^\n]*)")
-_VALUE = re.compile(
+# The label and a text that starts like a number.
+_RATING = re.compile(rf"{label_pattern(RATING_LABEL)}([-+~]?\.?[0-9][^\n]*)")
+# A number, perhaps with `/10` behind it; a second number behind it does not match.
+_NUMBER = re.compile(
     r"([0-9]+(?:\.[0-9]+)?)(?:[ \t*_]*(?:/|(?:out )?of)[ \t*_]*10)?(?![^\W_]|\.[0-9]|[ \t]*%)"
     r"(?![ \t*_]*(?:[-–—/|,~]|(?:to|or|and|(?:out )?of)\b)[ \t*_]*[0-9])"
 )
 
 
+def _number(text: str) -> float | None:
+    number = _NUMBER.match(text)
+    return float(number[1]) if number else None
+
+
 def parse_rating(critique: str) -> float | None:
     """Read the rating f(x, y, c) of a critique of a scored reply, in [1, 10]; `None` is unparsed.
 
-    The rule is that of `parse_verdict`: a line starts with `Quality score:`, quoted text does not count, the
-    same rating may be said twice, and two ratings, a range or one off the scale is unparsed.
+    The rule is that of `parse_verdict`, with lines that start with `Quality score:`. A critique may repeat its
+    rating. Two ratings, a range, or a rating off the scale are unparsed.
 
     >>> parse_rating("Comments: no date.\\nQuality score: 7"), parse_rating("Quality score: 7-8")
     (7.0, None)
     """
-    anchored: set[float | None] = set()
-    mentioned: set[float | None] = set()
-    for match, starts_line in _claims(_CLAIM, critique):
-        number = _VALUE.match(match[1])
-        value = float(number[1]) if number else None
-        mentioned.add(value)
-        if starts_line:
-            anchored.add(value)
-    if len(mentioned) != 1 or anchored != mentioned:
-        return None
-    stated = mentioned.pop()
-    return stated if stated is not None and LOWEST <= stated <= HIGHEST else None
+    rating = _claimed(_RATING, critique, lambda match: {_number(match[1])})
+    return rating if rating is not None and LOWEST <= rating <= HIGHEST else None
 
 
-def _claims(pattern: re.Pattern[str], critique: str) -> Iterator[tuple[re.Match[str], bool]]:
-    """Matches outside of quotations, each with whether it starts its line."""
+def _claimed(pattern: re.Pattern[str], critique: str, values: Callable[[re.Match[str]], set[T]]) -> T | None:
+    """The value of all matches outside of quotations; None if they differ, or if none starts its line."""
     text = _FENCE.sub("", critique)
+    mentioned: set[T] = set()
+    is_anchored = False
     for match in pattern.finditer(text):
         before = text[: match.start()]
         if not _is_quoted(before):
-            yield match, _LINE_LEAD.match(before[before.rfind("\n") + 1 :]) is not None
+            mentioned |= values(match)
+            is_anchored |= _LINE_LEAD.match(before[before.rfind("\n") + 1 :]) is not None
+    return mentioned.pop() if is_anchored and len(mentioned) == 1 else None
 
 
 def _is_quoted(before: str) -> bool:
-    """Whether a passage that follows `before` stands inside a quotation."""
+    """Whether the text right after `before` stands inside a quotation."""
     line = before[before.rfind("\n") + 1 :]
     paragraph = re.split(r"\n[ \t]*\n", before)[-1]
     return (
@@ -126,7 +123,7 @@ def _is_quoted(before: str) -> bool:
 
 
 def _is_open(paragraph: str) -> bool:
-    """Whether its last quotation is not closed; behind a digit a mark closes one or stands for inches."""
+    """Whether the last quotation is not closed. A mark behind a digit closes one, or means inches."""
     is_open = False
     for mark in re.finditer('"', paragraph):
         is_open = not is_open and not paragraph[mark.start() - 1 : mark.start()].isdigit()
@@ -134,27 +131,27 @@ def _is_open(paragraph: str) -> bool:
 
 
 def paper_compat_judgment_is_right(critique: str, *, response_correct: bool) -> bool:
-    """Whether the released code rewards the critique: its plain substring test, kept for comparison.
+    """Whether the released code rewards the critique: a plain substring test, for comparison only.
 
-    A critique that holds both markers is always rewarded there. Source: the description of the released
-    `reward_func.py` in the README's section on differences; never used in training.
+    It rewards every critique with both markers. Source: the released `reward_func.py`, as the README's section on
+    differences describes it. Training never uses it.
     """
     return f"{VERDICT_LABEL} {'Correct' if response_correct else 'Wrong'}" in critique
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The texts around question, response and critique; an image stands before the first of them.
+    """The texts around question, response and critique; an image stands before the first text.
 
     Attributes:
         name: Name in `PROMPT_SETS`.
-        version: Raised with every change of a text; stored in results, which never mix versions.
+        version: Number that rises with every change of a text. Results store it and never mix versions.
         reasoning: User turn for a response, with `{question}`.
         reasoning_prefill: Start of the actor's turn; part of the stored response.
         critique: User turn for a critique, with `{question}` and `{response}`.
         next_critique: User turn for the critique of a refinement, after earlier ones, with `{response}`.
         pairwise: User turn for a preference, with `{question}`, `{first}` and `{second}`.
-        pairwise_tie: What is added to it where neither may be better.
+        pairwise_tie: Addition to `pairwise` where ties are allowed.
         refinement: Second user turn for a refinement, with `{critique}`.
         refinement_prefill: Start of the actor's second turn; part of the stored refinement.
     """
@@ -176,20 +173,15 @@ class PromptSet:
         return _with_prefill(turns, self.reasoning_prefill)
 
     def critique_prompt(
-        self,
-        question: str,
-        response: str,
-        past: Sequence[tuple[str, str]] = (),
-        *,
-        image: str | None = None,
+        self, question: str, response: str, past: Rounds = (), *, image: str | None = None
     ) -> Conversation:
-        """Chat in which the critic criticises: question, response -> critique. Holds no gold answer.
+        """Chat in which the critic criticises: question, response -> critique. It has no gold answer.
 
         Args:
             question: x.
             response: y, with or without its prefill.
-            past: Responses and critiques of earlier rounds, which precede these.
-            image: What the question is about.
+            past: Earlier rounds.
+            image: Image of the question.
         """
         turns: Conversation = []
         for y, c in [*past, (response, "")]:
@@ -201,33 +193,27 @@ class PromptSet:
     def pairwise_prompt(
         self, question: str, first: str, second: str, *, image: str | None = None, ties: bool = False
     ) -> Conversation:
-        """Chat in which a critic says which of two responses is better; it answers as `parse_preference` reads.
+        """Chat in which a critic names the better of two responses, in the form that `parse_preference` reads.
 
         Args:
             question: x.
-            first: The response that is shown first, with or without its prefill.
-            second: The other.
-            image: What the question is about.
-            ties: Whether it may say that neither is better.
+            first: First response in the prompt, with or without its prefill.
+            second: Second response.
+            image: Image of the question.
+            ties: Whether the critic may answer that neither is better.
         """
         template = self.pairwise + (self.pairwise_tie if ties else "")
-        shown = {"first": self.without_prefill(first), "second": self.without_prefill(second)}
-        return with_image([_user(template, question=question, **shown)], image)
+        first, second = self.without_prefill(first), self.without_prefill(second)
+        return with_image([_user(template, question=question, first=first, second=second)], image)
 
     def without_prefill(self, response: str) -> str:
-        """A response or refinement as the critic sees it."""
+        """A response or refinement in the form that the critic reads."""
         return response.removeprefix(self.reasoning_prefill).removeprefix(self.refinement_prefill).strip()
 
     def refinement_prompt(
-        self,
-        question: str,
-        response: str,
-        critique: str,
-        past: Sequence[tuple[str, str]] = (),
-        *,
-        image: str | None = None,
+        self, question: str, response: str, critique: str, past: Rounds = (), *, image: str | None = None
     ) -> Conversation:
-        """Chat in which the actor refines: question, response, critique -> refinement; the rest as above."""
+        """Chat in which the actor refines: question, response, critique -> refinement; see `critique_prompt`."""
         turns: Conversation = [_user(self.reasoning, question=question)]
         for y, c in [*past, (response, critique)]:
             turns.append({"role": "assistant", "content": y})
@@ -236,7 +222,7 @@ class PromptSet:
 
 
 def cut_critique(critique: str) -> str:
-    """Drop what a critic writes before its first step: the actor reads from `Step sentence:` on."""
+    """Drop the text before the first step: the actor reads from `Step sentence:` on."""
     start = critique.find(STEP_LABEL)
     return critique[start:] if start > 0 else critique
 
@@ -245,7 +231,7 @@ def prompt_set(name: str) -> PromptSet:
     """Look up a prompt set.
 
     Raises:
-        UserError: There is none of that name.
+        UserError: No prompt set has that name.
     """
     if name in PROMPT_SETS:
         return PROMPT_SETS[name]
@@ -253,13 +239,13 @@ def prompt_set(name: str) -> PromptSet:
 
 
 def _user(template: str, **fields: str) -> Message:
-    # str.format would trip over braces in LaTeX; one pass, so a field's own "{question}" stays as it is.
+    # str.format fails on braces in LaTeX. One pass: a "{question}" inside a field stays as it is.
     text = re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], m[0]), template)
     return {"role": "user", "content": text}
 
 
 def with_image(turns: Conversation, image: str | None) -> Conversation:
-    """The chat with an image in its first turn; it is seen in all later ones."""
+    """The chat with an image in its first turn, which all later turns refer to."""
     return turns if image is None else [{**turns[0], "image": image}, *turns[1:]]
 
 
@@ -268,13 +254,12 @@ def _with_prefill(turns: Conversation, prefill: str) -> Conversation:
 
 
 THINK_SUFFIX = r"Reason first inside <think> </think>. After that state the final answer once in \boxed{}."
-"""End of every prompt of LLaVA-Critic-R1, of policy and critic alike: the form of reply that both roles share.
+"""End of every prompt of LLaVA-Critic-R1: policy and critic reply in the same form.
 
-No comma, quotation mark or bracket that stays open: lmms-eval takes it as one of its arguments, see
-`policy_benchmarks.command`.
+It has no comma, quotation mark or open bracket: lmms-eval takes it as an argument (see `benchmarks.policy`).
 """
 
-# Begin and end are marked, since an answer may hold headings and boxes of its own.
+# Begin and end are marked, since an answer may contain headings and boxes.
 _PAIR = (
     "[begin question]\n{question}\n[end question]\n\n[begin answer 1]\n{first}\n[end answer 1]\n\n"
     "[begin answer 2]\n{second}\n[end answer 2]\n\n"
@@ -320,7 +305,7 @@ PAPER = PromptSet(
     pairwise=_PAIRWISE,
     pairwise_tie=_PAIRWISE_TIE,
 )
-"""Critique-RL: its structure and labels (released code), in words of ours."""
+"""Critique-RL: structure and labels of the released code, in our own words."""
 
 COMPACT = PromptSet(
     name="compact",
@@ -334,7 +319,7 @@ COMPACT = PromptSet(
     pairwise="Question: {question}\nAnswer 1: {first}\nAnswer 2: {second}",
     pairwise_tie="\nOr a tie?",
 )
-"""For models too small to read instructions: the same fields and verdict marker, nothing around them."""
+"""For models too small to follow instructions: the same fields and verdict marker alone."""
 
 SUMMARY = PromptSet(
     name="summary",
@@ -364,7 +349,7 @@ SUMMARY = PromptSet(
     pairwise=_PAIRWISE,
     pairwise_tie=_PAIRWISE_TIE,
 )
-"""For replies that are scored (paper, appendix E, whose own texts were not released)."""
+"""For scored replies (paper, appendix E; its prompts were not released)."""
 
 THINKING = replace(
     PAPER,
@@ -389,12 +374,11 @@ THINKING = replace(
         "The final answer is the number of the better one, 1 or 2. " + THINK_SUFFIX
     ),
 )
-"""LLaVA-Critic-R1: policy and pairwise critic think first and answer in a box; the rest as above.
+"""LLaVA-Critic-R1: policy and pairwise critic think first and answer in a box; otherwise `PAPER`.
 
-The task and the four criteria are those of VL-RewardBench, the wording is ours. The benchmark asks for a sentence
-(`Overall Judgment: ...`); with the released code's suffix on top of it a reply could say one thing in the sentence
-and another in the box, so this one asks for the box alone.
+Task and criteria are those of VL-RewardBench, in our words. The benchmark asks for a sentence (`Overall Judgment:
+...`), the released code's suffix for a box. The two could disagree, so this prompt asks for the box alone.
 """
 
 PROMPT_SETS = {p.name: p for p in (PAPER, COMPACT, SUMMARY, THINKING)}
-"""By name, as `prompts` of a configuration has it."""
+"""Prompt sets by name, the value of `prompts` in a configuration."""

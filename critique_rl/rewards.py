@@ -1,9 +1,9 @@
 """The rewards of Critique-RL (arXiv 2510.24320), one pure function for each.
 
-Those of LLaVA-Critic-R1 are in `pairwise_rewards.py`; their names are here as well.
+The rewards of LLaVA-Critic-R1 are in `pairwise_rewards.py`; their names are here as well.
 
-Everywhere `response_correct` is o = r_oracle(x, y), `refinement_correct` is o' = r_oracle(x, y'), and `None`
-means that the grader could not tell; a reward that needs what is not known is `None`, never a score.
+`response_correct` is o = r_oracle(x, y), `refinement_correct` is o' = r_oracle(x, y'). `None` means that the
+grader could not decide; a reward that needs that value is `None` too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from critique_rl.prompts import Verdict
 
 
 def r_dis(verdict: Verdict, response_correct: bool | None) -> float | None:
-    """Discriminability reward, Eq. 7: 1[f(x, y, c) = r_oracle(x, y)]. An unparsed critique is not right: 0.
+    """Discriminability reward, Eq. 7: 1[f(x, y, c) = r_oracle(x, y)]. An unparsed critique earns 0.
 
     >>> r_dis(Verdict.WRONG, False), r_dis(Verdict.UNPARSED, False), r_dis(Verdict.CORRECT, None)
     (1.0, 0.0, None)
@@ -26,13 +26,13 @@ def r_dis(verdict: Verdict, response_correct: bool | None) -> float | None:
 
 
 def r_dis_signed(verdict: Verdict, response_correct: bool | None) -> float | None:
-    """Discriminability reward as the released code has it: +1 if the verdict is right, else -1."""
+    """Discriminability reward of the released code: +1 if the verdict is right, else -1."""
     reward = r_dis(verdict, response_correct)
     return None if reward is None else 2.0 * reward - 1.0
 
 
 def r_refine(response_correct: bool | None, refinement_correct: bool | None) -> float | None:
-    """Refinement reward, Eq. 4: r_oracle(x, y'). The first argument is there so that Eq. 4 to 6 swap."""
+    """Refinement reward, Eq. 4: r_oracle(x, y'). The unused argument gives Eq. 4 to 6 the same signature."""
     return None if refinement_correct is None else float(refinement_correct)
 
 
@@ -62,7 +62,7 @@ def additive(refinement_reward: float | None, dis_reward: float | None, *, beta_
 def gated(refinement_reward: float | None, dis_reward: float | None, *, beta_1: float) -> float | None:
     """Stage II reward of the released code: -1 if the verdict is wrong or unparsed, else r_refine + beta_1.
 
-    Where the verdict is wrong the refinement does not matter and may be `None`.
+    With a wrong verdict the refinement does not matter and may be `None`.
     """
     if dis_reward is None:
         return None
@@ -74,8 +74,8 @@ def gated(refinement_reward: float | None, dis_reward: float | None, *, beta_1: 
 def r_dis_scored(rating: float | None, true_rating: float | None, *, tolerance: float) -> float | None:
     """Discriminability reward for scored replies, appendix E: max(0, 1 - |f(x, y, c) - r_oracle(x, y)| / delta).
 
-    `rating` is f, the critic's, None if unparsed: 0. `true_rating` is the scorer's on the same 1 to 10;
-    `tolerance` is delta, whose value the paper does not give.
+    `rating` is the critic's, f; None is unparsed and earns 0. `true_rating` is the scorer's. Both are on the scale
+    from 1 to 10. `tolerance` is delta; the paper does not give its value.
 
     >>> [r_dis_scored(rating, 6.0, tolerance=2.0) for rating in (6.0, 7.0, 9.0, None)]
     [1.0, 0.5, 0.0, 0.0]
@@ -86,9 +86,9 @@ def r_dis_scored(rating: float | None, true_rating: float | None, *, tolerance: 
 
 
 def r_refine_scored(refinement_rating: float | None) -> float | None:
-    """Refinement reward for scored replies, appendix E: r_oracle(x, y'), scaled to 1 to 10.
+    """Refinement reward for scored replies, appendix E: r_oracle(x, y'), on the scale from 1 to 10.
 
-    Beside it a beta_1 of 0.2 weighs r_dis nine times less than beside the 0 or 1 of `r_refine`.
+    Its range is nine times that of `r_refine`: r_dis with a beta_1 of 0.2 weighs nine times less.
 
     >>> r_refine_scored(8.5), r_refine_scored(None)
     (8.5, None)
@@ -97,6 +97,6 @@ def r_refine_scored(refinement_rating: float | None) -> float | None:
 
 
 REFINEMENT_REWARDS = {"r_refine": r_refine, "r_delta": r_delta, "r_correction": r_correction}
-"""By name, as `refinement_reward` of a stage has it."""
+"""Refinement rewards by name, the value of `refinement_reward` of a stage."""
 STAGE_2_REWARDS = {"additive": additive, "gated": gated}
-"""By name, as `combination` of a stage has it."""
+"""Stage II rewards by name, the value of `combination` of a stage."""

@@ -1,4 +1,4 @@
-"""The nouns that every module shares: a problem, a conversation, how to sample, what came back."""
+"""Types that all modules share: problem, conversation, sampling settings, generation, errors of the user."""
 
 from __future__ import annotations
 
@@ -10,27 +10,24 @@ from typing import Literal, NotRequired, TypedDict
 
 GradedKind = Literal["math", "number", "choice", "yes_no", "mixed"]
 AnswerKind = GradedKind | Literal["score"]
-"""How replies are graded; those of kind `score` are scored instead, see `critique_rl.scoring`."""
+"""Way to grade replies; those of kind `score` are scored instead, see `critique_rl.grading.scoring`."""
 
 
 class UserError(Exception):
-    """Something the user can mend: a path, a field, a config value, a server. The command line exits with 2."""
+    """An error that the user can fix: a path, a field, a setting, a server. The command line exits with 2."""
 
 
 class Message(TypedDict):
-    """One turn of a chat, in the shape that every chat template takes, but for its image.
-
-    `image` is the path of a file or a `data:` URL, see `critique_rl.images`; it stands before the text.
-    """
+    """One turn of a chat in the form of chat templates, except for `image`: a path or `data:` URL."""
 
     role: Literal["system", "user", "assistant"]
     content: str
     name: NotRequired[str]
-    image: NotRequired[str]
+    image: NotRequired[str]  # stands before the text
 
 
 Conversation = list[Message]
-"""A chat; if its last message is the assistant's, that text is a prefill which generation continues."""
+"""A chat. A last message of the assistant is a prefill, which generation continues."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,13 @@ class Problem:
     """One question with its gold answer.
 
     Attributes:
-        id: Identity of the problem, from `problem_id`; splits and pools are keyed by it.
+        id: Identity of the problem, from `problem_id`; key of splits and pools.
         dataset: Name of the data set, for instance `gsm8k`.
-        question: What the actor is asked, options included for multiple choice.
-        solution: The gold reasoning, `""` where the data set has none. Never shown to the critic.
-        answer: The gold answer alone. Never shown to the critic.
-        kind: How the answer is graded, see `critique_rl.grading.grade`.
-        image: What the question is about: path of a file, or a `data:` URL; None without one.
+        question: Text of the question, with the options of multiple choice.
+        solution: The gold reasoning, `""` if the data set has none. The critic never sees it.
+        answer: The gold answer alone. The critic never sees it.
+        kind: Way to grade the answer, see `critique_rl.grading.grade`.
+        image: Image of the question: path of a file, or a `data:` URL; None without one.
     """
 
     id: str
@@ -58,13 +55,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to generate.
+    """Settings of generation.
 
     Attributes:
         max_tokens: Most new tokens.
-        temperature: 0 is greedy.
-        top_p: Nucleus mass kept, 1 keeps all.
-        seed: Seed of the draw, used when `temperature > 0`; the caller derives it with `child_seed`.
+        temperature: Sampling temperature; 0 is greedy.
+        top_p: Probability mass of the nucleus; 1 keeps all tokens.
+        seed: Seed of the draw if `temperature > 0`; the caller derives it with `child_seed`.
     """
 
     max_tokens: int
@@ -75,12 +72,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote.
+    """Output of a model for one prompt.
 
     Attributes:
-        text: The new text alone, without the prompt and without a prefill.
-        prompt_tokens: Length of the prompt.
-        completion_tokens: Tokens generated, the end-of-turn token included.
+        text: The new text alone, without prompt and prefill.
+        prompt_tokens: Length of the prompt, in tokens.
+        completion_tokens: Tokens generated, with the end-of-turn token.
         truncated: True if generation ended at `max_tokens`.
     """
 
@@ -91,28 +88,33 @@ class Generation:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """End of a message that `name` is none of the known names: the most similar one, and a short list.
+    """End of a message about an unknown name: the most similar known name, and the list if it is short.
 
     >>> nearest("gms8k", ["math", "gsm8k"])
     "Did you mean 'gsm8k'? There are: math, gsm8k."
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    # trl's configurations have some 150 fields: no help in a message
-    there = f"There are: {', '.join(names)}." if len(names) <= 30 else ""
-    return " ".join(filter(None, (f"Did you mean {close[0]!r}?" if close else "", there)))
+    hints = [f"Did you mean {similar!r}?" for similar in difflib.get_close_matches(name, names, n=1)]
+    if len(names) <= 30:  # trl's configurations have some 150 fields
+        hints.append(f"There are: {', '.join(names)}.")
+    return " ".join(hints)
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's text; its class name if the text is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def problem_id(question: str, image: str | None = None) -> str:
-    """Identity of a problem: a hash of its question up to white space and letter case, and of its image."""
-    shown = "" if image is None else f"\n{image}"
-    return hashlib.sha256((" ".join(question.lower().split()) + shown).encode()).hexdigest()[:16]
+    """Identity of a problem: a hash of its question, without regard to white space and case, and of its image."""
+    suffix = "" if image is None else f"\n{image}"
+    return hashlib.sha256((" ".join(question.lower().split()) + suffix).encode()).hexdigest()[:16]
 
 
 def child_seed(seed: int, *path: str | int) -> int:
     """Derive an independent 31-bit seed for one purpose, e.g. `child_seed(0, "pool", problem.id)`.
 
-    Hashing instead of adding: `seed + i` would give neighbouring seeds almost the same draws.
+    A hash, not a sum: `seed + i` would give neighbouring seeds almost the same draws.
     """
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/configuration.md, docs/scale.md and docs/metrics.md that follow from the code.
+"""Writes the tables of `PAGES` that follow from the code: settings, options of the trainers, costs, metrics.
 
 python docs/tables.py
 """
@@ -6,6 +6,7 @@ python docs/tables.py
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import json
 import re
@@ -16,19 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import griffe
+from trl import GRPOConfig
 
 from critique_rl.config.run import RunConfig, load_config
 from critique_rl.markdown import table as markdown_table
 from critique_rl.reports.columns import label
 from critique_rl.reports.metrics import GROUPS
+from critique_rl.training.config import SOURCE, CriticConfig
+from critique_rl.training.pairwise import PairwiseCriticConfig
+from critique_rl.training.stage_config import Stage1Config, Stage2Config
 
+PAGES = (
+    "configuration.md",
+    "scale.md",
+    "metrics.md",
+    *(f"trainers/{name}.md" for name in ("common", "ppo", "stage1", "stage2", "pairwise")),
+)
 DOCS = Path(__file__).resolve().parent
 CONFIGS = DOCS.parent / "experiments" / "configs"
 
 
 def main() -> None:
     """Write each table between its marks."""
-    for page in ("configuration.md", "scale.md", "metrics.md"):
+    for page in PAGES:
         path = DOCS / page
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -112,6 +123,48 @@ def _yaml(value: Any) -> str:
     return json.dumps(value)  # which YAML reads alike
 
 
+# -- options of the trainers --------------------------------------------------------------------------------
+
+PPO = ("gae_lambda", "value_learning_rate", "value_clip")
+STAGE_2 = ("refinement_reward", "combination", "beta_1", "refinement_max_tokens", "refinement_temperature")
+
+
+def options(cls: type, base: type, *, without: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> str:
+    """A row for each option that a configuration adds to its base."""
+    names = [name for name in _fields(cls) if name not in _fields(base) and name not in without]
+    rows = [_option(cls, name) for name in names if not only or name in only]
+    return markdown_table(["option", "default", "meaning", "source"], rows, raw=True)
+
+
+def changed(cls: type, base: type, heading: str) -> str:
+    """A row for each option of the base whose default a configuration changes."""
+    rows = []
+    for name, theirs in _fields(base).items():
+        if theirs.default != _fields(cls)[name].default:
+            option, default, _, source = _option(cls, name)
+            rows.append([option, default, f"`{_python(theirs.default)}`", source])
+    order = list(vars(cls)["__annotations__"])  # as the class lists them, not as its base does
+    rows.sort(key=lambda row: order.index(row[0].strip("`")))
+    return markdown_table(["option", "here", heading, "source"], rows, raw=True)
+
+
+def _option(cls: type, name: str) -> tuple[str, str, str, str]:
+    """Name, default, meaning and source; the meaning may stand in a base class, the source is the class's own."""
+    helps = [_fields(c)[name].metadata.get("help") or "" for c in cls.__mro__ if name in _fields(c)]
+    meaning = next(filter(None, (text.partition(SOURCE)[0].strip() for text in helps)), "")
+    source = helps[0].partition(SOURCE)[2]
+    default = _python(_fields(cls)[name].default)
+    return f"`{name}`", f"`{default}`", meaning.removesuffix("."), source.removesuffix(".")
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return vars(cls).get("__dataclass_fields__", {})
+
+
+def _python(value: Any) -> str:
+    return repr(value.value if isinstance(value, enum.Enum) else value)
+
+
 # -- costs at the papers' scale ------------------------------------------------------------------------------
 
 PEAK = 312e12  # FLOP/s of an A100 or A800 in bfloat16, without sparsity
@@ -177,6 +230,13 @@ def metrics(group: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "costs": costs,
+    "options": lambda: options(CriticConfig, GRPOConfig, without=PPO),
+    "options-changed": lambda: changed(CriticConfig, GRPOConfig, "trl"),
+    "options-ppo": lambda: options(CriticConfig, GRPOConfig, only=PPO),
+    "options-stage1": lambda: options(Stage1Config, CriticConfig, without=STAGE_2),
+    "options-stage2": lambda: options(Stage2Config, CriticConfig, only=STAGE_2),
+    "options-pairwise": lambda: options(PairwiseCriticConfig, CriticConfig),
+    "options-pairwise-changed": lambda: changed(PairwiseCriticConfig, CriticConfig, "other trainers"),
     **{f"metrics-{group}": functools.partial(metrics, group) for group in GROUPS},
 }
 

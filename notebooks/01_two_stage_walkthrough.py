@@ -2,12 +2,12 @@
 # # Both stages, step by step
 #
 # A frozen *actor* answers a question, the *critic* writes a critique that ends in a verdict, and the actor
-# refines its answer. The critic alone is trained: in Stage I for being right about the response, in Stage II
-# for the refinement being right as well.
+# refines its answer. Only the critic is trained: Stage I rewards a right verdict, Stage II also a right
+# refinement.
 #
-# Here both stages are trained for a few RL steps from the cold start that the package ships: a model of 0.1 M
-# weights, on chains of arithmetic modulo 10. It takes less than a minute and shows the mechanism. The results
-# of full runs stand at the end.
+# Both stages train for a few RL steps from the cold start that the package ships: a model of 0.1 M weights, on
+# chains of arithmetic modulo 10. This takes less than a minute and shows the mechanism. Results of full runs
+# stand at the end.
 
 # %%
 FULL = False  # True trains for as long as the configuration says, some minutes on two cores
@@ -32,9 +32,8 @@ folder = tempfile.TemporaryDirectory()  # a run of your own needs a folder that 
 # %% [markdown]
 # ## The run
 #
-# A run is a configuration. Settings are given in its place as on the command line (`--set a.b=value`); here
-# they make it short. The configuration also has a critic that is trained on the refinement alone, which we
-# leave out.
+# A configuration describes a run. Settings replace its values, as on the command line (`--set a.b=value`); here
+# they shorten the run. We leave out the third critic of the configuration, trained on the refinement alone.
 
 # %%
 settings = [f"output={folder.name}/run"]
@@ -51,12 +50,12 @@ run = Run(config, display=Display(quiet=True))
 cases([{"step": step.name, "kind": step.kind, "finished": step.finished()} for step in run.steps()])
 
 # %% [markdown]
-# The actor and the critic before RL come with the package and take no step. Every step makes a folder.
+# The actor and the critic before RL come with the package and need no step. Every step writes a folder.
 #
 # ## The response pool
 #
-# The actor answers train questions, and what it says is graded. The pool has as many right as wrong
-# responses: otherwise the critic could earn r_dis by always giving the same verdict.
+# The actor answers train questions, and its answers are graded. The pool has as many right as wrong responses:
+# otherwise the critic could earn r_dis by always giving the same verdict.
 
 # %%
 run.execute(("pool",))
@@ -74,38 +73,37 @@ cases(
 )
 
 # %% [markdown]
-# What the critic is shown. The gold answer is not in it.
+# The prompt of the critic. It does not hold the gold answer.
 
 # %%
-print(run.prompts.critique_prompt(pool[0]["question"], pool[0]["response"])[0]["content"])
+print(run.context.prompts.critique_prompt(pool[0]["question"], pool[0]["response"])[0]["content"])
 
 # %% [markdown]
 # ## Training
 #
-# Stage I rewards r_dis alone, 1 for a verdict that is right. Stage II starts from it, rewards r_refine + 0.2
-# r_dis and is held close to the Stage I critic by a KL term.
+# Stage I rewards r_dis alone: 1 for a right verdict. Stage II starts from the Stage I critic and rewards
+# r_refine + 0.2 r_dis. A KL term holds it close to that critic.
 
 # %%
 run.execute(("train",))
 
 # %% [markdown]
-# Every RL step is logged. `acc_dis` is the share of verdicts that are right, among the critiques that were
-# just drawn.
+# Every RL step is logged. `acc_dis` is the share of right verdicts among the step's critiques.
 
 # %%
-shown = ("critic/acc_dis", "critic/parse_rate", "reward/r_dis", "kl")
+names = ("critic/acc_dis", "critic/parse_rate", "reward/r_dis", "kl")
 cases(
     [
-        {"RL step": i, **{name: row[name] for name in shown}}
+        {"RL step": i, **{name: row[name] for name in names}}
         for i, row in enumerate(run.folder.history(0, "stage1"), 1)
     ]
 )
 
 # %%
-shown = ("critic/acc_dis", "actor/acc_refine", "actor/delta_ci", "actor/delta_ic", "kl")
+names = ("critic/acc_dis", "actor/acc_refine", "actor/delta_ci", "actor/delta_ic", "kl")
 cases(
     [
-        {"RL step": i, **{name: row[name] for name in shown}}
+        {"RL step": i, **{name: row[name] for name in names}}
         for i, row in enumerate(run.folder.history(0, "stage2"), 1)
     ]
 )
@@ -125,25 +123,27 @@ lines(
 )
 
 # %% [markdown]
-# A KL of exactly 0 at the first step is right: each stage starts as its own reference.
+# The KL is exactly 0 at the first step: each stage starts as its own reference.
 #
-# ## What changed
+# ## Before and after
 #
-# Test problems, each once, everything greedy. With so few problems and steps the intervals are wide.
+# Each test problem once, all greedy. So few problems and steps give wide intervals.
 
 # %%
 run.execute(("evaluate",))
-found = {run.folder.labels()[m.row]: read_episodes(run.folder.records(0, m)) for m in run.folder.measurements}
-measured(found)
+measured_episodes = {
+    run.folder.labels()[m.row]: read_episodes(run.folder.records(0, m)) for m in run.folder.measurements
+}
+measured(measured_episodes)
 
 # %% [markdown]
 # ## Single episodes
 #
-# A wrong response that the critic let pass before RL, and that is mended after it. The response and the actor
-# are the same; only the critique differs.
+# A wrong response that passed the critic before RL and is mended after it. Response and actor are the same; only
+# the critique differs.
 
 # %%
-before, after = found["SFT critic"], found["Stage I+II"]
+before, after = measured_episodes["SFT critic"], measured_episodes["Stage I+II"]
 turned = [
     (b, a)
     for b, a in zip(before, after, strict=True)
@@ -155,7 +155,7 @@ print(len(turned), "of", sum(not e.response_correct for e in before), "wrong res
 episodes({"SFT critic": turned[0][0], "Stage I+II": turned[0][1]}) if turned else None
 
 # %% [markdown]
-# The other kind of mistake is a right response that the refinement spoils. One of these, if there are any:
+# The other kind of mistake: the refinement spoils a right response. One example, if there is one:
 
 # %%
 spoiled = [e for e in after if e.response_correct and not e.refinement_correct]
@@ -163,13 +163,13 @@ print(len(spoiled), "of", sum(bool(e.response_correct) for e in after), "right r
 episodes({"Stage I+II": spoiled[0]}) if spoiled else None
 
 # %% [markdown]
-# All that is known of an episode is one line of `records.jsonl`:
+# An episode is one line of `records.jsonl`:
 
 # %%
 asdict(after[0])
 
 # %% [markdown]
-# `critique-rl view RUN` makes a page of a run in which to read and filter its episodes.
+# `critique-rl view RUN` writes a page to read and filter the episodes of a run.
 #
 # ## Full runs
 #
@@ -182,7 +182,7 @@ table("table1_main")
 figure("table1_main")
 
 # %% [markdown]
-# The curves of the default run (`make demo`), with the critic that is trained on the refinement alone.
+# Curves of the default run (`make demo`), with the critic trained on the refinement alone.
 
 # %% tags=["results"]
 figure("curves")

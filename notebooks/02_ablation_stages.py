@@ -1,13 +1,12 @@
 # %% [markdown]
 # # Which stage does what
 #
-# Critique-RL trains a critic in two stages: first for verdicts that are right (r_dis), then for refinements
-# that are right, with r_dis beside it. What is lost without Stage I, without Stage II, without r_dis in Stage
-# II?
+# Critique-RL trains a critic in two stages: first for right verdicts (r_dis), then for right refinements with
+# r_dis beside. This notebook shows the loss without Stage I, without Stage II, and without r_dis in Stage II.
 #
-# Training these critics takes hours. Shown here are the results of the repository, measured with the preset
-# `tiny`, a model of 0.1 M weights on arithmetic modulo 10, beside what the paper reports of Qwen2.5-3B on
-# MATH. What has not been run is said to be so.
+# Training these critics takes hours, so the notebook shows the repository's results with the preset `tiny`, a
+# model of 0.1 M weights on arithmetic modulo 10. The paper's numbers of Qwen2.5-3B on MATH stand beside. Rows
+# that were not run say so.
 
 # %%
 RUN = False  # True trains and measures all of this with SEEDS and shows that; it takes hours on two cores
@@ -31,8 +30,8 @@ results = run_scripts(STEMS, seeds=SEEDS, into=Path("notebook-runs")) if RUN els
 # %% [markdown]
 # ## The ablation (Table 3)
 #
-# `w/o Stage I` has the objective of Stage II from the SFT critic on, for as many RL steps as both stages
-# together. `w/o discrimination` has in Stage II neither r_dis nor the KL to Stage I, as in the paper.
+# `w/o Stage I` trains the objective of Stage II from the SFT critic on, for as many RL steps as both stages
+# together. `w/o discrimination` drops r_dis and the KL to Stage I from Stage II, as in the paper.
 
 # %% tags=["results"]
 table(
@@ -45,10 +44,10 @@ table(
 figure("table3_ablation", results=results)
 
 # %% [markdown]
-# How to read it: `Acc@Dis` is the share of verdicts that are right, `Acc@Refine` that of refinements that
-# are. `c→i` is the share of responses that were right and whose refinement is wrong, `i→c` the opposite.
+# `Acc@Dis` is the share of right verdicts, `Acc@Refine` that of right refinements. `c→i` is the share of right
+# responses with a wrong refinement, `i→c` the opposite.
 #
-# ## What that says of the paper's claims
+# ## The paper's claims
 #
 # Each difference is taken seed by seed. A claim holds where the whole 95 % interval of its difference lies
 # above the bound.
@@ -57,12 +56,11 @@ figure("table3_ablation", results=results)
 claims("table3_ablation", results=results)
 
 # %% [markdown]
-# A claim about judgment (Acc@Dis) may hold where the same claim about refinement does not show: they are two
-# things.
+# A claim may hold for judgment (Acc@Dis) and not show for refinement: the two differ.
 #
 # ## Along the way (Table 13)
 #
-# The same critics after each fifth of each stage.
+# The same critics, after each fifth of each stage.
 
 # %% tags=["results"]
 table("table13_steps", ["acc_refine", "acc_dis"], results=results)
@@ -73,7 +71,7 @@ figure("table13_steps", results=results)
 # %% [markdown]
 # ## Stages, joining of the rewards and KL apart
 #
-# `w/o discrimination` changes two things at once, r_dis and the KL. Here every combination is trained.
+# `w/o discrimination` changes both r_dis and the KL. This control trains every combination.
 
 # %% tags=["results"]
 table("controls_factorial", results=results)
@@ -93,13 +91,13 @@ claims("table2_iterative", results=results)
 # %% [markdown]
 # ## Single episodes
 #
-# An error that the SFT critic misses and the trained critic finds (Figure 8):
+# The trained critic finds an error that the SFT critic misses (Figure 8):
 
 # %% tags=["results"]
 examples("figure8_sft_vs_rl", results=results)
 
 # %% [markdown]
-# An error that both stages find, and that is mended only after the critique of Stage II (Figure 9):
+# Both stages find the error; only the critique of Stage II leads to a right refinement (Figure 9):
 
 # %% tags=["results"]
 examples("figure9_stage1_vs_stage2", results=results)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Rewards of Stage II, and the KL
 #
-# Stage II rewards the refinement in one of three ways, joins that with r_dis in one of two, and keeps the
-# critic close to where the stage started. This notebook shows what the formulas do, trains a few steps with
-# several KL coefficients, and then shows what full runs gave.
+# Stage II rewards the refinement in one of three ways, joins it with r_dis in one of two, and keeps the critic
+# close to the stage's start. This notebook shows the formulas at work, trains a few steps with several KL
+# coefficients, and then shows full runs.
 
 # %%
 RUN = False  # True trains and measures the tables at the end with SEEDS; it takes hours on two cores
@@ -45,7 +45,7 @@ folder = tempfile.TemporaryDirectory()
 # %% [markdown]
 # ## Three rewards for a refinement
 #
-# o says whether the response is right, o' whether the refinement is. `None` is what could not be graded.
+# o: is the response right? o': is the refinement right? `None`: could not be graded.
 
 # %%
 cases(
@@ -61,14 +61,13 @@ cases(
 )
 
 # %% [markdown]
-# `r_refine` pays for whatever leads to a right refinement, a response that was right already included.
-# `r_delta` pays for the change, so a right response can only be spoiled. `r_correction` pays for both, and
-# more for a mended response.
+# `r_refine` pays for every right refinement, also of a right response. `r_delta` pays for the change: a right
+# response can only lose. `r_correction` pays for both, and more for a mended response.
 #
 # ## Joined with r_dis
 #
-# `additive` is Eq. 9 of the paper, `gated` is what the released code does: a wrong verdict costs 1 whatever
-# the refinement is, which need not even be asked for.
+# `additive` is Eq. 9 of the paper. `gated` is the rule of the released code: a wrong verdict costs 1, so its
+# refinement does not matter and is not asked for.
 
 # %%
 cases(
@@ -87,13 +86,13 @@ cases(
 )
 
 # %% [markdown]
-# In the third row the verdict is wrong and the refinement is right, say because the explanation was good.
-# `additive` pays 1.0 for it, `gated` takes 1 away. They are not the same objective.
+# In the third row the verdict is wrong and the refinement is right, perhaps because the explanation was good.
+# `additive` pays 1.0, `gated` takes 1 away: two different objectives.
 #
 # ## From rewards to advantages
 #
 # Four critiques of one response make a group. RLOO, which the paper uses, compares each with the mean of the
-# others; GRPO also divides by the spread. Where all four got the same reward nothing is learned.
+# others; GRPO also divides by the spread. A group with equal rewards teaches nothing.
 
 # %%
 groups = {"one of four is right": [1.0, 0.0, 0.0, 0.0], "half": [1.2, 1.2, 0.2, 0.2], "all alike": [1.0] * 4}
@@ -110,10 +109,10 @@ cases(
 )
 
 # %% [markdown]
-# ## The KL, estimated from what was drawn
+# ## The KL, estimated from drawn tokens
 #
-# The exact KL would need the probabilities of all tokens. The estimators use those of the drawn tokens alone.
-# For a policy that has moved away from its reference:
+# The exact KL needs the probabilities of all tokens. The estimators use only those of the drawn tokens. For a
+# policy that has moved away from its reference:
 
 # %%
 torch.manual_seed(0)
@@ -138,7 +137,7 @@ cases(
 # of the policy to the reference. `k1` is negative for many tokens; `k3` never is, and spreads less. `forward`
 # estimates the direction that the paper writes.
 #
-# ## What its coefficient does
+# ## The effect of its coefficient
 #
 # Stage I for a few RL steps from the same start, without KL and with a small and a large coefficient.
 
@@ -175,16 +174,16 @@ lines(
 )
 
 # %%
-shown = ("kl", "critic/acc_dis", "critic/parse_rate", "entropy")
+names = ("kl", "critic/acc_dis", "critic/parse_rate", "entropy")
 cases(
     [
-        {"last step": label, **{name: rows[-1].get(name) for name in shown}}
+        {"last step": label, **{name: rows[-1].get(name) for name in names}}
         for label, rows in histories.items()
     ]
 )
 
 # %% [markdown]
-# Without a coefficient the KL is not computed at all, which saves a model in memory and leaves no curve.
+# Without a coefficient the KL is not computed: that saves a model in memory and leaves no curve.
 #
 # ## Full runs: the reward of Stage II (Table 3)
 
@@ -197,7 +196,7 @@ table(
 claims("table3_ablation", results=results)
 
 # %% [markdown]
-# ## What happens in training under each reward alone (Figure 3)
+# ## Training under each reward alone (Figure 3)
 
 # %% tags=["results"]
 figure("figure3_dynamics", results=results)
@@ -216,7 +215,7 @@ table("table12_sensitivity", ["acc_refine", "acc_dis"], results=results)
 # %% [markdown]
 # ## Labels that are partly wrong
 #
-# The share of o and o' that the rewards see inverted; evaluation uses the true ones.
+# The rewards see a share of o and o' inverted; evaluation uses the true ones.
 
 # %% tags=["results"]
 table("controls_noise", ["acc_refine", "acc_dis", "acc_dis_balanced"], results=results)

@@ -1,9 +1,8 @@
 # %% [markdown]
 # # How verdicts are read and replies are graded, and where that fails
 #
-# Every reward and every metric rests on two decisions: what does a critique say of the response, and is a
-# reply right? Both are made by rules. This notebook shows the rules on telling cases, beside those of the
-# paper's released code.
+# Every reward and every metric rests on two decisions: which verdict does a critique state, and is a reply right?
+# Rules make both. This notebook shows the rules on telling cases, beside those of the paper's released code.
 
 # %%
 from critique_rl.studies.notebook import start
@@ -29,8 +28,8 @@ from critique_rl.studies.notebook import cases
 # %% [markdown]
 # ## The verdict of a critique
 #
-# It is the line that starts with `Correctness of the final answer:` and goes on with `Correct` or `Wrong`.
-# Emphasis and list marks do not matter; what is quoted does not count; two verdicts are none.
+# The verdict is the line that starts with `Correctness of the final answer:` and goes on with `Correct` or
+# `Wrong`. Emphasis and list marks do not matter. Quoted text does not count. Two verdicts are none.
 
 # %%
 texts = [
@@ -48,8 +47,8 @@ cases([{"critique": text, "verdict": parse_verdict(text).value} for text in text
 # %% [markdown]
 # ## Why not a plain search for the words
 #
-# The released code asks whether the critique contains the line for the true verdict. A critique with both
-# lines is then right whatever is true, and RL finds that out. With ours it is unparsed and earns nothing.
+# The released code searches the critique for the line of the true verdict. A critique with both lines always
+# wins, and RL finds that out. Under our rule it is unparsed and earns nothing.
 
 # %%
 texts = [
@@ -71,17 +70,16 @@ cases(
 )
 
 # %% [markdown]
-# `Correctly` is another word than `Correct`, so the last critique says Wrong; the released code finds both
-# lines in it.
+# `Correctly` is not `Correct`, so the last critique says Wrong; the released code finds both lines in it.
 #
-# The rule fails where a critic does not keep to the line: prose, as at the end of the table before, is lost.
-# That is what the parse rate is for. An unparsed critique counts as wrong in `acc_dis` and is left out of
-# `acc_dis_parsed`; both are reported.
+# The rule fails where a critic does not write the line: prose, as at the end of the first table, is lost. The
+# parse rate shows it. An unparsed critique counts as wrong in `acc_dis` and is left out of `acc_dis_parsed`;
+# both are reported.
 
 # %% [markdown]
-# ## What a real critic writes
+# ## Texts of a real critic
 #
-# The SFT critic of the package, greedily and at a temperature that is far too high.
+# The SFT critic of the package: greedy, at temperature 1, and at a temperature that is far too high.
 
 # %%
 from critique_rl.actors import TransformersActor
@@ -113,8 +111,8 @@ cases([{"critique": text, "verdict": parse_verdict(text).value} for text in [wri
 # %% [markdown]
 # ## Judgments of steps
 #
-# Neither rewarded nor part of the paper's metrics, but read: a verdict can be right for a wrong reason. Every
-# response above is right, so a step that is flagged is a false alarm.
+# They are neither rewarded nor part of the paper's metrics. We read them because a verdict can be right for a
+# wrong reason. Every response above is right, so each flagged step is a false alarm.
 
 # %%
 critique = next(text for text in written[1.0] if first_flagged_step(text) is not None)
@@ -124,8 +122,8 @@ print(step_judgments(critique), "first step that is flagged:", first_flagged_ste
 # %% [markdown]
 # ## Is a reply right?
 #
-# `grade` says True, False, or None where it cannot tell; `explain` says what it compared, and why. `released`
-# is the checker of the paper's code, which compares strings.
+# `grade` returns True, False, or None where it cannot tell. `explain` adds the compared answers and the reason.
+# `released` is the checker of the paper's code, which compares strings.
 
 # %%
 replies = [
@@ -170,12 +168,12 @@ cases(
 )
 
 # %% [markdown]
-# None is not False: a reward that needs what is not known is None, and its critique is left out of the
-# baseline of its group.
+# None is not False: a reward with an unknown input is None, and its critique is left out of the baseline of its
+# group.
 #
 # ## Where it fails
 #
-# Cases that a person would decide otherwise, or could decide at all:
+# Cases that a person would decide differently, or that only a person could decide:
 
 # %%
 hard = [
@@ -187,23 +185,22 @@ hard = [
 ]
 cases(
     [
-        {"kind": kind, "gold": gold, "reply": reply, "grade": found.grade, "reason": found.reason}
+        {"kind": kind, "gold": gold, "reply": reply, "grade": result.grade, "reason": result.reason}
         for kind, gold, reply in hard
-        for found in [explain(gold=gold, reply=reply, kind=kind)]
+        for result in [explain(gold=gold, reply=reply, kind=kind)]
     ]
 )
 
 # %% [markdown]
-# What needs algebra, say whether `ab+2a+5b+10` is `(a+5)(b+2)`, is done in worker processes that are killed
-# at a limit of time or memory, so that no reply can hang a run. On a machine that is busy enough an honest
-# reply meets that limit, too.
+# Worker processes do the algebra, for example whether `ab+2a+5b+10` is `(a+5)(b+2)`. They are killed at a limit of
+# time or memory, so no reply can hang a run. On a very busy machine an honest reply can meet that limit too.
 #
-# A gold answer that no reply can earn teaches nothing: `critique-rl check-data` finds such problems before
+# A gold answer that no reply can earn teaches nothing: `critique-rl check-data` finds these problems before
 # training.
 #
 # ## One spelling for a vote
 #
-# A majority vote counts answers, so equal ones need one spelling. No algebra is done.
+# A majority vote counts answers, so equal answers need one spelling. No algebra is done.
 
 # %%
 said = [
@@ -218,8 +215,8 @@ cases([{"kind": kind, "reply": reply, "vote": extract_answer(reply, kind)} for k
 # %% [markdown]
 # ## Ratings and preferences
 #
-# Replies that are scored get a rating from 1 to 10, read by the same rule. The pairwise critic thinks, and
-# names the better response in a box behind the thought.
+# Scored replies get a rating from 1 to 10, read by the same rule. The pairwise critic thinks, then names the
+# better response in a box.
 
 # %%
 texts = [

@@ -1,12 +1,11 @@
 # %% [markdown]
-# # What more samples and more rounds buy
+# # More samples and more rounds
 #
-# With a critic there are three ways to spend tokens at test time: more chains of response, critique and
-# refinement and a vote over them, more critiques of one response, or more rounds. What counts is what each
-# token buys.
+# With a critic there are three ways to spend tokens at test time: a vote over more chains of response, critique
+# and refinement; more critiques of one response; or more rounds. We compare them at equal tokens.
 #
-# The first part measures the SFT critic of the package on a few problems, here and now. The second shows what
-# full runs of trained critics gave.
+# The first part measures the SFT critic of the package on a few problems. The second shows full runs of trained
+# critics.
 
 # %%
 RUN = False  # True trains and measures the figures at the end with SEEDS; it takes hours on two cores
@@ -54,7 +53,7 @@ folder = tempfile.TemporaryDirectory()
 # %% [markdown]
 # ## Sampled chains
 #
-# Sixty test problems, eight chains each with the critic, and 24 responses without: a chain is three
+# Sixty test problems, with eight chains each with the critic and 24 responses without. A chain is three
 # generations.
 
 # %%
@@ -75,11 +74,11 @@ plain = evaluate(
 measured({"No critic": plain, "SFT critic": with_critic})
 
 # %% [markdown]
-# One problem on which its eight chains do not agree: what the refinements say, and which are right.
+# One problem whose eight chains disagree: each refinement's answer, and whether it is right.
 
 # %%
-of_problems = chains(with_critic).values()
-mixed = next(of for of in of_problems if 0 < sum(outcome(c[-1])[1] is True for c in of) < len(of))
+by_problem = chains(with_critic).values()
+mixed = next(cs for cs in by_problem if 0 < sum(outcome(c[-1])[1] is True for c in cs) < len(cs))
 print(mixed[0][-1].question, "->", mixed[0][-1].answer)
 cases(
     [{"chain": i, "last reply": outcome(c[-1])[0], "right": outcome(c[-1])[1]} for i, c in enumerate(mixed)]
@@ -88,8 +87,8 @@ cases(
 # %% [markdown]
 # ## Pass@K and votes
 #
-# Pass@K is the chance that one of K chains is right. It is estimated from all n chains without bias, as 1
-# minus the share of choices of K that hold none of the c right ones:
+# Pass@K is the chance that at least one of K chains is right. Its unbiased estimate from n chains with c right
+# ones is 1 minus the share of choices of K chains without a right one:
 
 # %%
 cases([{"n": 8, "right": c, **{f"K = {k}": pass_at_k(8, c, k) for k in (1, 2, 4, 8)}} for c in (0, 1, 4, 8)])
@@ -111,9 +110,9 @@ cases(
 )
 
 # %% [markdown]
-# Prompts count as tokens, too, so a chain costs five times what a response costs here, and not three times.
+# Prompts count as tokens too: a chain costs five times as much as a response here, not three times.
 #
-# Accuracy of the vote over what it costs. Intervals are over problems: the chains of one problem are alike.
+# Accuracy of the vote against its cost. Intervals are over problems, since chains of one problem are alike.
 
 # %%
 lines(
@@ -130,8 +129,8 @@ lines(
 )
 
 # %% [markdown]
-# Overlapping intervals do not mean that the difference could be zero, since both methods had the same
-# problems. The difference, with its own interval:
+# Both methods had the same problems, so overlapping intervals do not mean a difference of zero. The difference
+# with its own interval:
 
 # %%
 ours, theirs = majority_by_problem(with_critic, [8])[8], majority_by_problem(plain, [24])[24]
@@ -149,7 +148,7 @@ lines(passing, x_label="K", y_label="Pass@K", logarithmic=True)
 # %% [markdown]
 # ## More rounds
 #
-# The refinement is criticised in its turn, and so on. `spare_correct` is an oracle that lets right responses
+# Each round criticises and refines the last refinement. `spare_correct` is an oracle that lets right responses
 # pass.
 
 # %%
@@ -165,12 +164,12 @@ lines(
         label: [
             (
                 r,
-                sum(found[f"refinement_at_{r}"].values()) / len(problems),
-                *interval(found[f"refinement_at_{r}"]),
+                sum(values[f"refinement_at_{r}"].values()) / len(problems),
+                *interval(values[f"refinement_at_{r}"]),
             )
             for r in range(1, 5)
         ]
-        for label, found in after.items()
+        for label, values in after.items()
     },
     x_label="rounds",
     y_label="share of right refinements",
@@ -210,7 +209,7 @@ figure("figure4_iterated", results=results)
 table("figure5_oracle", results=results)
 
 # %% [markdown]
-# Against a vote over responses of an actor that was itself trained by RL (Table 11):
+# Against a vote over responses of an actor trained by RL (Table 11):
 
 # %% tags=["results"]
 table("table11_majority", [f"majority_at_{k}" for k in (1, 2, 3, 4, 6, 8, 12)], results=results)

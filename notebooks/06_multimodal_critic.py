@@ -1,13 +1,12 @@
 # %% [markdown]
 # # A pairwise critic that sees
 #
-# LLaVA-Critic-R1 trains a vision-language model on which of two responses is better. The critic thinks, then
-# names one in a box; the same weights answer questions, so that they can choose among their own answers.
+# LLaVA-Critic-R1 trains a vision-language model to name the better of two responses. The critic thinks, then
+# names one in a box. The same weights answer questions, so they can choose among their own answers.
 #
-# The pictures here are drawn by the package: a grid of shapes or a chart of bars, and questions that can be
-# checked. The model is a Qwen2.5-VL of a third of a million weights, made on the spot. It is taught the form
-# of the texts for some seconds and then trained for one RL step: enough to show every part at work, and too
-# little to learn anything.
+# The package draws the pictures: a grid of shapes or a chart of bars, with questions that can be checked. The
+# model is a Qwen2.5-VL of a third of a million weights, made on the spot. It learns the form of the texts for
+# some seconds and then trains for one RL step: enough to show every part at work, too little to learn.
 
 # %%
 RUN = False  # True trains and measures the tables at the end with SEEDS; it takes hours on two cores
@@ -50,8 +49,8 @@ problems = load_task("drawings", split="train", size=200)
 sheet([(p.image, f"{p.question}\n{p.answer}") for p in problems[:6]])
 
 # %% [markdown]
-# The gold response first says what the picture shows. That stands nowhere else in the text, so without the
-# picture one can only guess.
+# The gold response first describes the picture. The question does not, so a model without the picture can only
+# guess.
 
 # %%
 print(problems[0].question)
@@ -60,9 +59,9 @@ print(problems[0].solution)
 # %% [markdown]
 # ## Preference pairs
 #
-# Responses of a policy that reads the picture and sometimes just glances at it, graded; a right and a wrong
-# one to the same problem make a pair. The order of a pair is a hash of its identity, so the better one stands
-# first in half of them.
+# A policy reads the picture, or sometimes just glances at it. Its responses are graded; a right and a wrong one to
+# the same problem make a pair. A hash of the pair's identity gives the order, so the better one stands first in
+# half of the pairs.
 
 # %%
 policy, rng = Looker(glance=0.5, misread=0.05), random.Random(0)
@@ -96,7 +95,7 @@ cases(
 )
 
 # %% [markdown]
-# What the critic is asked, with the prompt set of the paper's method. The picture stands before the text.
+# The critic's prompt, from the prompt set of the paper's method. The picture stands before the text.
 
 # %%
 prompts = prompt_set("thinking")
@@ -105,7 +104,7 @@ print(prompts.pairwise_prompt(shown.question, shown.response_1, shown.response_2
 # %% [markdown]
 # ## Rewards
 #
-# 0.9 for the right preference, 0.1 for the format: one thought that is not empty, then one box.
+# 0.9 for the right preference, 0.1 for the format: one non-empty thought, then one box.
 
 # %%
 right, wrong = shown.label, 3 - shown.label
@@ -134,9 +133,8 @@ cases(
 # %% [markdown]
 # ## One RL step
 #
-# First the form: a few texts of the scripted teacher, among them preferences. Then the trainer, which is one
-# of trl's. With a model of the hub the path and the prompt set are others, and the settings that fit so small
-# a one go.
+# First the form: a few texts of the scripted teacher, among them preferences. Then the trainer, a trl trainer.
+# For a model of the hub, change the path and the prompt set and remove the settings for so small a model.
 
 # %%
 tiny_vl.save_untrained(work / "untrained", seed=0)
@@ -190,7 +188,7 @@ names = ("reward/r_pref", "reward/r_format", "critic/parse_rate", "critic/said_f
 cases([{name: logged[name] for name in names}])
 
 # %% [markdown]
-# What it drew in that step, the first critiques of one pair:
+# The first critiques of one pair in that step:
 
 # %%
 from datasets import load_dataset
@@ -208,11 +206,10 @@ cases(
 # %% [markdown]
 # ## Choosing among one's own answers
 #
-# A judge of pairs can pick the best of n answers by knock-out. To see what its strength is worth, here are
-# judges whose strength is known: they look at the picture, and at times only glance at it and decide at
-# random.
+# A judge of pairs can pick the best of n answers by knock-out. These judges have a known strength: they look at
+# the picture, or with a known chance only glance at it and decide at random.
 #
-# One knock-out first, of eight candidates for one problem:
+# First one knock-out, of eight candidates for one problem:
 
 # %%
 policy, held_out = Looker(glance=0.6, misread=0.1), load_task("drawings", split="test", size=400, limit=60)
@@ -257,7 +254,7 @@ print(one.question, "->", held_out[0].answer)
 print("winner", bracket.winner, "right:", one.correct[bracket.winner], "after", bracket.calls, "judgements")
 
 # %% [markdown]
-# Now all problems and judges, beside a single answer, a majority vote and the oracle on the same candidates.
+# All problems and judges, beside a single answer, a majority vote and the oracle on the same candidates.
 
 # %%
 judges = {"sees": Judge(), "glances at 30 %": Judge(glance=0.3), "glances at 80 %": Judge(glance=0.8)}
@@ -291,16 +288,16 @@ cases(
 )
 
 # %% [markdown]
-# The oracle is an average over all choices of n candidates, a judge over the blocks that it met: so a judge
-# may lie above it by chance. Where both candidates are right, or both wrong, even a judge that sees has to
-# pick one at random, and its two orders need not agree.
+# The oracle averages over all choices of n candidates, a judge over the blocks that it met: so a judge can lie
+# above the oracle by chance. Where both candidates are right, or both wrong, even a judge that sees must pick
+# one at random, and its two orders need not agree.
 
 # %% [markdown]
 # ## Full runs
 #
-# The paper says that critic RL makes a better critic (Table 7), a better policy (Table 3), and that self-critique
-# finds better answers (Table 4). The outcomes are of preset `tiny-vl`; numbers of the paper are of models of
-# billions of weights.
+# The paper claims a better critic (Table 7) and a better policy (Table 3) by critic RL, and better answers by
+# self-critique (Table 4). Our outcomes are of preset `tiny-vl`; the paper's numbers are of models with billions of
+# weights.
 
 # %% tags=["results"]
 claims("table7_critic", "table3_policy", "table4_self_critique", preset="tiny-vl", results=results)

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Your own model and data
 #
-# The trainers in a script of your own: a JSONL file, a model directory, your own prompts and reward, an
-# adapter (LoRA), and an actor behind a server. Everything is small enough for a CPU and made on the spot;
-# with models of your own the paths are others, and the settings that fit so small ones (learning rate,
-# token limits, CPU) go: the defaults are those of the papers and their code.
+# The trainers in your own script: a JSONL file, a model directory, your own prompts and reward, an adapter
+# (LoRA), and an actor behind a server. Everything is small enough for a CPU and made on the spot. For your own
+# models, change the paths and remove the settings for small models (learning rate, token limits, CPU): the
+# defaults are those of the papers and their code.
 
 # %%
 from critique_rl.studies.notebook import start
@@ -33,6 +33,7 @@ from critique_rl import (
     Stage2Config,
     Stage2Trainer,
     TransformersActor,
+    load_critic,
 )
 from critique_rl.cold_start.sft import base_examples, fine_tune
 from critique_rl.cold_start.teachers import ScriptedTeacher
@@ -46,7 +47,6 @@ from critique_rl.tasks import Task, gold_report, load_task
 from critique_rl.tasks.modular_chain_teacher import Annotator, Solver
 from critique_rl.tasks.published import load_published, make_problem
 from critique_rl.tasks.rows import Row
-from critique_rl.training.checkpoints import load_critic
 from critique_rl.types import Problem, Sampling
 
 folder = tempfile.TemporaryDirectory()
@@ -55,8 +55,8 @@ work = Path(folder.name)
 # %% [markdown]
 # ## Data
 #
-# A file with one problem a line, with names of your own. (It is written here from sums modulo 10, so that the
-# tiny model below has a chance.)
+# A file with one problem a line and your own field names. (Here it holds sums modulo 10, so that the tiny model
+# below has a chance.)
 
 # %%
 lines = [
@@ -96,7 +96,7 @@ held_out = task.load(
 print(gold_report(problems).summary())
 
 # %% [markdown]
-# A row that is not as it should be is refused, and the message says where it is:
+# A broken row is refused; the message names file and line:
 
 # %%
 from critique_rl.types import UserError
@@ -112,8 +112,8 @@ except UserError as error:
 # %% [markdown]
 # ## Prompts
 #
-# A prompt set is data; take the nearest one and change what differs. Most models want `PAPER`; this one is
-# too small to read instructions.
+# A prompt set is data: copy the nearest one and change it. Most models need `PAPER`; this one is too small to
+# read instructions.
 
 # %%
 PROMPT_SETS["mine"] = mine = replace(
@@ -124,8 +124,8 @@ print(mine.critique_prompt(problems[0].question, problems[0].solution)[0]["conte
 # %% [markdown]
 # ## Model
 #
-# Any directory or hub id that transformers loads. Here it is made: real architecture, a tenth of a million
-# weights, taught for some seconds on texts that a script writes. Skip this with a model of yours.
+# Any directory or hub id that transformers loads. Here we make one: real architecture, a tenth of a million
+# weights, trained for some seconds on texts that a script writes. Skip this with your own model.
 
 # %%
 save_untrained(work / "untrained", seed=0)
@@ -151,9 +151,8 @@ sorted(p.name for p in (work / "my-model").iterdir())
 # %% [markdown]
 # ## The actor, behind a server
 #
-# The actor is frozen, so it can be anywhere. Any server that speaks the chat-completions protocol will do,
-# vLLM for instance (`vllm serve MODEL --generation-config vllm`). On a CPU there is `transformers serve`,
-# which decodes greedily.
+# The actor is frozen, so it can run anywhere. Any server with the chat-completions protocol works, for example
+# vLLM (`vllm serve MODEL --generation-config vllm`). On a CPU, use `transformers serve`, which decodes greedily.
 
 # %%
 with socket.socket() as free:
@@ -180,8 +179,8 @@ print(actor.generate([mine.reasoning_prompt(problems[0].question)], Sampling(20)
 # %% [markdown]
 # ## The response pool
 #
-# The actor's responses to your questions, graded. `TransformersActor` is the same model in this process,
-# which can sample.
+# The actor's responses to your questions, graded. `TransformersActor` runs the same model in this process and can
+# sample.
 
 # %%
 pool = collect_pool(
@@ -194,12 +193,12 @@ pool = collect_pool(
 print(len(pool), "responses, of which right:", sum(pool["response_correct"]))
 
 # %% [markdown]
-# Responses that you have already do as well: a `datasets.Dataset` with the columns `question`, `response`,
+# You can also use responses that you already have: a `datasets.Dataset` with the columns `question`, `response`,
 # `answer`, `kind` and `response_correct`.
 #
 # ## Stage I with an adapter
 #
-# `peft_config` as in every trainer of trl. The other names are trl's, too, but for `rl_steps` and `prompts`.
+# `peft_config` works as in every trl trainer. The other names are trl's too, except `rl_steps` and `prompts`.
 
 # %%
 settings = {
@@ -228,10 +227,10 @@ names = ("critic/acc_dis", "critic/parse_rate", "kl")
 cases([{name: row[name] for name in names} for row in stage1.state.log_history if "kl" in row])
 
 # %% [markdown]
-# ## A reward of your own, and Stage II
+# ## Your own reward, and Stage II
 #
-# A function of whether the response was right and whether the refinement is. Under its name it is an option
-# of Stage II.
+# A function of two facts: was the response right, and is the refinement right? Its name becomes an option of
+# Stage II.
 
 
 # %%
@@ -247,8 +246,8 @@ def r_careful(response_correct: bool | None, refinement_correct: bool | None) ->
 REFINEMENT_REWARDS["r_careful"] = r_careful
 
 # %% [markdown]
-# The critic starts from the adapter of Stage I. `load_critic` loads it so that the KL is taken to that
-# critic; the trainer checks this on its first rollout. The refinements come from the server.
+# The critic starts from the adapter of Stage I. `load_critic` loads it so that the KL is taken to that critic; the
+# trainer checks this on its first rollout. The server writes the refinements.
 
 # %%
 stage2 = Stage2Trainer(
@@ -271,25 +270,24 @@ cases([{name: row[name] for name in names} for row in stage2.state.log_history i
 # %% [markdown]
 # ## Measure it
 #
-# On problems that were not trained on. The critic is the adapter's folder; transformers finds the model below
-# it.
+# On held-out problems. The critic is the adapter's folder; transformers finds the model below the adapter.
 
 # %%
 greedy = Protocol(prompts=mine, response=Sampling(20), critique=Sampling(32), refinement=Sampling(20))
 critics = {"before": "my-model", "Stage I": "stage1", "Stage I+II": "stage2"}
-found = {
+results = {
     label: evaluate(
         held_out, actor, TransformersActor(str(work / name)), greedy, records=work / f"{name}.jsonl"
     )
     for label, name in critics.items()
 }
-measured(found)
+measured(results)
 
 # %% [markdown]
-# A handful of problems and a few steps: this says that the path works, and no more.
+# A handful of problems and a few steps show that the path works, and no more.
 
 # %%
-episodes({label: of[0] for label, of in found.items()})
+episodes({label: per_problem[0] for label, per_problem in results.items()})
 
 # %%
 server.terminate()

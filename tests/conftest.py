@@ -13,7 +13,7 @@ os.environ.update(
 )
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,100 +21,38 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
+from helpers import teach, write_critique, write_response
 from transformers.utils import logging as transformers_logging
 
-from critique_rl.cold_start.tiny import build_model, build_tokenizer
-from critique_rl.prompts import COMPACT, STEP_LABEL, VERDICT_LABEL
+from critique_rl.prompts import COMPACT
 from critique_rl.tasks import load_task
 from critique_rl.training.stage_config import CritiqueConfig, Stage1Config
-from critique_rl.types import Conversation, Problem
+from critique_rl.types import Problem
 
-MINI = """
-name: mini
-base: tiny
-prompts: compact
-seeds: [0]
-threads: 1
-train:
-  - {name: modular_chain, options: {steps: 1, size: 105}}
-cold_start:
-  base:
-    solver: {wrong_facts: 0.5, conviction: 0.5}
-    annotator: {}
-    passes:
-      - reasoning: 80
-        critiques: 100
-        refinements: 240
-        sft: {<<: &cpu {gradient_checkpointing: false}, learning_rate: 5.0e-3, lr_scheduler_type: constant,
-              per_device_train_batch_size: 16, num_train_epochs: 4, max_length: 128}
-  teacher:
-    kind: scripted
-    solver: {wrong_facts: 0.5, conviction: 0.6}
-    annotator: {miss: 0.4, false_alarm: 0.2}
-  reasoning: 60
-  refinements: 40
-  critiques: 80
-  actor_sft: &sft {<<: *cpu, learning_rate: 2.0e-3, per_device_train_batch_size: 20}
-  critic_sft: *sft
-pool: {problems: 40, samples: 2}
-lengths: {response: 20, critique: 32, refinement: 20}
-stages:
-  stage1:
-    label: Stage I
-    checkpoint_rl_steps: 1
-    trainer: &rl {<<: *cpu, rl_steps: 2, generation_batch_size: 16, per_device_train_batch_size: 16,
-                  learning_rate: 1.0e-3, temperature: 1.0}
-  stage2:
-    label: Stage I+II
-    start: stage1
-    trainer: {<<: *rl, refinement_reward: r_refine}
-evaluation:
-  protocol: {response_temperature: 0.7, critique_temperature: 1.0}
-  tasks:
-    - {name: modular_chain, split: test, limit: 16, options: {steps: 1, size: 105}}
-"""
-"""A whole run within seconds: its cold start, both stages and their evaluation."""
+SLOW_MARKS = {"docs", "notebooks", "browser", "processes", "run"}
+SLOW_FIXTURES = {
+    "browser",
+    "finished",
+    "judge_dir",
+    "judging_dir",
+    "made",
+    "seeing",
+    "site",
+    "transformers_serve",
+}
+"""Whoever asks for one of these waits for it: it trains, builds, or starts something."""
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
 transformers_logging.disable_progress_bar()
 
 
-def write_response(problem: Problem, value: int) -> str:
-    """A one-step response that claims `value`; a wrong one leaves its step open, which is easy to see."""
-    step = problem.solution.split("=")[0]
-    return f"{step}={value if str(value) == problem.answer else '?'}\nThe answer is {value}"
-
-
-def write_critique(response: str, value: int, verdict: str | None) -> str:
-    """A critique of a one-step response, without its last line if `verdict` is None."""
-    lines = [f"{STEP_LABEL} {response.splitlines()[0]}", f"Explanation: {value}"]
-    return "\n".join(lines if verdict is None else [*lines, f"{VERDICT_LABEL} {verdict}"])
-
-
-def teach(directory: Path, chats: Sequence[tuple[Conversation, str]], *, seed: int, steps: int) -> None:
-    """Write a tiny model that was trained for `steps` steps on replies to conversations."""
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed=seed)
-    rows = []
-    for prompt, reply in chats:
-        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
-        told = tokenizer(reply)["input_ids"] + [tokenizer.eos_token_id]
-        rows.append((asked + told, [-100] * len(asked) + told))
-    width = max(len(ids) for ids, _ in rows)
-    ids_NT = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])
-    labels_NT = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        batch = torch.randint(len(rows), (24,), generator=generator)
-        loss = model(input_ids=ids_NT[batch], labels=labels_NT[batch]).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if marks & SLOW_MARKS or SLOW_FIXTURES & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

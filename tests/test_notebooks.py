@@ -102,6 +102,7 @@ def test_what_is_committed_was_run_in_order_and_has_nothing_of_the_machine(name:
     assert len(text) < 600_000
 
 
+@pytest.mark.notebooks
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_from_top_to_bottom(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +116,7 @@ def test_a_notebook_runs_from_top_to_bottom(
     assert {path: path.stat().st_mtime_ns for path in FOLDER.iterdir()} == before
 
 
+@pytest.mark.notebooks
 def test_a_cell_that_fails_or_takes_too_long_fails_the_notebook(tmp_path: Path) -> None:
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         execute.execute(new_notebook(cells=[new_code_cell("1 / 0")]), tmp_path)

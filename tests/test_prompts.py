@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,10 +11,12 @@ from critique_rl.prompts import (
     COMPACT,
     PAPER,
     PROMPT_SETS,
+    SUMMARY,
     PromptSet,
     Verdict,
     cut_critique,
     paper_compat_judgment_is_right,
+    parse_rating,
     parse_verdict,
     prompt_set,
 )
@@ -211,3 +214,74 @@ def test_unknown_prompt_set_suggests_the_nearest() -> None:
         prompt_set("papr")
     with pytest.raises(UserError, match=r"no prompt set 'xyz'\. There are"):
         prompt_set("xyz")
+
+
+# -- the score that a critique states -----------------------------------------------------------------------
+
+RATING = "Quality score:"
+SCORES = [
+    # input, expected, why
+    (f"{RATING} 7", 7.0, "the marker"),
+    (f"Comments: fine\n{RATING} 7\nSuggestions: none", 7.0, "between the other fields"),
+    (f"{RATING} 1", 1.0, "the lowest"),
+    (f"{RATING} 10", 10.0, "the highest"),
+    (f"{RATING} 7.5", 7.5, "a fraction"),
+    (f"{RATING} 7.", 7.0, "a full stop"),
+    (f"{RATING} 7/10", 7.0, "out of the highest"),
+    (f"{RATING} 7 out of 10, for it is short", 7.0, "out of the highest, with a reason"),
+    (f"{RATING} 10/10", 10.0, "out of the highest"),
+    (f"**{RATING}** **7**/10", 7.0, "bold"),
+    (f"- {RATING} [7]", 7.0, "a list item, brackets kept"),
+    (f"{RATING} 7 - it omits 2 dates", 7.0, "a dash and a reason"),
+    (f"{RATING} 7\r\nSuggestions: 9", 7.0, "a line may end in CR LF"),
+    (f"{RATING} 7\n{RATING} 7", 7.0, "the same score twice"),
+    ("", None, "empty"),
+    ("7", None, "no label"),
+    (f"{RATING}", None, "a label without value, cut at the token limit"),
+    (f"{RATING}\n7", None, "a value of the next line belongs to that line"),
+    (f"{RATING} seven", None, "no number"),
+    (f"{RATING.lower()} 7", None, "the label is matched letter by letter"),
+    (f"I would say {RATING} 7", None, "within a line only"),
+    (f"{RATING} 0", None, "below the scale"),
+    (f"{RATING} 11", None, "above the scale"),
+    (f"{RATING} 70", None, "above the scale, and no 7"),
+    (f"{RATING} -7", None, "below the scale, and no 7"),
+    (f"{RATING} .7", None, "below the scale, and no 7"),
+    (f"{RATING} 7%", None, "another scale"),
+    (f"{RATING} 7/100", None, "another scale"),
+    (f"{RATING} 4 out of 5", None, "another scale"),
+    (f"{RATING} 7e1", None, "no plain number"),
+    (f"{RATING} 7,5", None, "a decimal comma, or two scores"),
+    (f"{RATING} 7.5.1", None, "no number"),
+    (f"{RATING} 7-8", None, "a range"),
+    (f"{RATING} 7 to 8", None, "a range"),
+    (f"{RATING} 7 or 8", None, "two scores"),
+    (f"{RATING} [1-10]", None, "the format echoed"),
+    (f"{RATING} 7\n{RATING} 8", None, "two scores"),
+    (f"{RATING} 7\nAs said, {RATING} 8.", None, "two scores, one of them within a line"),
+    (f"{RATING} 7\n{RATING} 11", None, "two scores, one of them off the scale"),
+    (f"{RATING} 7\n{RATING} 3-4", None, "a score and a range"),
+    (f"{RATING} 7\nAs said, {RATING} 3-4.", None, "a score, and a range within a line"),
+    (f"> {RATING} 7", None, "a block quote"),
+    (f"> {RATING} 7\n\n{RATING} 3", 3.0, "a block quote does not contradict"),
+    (f"{FENCE}\n{RATING} 7\n{FENCE}\n{RATING} 3", 3.0, "a code fence does not contradict"),
+    (f"`{RATING} 7`", None, "back-ticks"),
+    (f'The summary says "{RATING} 10".\n\n{RATING} 3', 3.0, "a quotation does not contradict"),
+    (f"“\n{RATING} 10”", None, "typographic quotation marks"),
+]
+
+
+@pytest.mark.parametrize(("critique", "expected", "why"), SCORES, ids=[why for _, _, why in SCORES])
+def test_parse_rating(critique: str, expected: float | None, why: str) -> None:
+    assert parse_rating(critique) == expected, why
+
+
+def test_prompts_of_the_task_do_not_state_a_score() -> None:
+    problem = replace(load_task("made_up_facts", split="train", size=10)[0], answer="not to be seen")
+    prompt = SUMMARY.critique_prompt(problem.question, "Ana has 3 red cups.")
+    assert problem.question in prompt[0]["content"]
+    assert "Ana has 3 red cups." in prompt[0]["content"]
+    assert problem.answer not in prompt[0]["content"]
+    assert RATING in prompt[0]["content"]
+    # A critic that begins by repeating its instructions has not said two things.
+    assert parse_rating(f"{prompt[0]['content']}\n\n{RATING} 4") == 4.0

@@ -70,8 +70,10 @@ def test_indirect_rewards_of_the_unknown(name: str, o: bool | None, refined: boo
 
 
 def test_delta_is_the_difference_of_the_two_transitions() -> None:
-    for o, refined, _, eq5, _ in INDIRECT:
-        assert eq5 == float(refined and not o) - float(o and not refined)  # Delta = i->c minus c->i
+    for o, refined, *_ in INDIRECT:
+        assert r_delta(o, refined) == float(refined and not o) - float(
+            o and not refined
+        )  # Delta = i->c minus c->i
 
 
 @pytest.mark.parametrize(

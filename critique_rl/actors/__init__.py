@@ -1,13 +1,17 @@
-"""The frozen actor, in this process or behind a server."""
+"""Models that write, in this process or behind a server, and reward models that score.
+
+May import grading and the layers below it. Backends are imported on first use: torch and openai take seconds that
+`--help` should not take.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from critique_rl.actors.base import Actor, ActorError
+from critique_rl.moved import find
 from critique_rl.types import UserError, nearest
 
 if TYPE_CHECKING:
@@ -16,37 +20,30 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "Actor", "ActorError", "OpenAIActor", "TransformersActor", "make_actor"]
 
-_MODULES = {
-    "OpenAIActor": "critique_rl.actors.openai_actor",
-    "TransformersActor": "critique_rl.actors.transformers_actor",
-}
+_HOMES = {"OpenAIActor": "actors.openai_actor", "TransformersActor": "actors.transformers_actor"}
 
 BACKENDS: dict[str, str | Callable[..., Actor]] = {
     "openai": "OpenAIActor",
     "transformers": "TransformersActor",
 }
-"""Backends by name, those of this package by their class's. One's own is put in: `BACKENDS["mine"] = Mine`."""
+"""Backends by name: a class, or the name of a class of this package. Add one with `BACKENDS["mine"] = Mine`."""
 
 
 def __getattr__(name: str) -> Any:
-    # Backends are imported when used: torch and openai cost seconds that `--help` should not take.
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return find(name, __name__, [_HOMES[name]] if name in _HOMES else [])
 
 
 def make_actor(spec: Mapping[str, Any] | str) -> Actor:
     """Build an actor from a config entry.
 
     Args:
-        spec: `{"backend": "transformers", "model": path, ...}` or
-            `{"backend": "openai", "base_url": url, ...}`, with further arguments of `TransformersActor` or
-            `OpenAIActor`, or another of `BACKENDS` with its own; or a string: a URL is an `openai` server,
-            anything else the path or hub id of a `transformers` model.
+        spec: A mapping or a string. A mapping has `backend` and the arguments of its class, for instance
+            `{"backend": "transformers", "model": path}` or `{"backend": "openai", "base_url": url}`. A string
+            is the URL of an `openai` server, or the path or hub id of a `transformers` model.
 
     Raises:
-        UserError: Unknown backend or key (with a suggestion), or a missing one.
-        ActorError: The model cannot be loaded, or the server not reached.
+        UserError: A backend or key is unknown (with a suggestion), or a required key is missing.
+        ActorError: The model cannot be loaded, or the server cannot be reached.
     """
     if isinstance(spec, str):
         is_url = spec.startswith(("http://", "https://"))
@@ -59,8 +56,8 @@ def make_actor(spec: Mapping[str, Any] | str) -> Actor:
     backend = options.pop("backend")
     if backend not in BACKENDS:
         raise UserError(f"actor: unknown backend {backend!r}. {nearest(str(backend), BACKENDS)}")
-    known = BACKENDS[backend]
-    actor_class = __getattr__(known) if isinstance(known, str) else known
+    entry = BACKENDS[backend]
+    actor_class: Callable[..., Actor] = __getattr__(entry) if isinstance(entry, str) else entry
     parameters = inspect.signature(actor_class).parameters
     for key in options:
         if key not in parameters:
@@ -68,5 +65,4 @@ def make_actor(spec: Mapping[str, Any] | str) -> Actor:
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:
             raise UserError(f"actor: backend {backend!r} needs {key!r}")
-    actor: Actor = actor_class(**options)
-    return actor
+    return actor_class(**options)

@@ -1,4 +1,4 @@
-"""What a frozen generator is, and the part that every backend shares: checks and the greedy cache."""
+"""The protocol of an actor, and the parts that all backends share: checks and the greedy cache."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from critique_rl.types import Conversation, Generation, Sampling, UserError
 
 
 class ActorError(UserError):
-    """The actor cannot be loaded or reached, or cannot generate from a prompt; no reply was made up."""
+    """The actor cannot be loaded or reached, or cannot generate from a prompt; no reply is invented."""
 
 
 class Actor(Protocol):
     """A frozen model that answers questions, and refines an answer after a critique.
 
-    At evaluation time the same interface also writes the critiques.
+    In an evaluation critics have this interface too.
 
     Attributes:
-        name: How results and logs call the actor: a path, a hub id, or the served model's name.
+        name: Name in results and logs: a path, a hub id, or the served model's name.
     """
 
     name: str
@@ -28,15 +28,15 @@ class Actor(Protocol):
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
         """Generate one reply per prompt, in the order of the prompts.
 
-        A message with an `image` shows it before its text; an actor that cannot see refuses it.
+        The `image` of a message stands before its text; a model without vision refuses it.
 
-        A conversation that ends in an assistant message is a prefill: the model continues that text, and
-        `Generation.text` does not repeat it. Greedy calls (`temperature=0`) answer equal prompts with one
-        generation; sampled calls draw prompt `i` from its own stream, `child_seed(sampling.seed, i)`.
+        A final assistant message is a prefill: the model continues that text, and `Generation.text` does not
+        repeat it. Greedy calls (`temperature=0`) answer equal prompts with one generation; sampled calls draw
+        prompt `i` from its own stream, `child_seed(sampling.seed, i)`.
 
         Raises:
-            ActorError: A prompt is malformed, too long or holds an image that cannot be read or seen, or the
-                backend failed. No partial results.
+            ActorError: A prompt is malformed or too long, an image cannot be read, the model takes no images, or
+                the backend fails. There are no partial results.
         """
         ...
 
@@ -45,7 +45,7 @@ def check_request(prompts: Sequence[Conversation], sampling: Sampling) -> None:
     """Refuse malformed conversations and sampling settings before any work is done.
 
     Raises:
-        ActorError: It names the prompt's index or the field.
+        ActorError: A prompt or setting is refused; the message names the prompt's index or the field.
     """
     if sampling.max_tokens < 1:
         raise ActorError(f"sampling.max_tokens must be at least 1, got {sampling.max_tokens}")
@@ -63,13 +63,13 @@ def check_request(prompts: Sequence[Conversation], sampling: Sampling) -> None:
 
 
 class GreedyCache:
-    """Remembers greedy generations, least recently used out first. Safe to share between threads.
+    """Remembers greedy generations and drops the least recently used first. Threads may share it.
 
-    Training asks a frozen actor the same thing many times (equal critiques of one answer, the same pool at
-    each evaluation), and greedy decoding would say the same again.
+    Training sends a frozen actor the same prompt many times: equal critiques of one response, the same pool at
+    each evaluation. Greedy decoding would give the same reply again.
 
     Args:
-        size: Most generations kept; 0 keeps none but equal keys of one call are still generated once.
+        size: Most generations remembered. With 0 equal keys of one call are still generated once.
     """
 
     def __init__(self, size: int) -> None:
@@ -85,24 +85,21 @@ class GreedyCache:
         """Return one generation per key, in order.
 
         Args:
-            keys: Equal keys mean equal greedy output.
-            run: Generates for the given positions in `keys`; called at most once, first occurrences only.
+            keys: Identity of each prompt; equal keys have equal greedy output.
+            run: Generates for positions in `keys`. It is called at most once, with first occurrences only.
         """
-        first: dict[Hashable, int] = {}
-        for index, key in enumerate(keys):
-            first.setdefault(key, index)
-        known: dict[Hashable, Generation] = {}
         with self._lock:
-            for key in first:
-                if key in self._entries:
-                    self._entries.move_to_end(key)
-                    known[key] = self._entries[key]
-        missing = {key: index for key, index in first.items() if key not in known}
+            known = {key: self._entries[key] for key in dict.fromkeys(keys) if key in self._entries}
+        missing: dict[Hashable, int] = {}
+        for index, key in enumerate(keys):
+            if key not in known:
+                missing.setdefault(key, index)
         if missing:
             known.update(zip(missing, run(list(missing.values())), strict=True))
         with self._lock:
-            for key in missing:
+            for key in known:
                 self._entries[key] = known[key]
+                self._entries.move_to_end(key)
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)
         return [known[key] for key in keys]

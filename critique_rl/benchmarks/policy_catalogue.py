@@ -10,8 +10,10 @@ each other, and with the paper only in their differences.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.resources import files
 
-from critique_rl.critic_data.benchmarks import MM_RLHF_REWARDBENCH, VL_REWARDBENCH
+import yaml
+
 from critique_rl.types import UserError, nearest
 
 CHECKED_VERSION = "0.7.3"
@@ -45,7 +47,7 @@ class Benchmark:
 
     name: str
     category: str
-    task: str | None
+    task: str | None = None
     metric: str = ""
     percent: bool = False
     parts: tuple[str, ...] = ()
@@ -54,82 +56,16 @@ class Benchmark:
     note: str = ""
 
 
-_VIDEO_MMMU = ("video_mmmu_perception", "video_mmmu_comprehension", "video_mmmu_adaptation")
-_NATIVE = "judged by critique_rl.reward_benchmarks in both orders"
+def _read() -> dict[str, Benchmark]:
+    """Read the list beside this module."""
+    listed = yaml.safe_load((files(__package__) / "policy_catalogue.yaml").read_text("utf-8"))
+    return {
+        name: Benchmark(name, **{**fields, "parts": tuple(fields.get("parts", ()))})
+        for name, fields in listed.items()
+    }
 
-BENCHMARKS: dict[str, Benchmark] = {
-    b.name: b
-    for b in (
-        Benchmark("BLINK", PERCEPTION, "blink", "blink_acc"),
-        Benchmark(
-            "HallusionBench",
-            PERCEPTION,
-            "hallusion_bench_image",
-            "aAcc",
-            percent=True,
-            asks_model=True,
-            note="the paper does not say which of aAcc, qAcc and fAcc it reports",
-        ),
-        Benchmark("MMStar", PERCEPTION, "mmstar", "average"),
-        Benchmark(
-            "MMBench",
-            PERCEPTION,
-            "mmbench_en_dev_static",
-            "gpt_eval_score",
-            percent=True,
-            note="dev split; the labels of the paper's test split are hidden, mmbench_en_test writes a submission",
-        ),
-        Benchmark(
-            "MMVP",
-            PERCEPTION,
-            "mmvp",
-            "mmvp_pair_accuracy",
-            note="pairs as in MMVP's own score; the paper does not say whether it counts pairs or questions",
-        ),
-        Benchmark(
-            "MMHal-Bench", PERCEPTION, None, note=f"no task in lmms-eval {CHECKED_VERSION}; needs a GPT judge"
-        ),
-        Benchmark("RealWorldQA", PERCEPTION, "realworldqa", "exact_match"),
-        Benchmark(
-            "MathVista",
-            REASONING,
-            "mathvista_testmini_format",
-            "llm_as_judge_eval",
-            percent=True,
-            asks_model=True,
-        ),
-        Benchmark("MathVision", REASONING, "mathvision_testmini", "mathvision_standard_eval", percent=True),
-        Benchmark("MathVerse", REASONING, "mathverse_testmini", "gpt_eval_score", asks_model=True),
-        Benchmark(
-            "MMMU", REASONING, "mmmu_val", "mmmu_acc", note="all images; the released script shows the first"
-        ),
-        Benchmark("EMMA-mini", REASONING, "emma-mini", "emma_score", asks_model=True),
-        Benchmark("VLMsAreBlind", REASONING, "vlmsareblind", "accuracy"),
-        Benchmark("V*", REASONING, "vstar_bench", "vstar_overall_acc", percent=True),
-        Benchmark("VisuLogic", REASONING, "visulogic", "visulogic_acc"),
-        Benchmark(
-            "ZeroBench-sub",
-            REASONING,
-            None,
-            note=f"lmms-eval {CHECKED_VERSION} has the main questions alone (zerobench), not the subquestions",
-        ),
-        Benchmark("ChartQA", CHART, "chartqa", "relaxed_overall"),
-        Benchmark("OCRBench", CHART, "ocrbench", "ocrbench_accuracy"),
-        Benchmark("AI2D", CHART, "ai2d", "exact_match"),
-        Benchmark("CharXiv", CHART, "charxiv_val_reasoning", "reasoning_acc", asks_model=True),
-        Benchmark("MMVU", VIDEO, "mmvu_val", "accuracy", percent=True, asks_model=True),
-        Benchmark("VideoMMMU", VIDEO, "video_mmmu", "mmmu_acc", parts=_VIDEO_MMMU),
-        Benchmark(
-            VL_REWARDBENCH,
-            REWARD,
-            None,
-            note=f"{_NATIVE}; lmms-eval's vl_rewardbench shows one order, samples and asks GPT-4o-mini",
-        ),
-        Benchmark(MM_RLHF_REWARDBENCH, REWARD, None, note=f"{_NATIVE}; no task in lmms-eval"),
-        Benchmark("Agent 1", AGENT, None, headline=False, note="the paper's agent tasks are not known to us"),
-        Benchmark("Agent 2", AGENT, None, headline=False, note="the paper's agent tasks are not known to us"),
-    )
-}
+
+BENCHMARKS: dict[str, Benchmark] = _read()
 """Benchmarks by name, in the order of the released scripts."""
 
 HEADLINE = tuple(b.name for b in BENCHMARKS.values() if b.headline)

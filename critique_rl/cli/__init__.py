@@ -1,4 +1,4 @@
-"""The command line: one file a command, joined in `commands`. Everything else may be imported here."""
+"""The command line: one file a command; `commands` has their table. May import every other room."""
 
 from critique_rl.cli.commands import main
 

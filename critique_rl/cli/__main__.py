@@ -1,4 +1,4 @@
-"""`python -m critique_rl.cli`, for launchers that start a module."""
+"""`python -m critique_rl.cli`, for launchers that start a module, such as `accelerate launch`."""
 
 import sys
 

@@ -1,32 +1,31 @@
-"""TODO docstring."""
+"""`critique-rl check-data`: load a data set and grade each gold answer as if it were a reply."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
+from critique_rl.cli.shared import add_split_arguments, task_options
+from critique_rl.display import Display, Outcome
 from critique_rl.runs.process import go_offline_without_hub
-
-if TYPE_CHECKING:
-    from critique_rl.display import Outcome
+from critique_rl.tasks import TASKS, gold_report, load_task
 
 
-def _check_arguments(parser: argparse.ArgumentParser) -> None:
-    from critique_rl.tasks import TASKS
-
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `critique-rl check-data`."""
     parser.add_argument("task", choices=list(TASKS), metavar="TASK", help=f"one of {', '.join(TASKS)}")
     parser.add_argument("source", nargs="?", help="local file or directory; the hub if left out")
-    parser.add_argument("--split", default="test", help="train, validation or test, which is the default")
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the task"
-    )
+    add_split_arguments(parser)
 
 
-def _check_data(arguments: argparse.Namespace) -> Outcome:
-    from critique_rl.cli.evaluate import task_options
-    from critique_rl.display import Display, Outcome
-    from critique_rl.tasks import gold_report, load_task
+def run(arguments: argparse.Namespace) -> Outcome:
+    """Grade the gold answers of one split.
 
+    Returns:
+        Counts of gold answers graded correct, wrong or ungradable, and each failure; exit code 2 if there is one.
+
+    Raises:
+        UserError: The split cannot be loaded, or an option is wrong.
+    """
     go_offline_without_hub()
     options = task_options(arguments.option)
     problems = load_task(arguments.task, source=arguments.source, split=arguments.split, **options)

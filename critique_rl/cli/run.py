@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from critique_rl.display import Outcome
 
 
-def _config_arguments(parser: argparse.ArgumentParser, *, plans: bool = False) -> None:
+def config_arguments(parser: argparse.ArgumentParser, *, plans: bool = False) -> None:
+    """Declare the arguments of a command that reads a configuration; `--dry-run` only where it `plans`."""
     parser.add_argument("config", help="YAML file, see experiments/configs")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds instead of the config's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
@@ -35,9 +36,10 @@ def _load(arguments: argparse.Namespace) -> RunConfig:
     return config
 
 
-def _run(arguments: argparse.Namespace) -> Outcome | int:
+def run(arguments: argparse.Namespace) -> Outcome | int:
+    """Run all steps and write the report; with `--dry-run` only print the plan."""
     if not arguments.dry_run:
-        return _report(arguments) if _steps(arguments) else 0
+        return report(arguments) if run_steps(arguments) else 0
     config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Outcome
     from critique_rl.runs.dry_run import describe
@@ -47,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> Outcome | int:
     return Outcome(plan, paths={"run": config.directory}, more={"plan": plan.splitlines()})
 
 
-def _steps(arguments: argparse.Namespace, kinds: Sequence[str] = ()) -> Outcome | int:
+def run_steps(arguments: argparse.Namespace, kinds: Sequence[str] = ()) -> Outcome | int:
     """Run the steps of some kinds, or all; only the first process of a distributed launch has an outcome."""
     config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Display, Outcome
@@ -65,7 +67,8 @@ def _steps(arguments: argparse.Namespace, kinds: Sequence[str] = ()) -> Outcome 
     return Outcome(paths={step.name: step.directory for step in run.steps() if step.command in kinds})
 
 
-def _report(arguments: argparse.Namespace) -> Outcome:
+def report(arguments: argparse.Namespace) -> Outcome:
+    """Write the report of a finished run."""
     config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Display, Outcome
     from critique_rl.reports.markdown import markdown_table

@@ -1,13 +1,12 @@
-"""`critique-rl self-critique`: judges choose among the samples of an evaluation, beside votes and the oracle.
+"""`critique-rl self-critique`: judges choose among the samples of an evaluation, next to votes and the oracle.
 
-Judges and baselines have the same pools, the same blocks and the same problems, so that a judge can be compared
-with the majority vote problem by problem.
+Judges and baselines see the same problems, pools and blocks, so that a judge can be compared with the majority
+vote problem by problem.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from critique_rl.actors import make_actor
+from critique_rl.cli.shared import write_result
+from critique_rl.config.checks import at_least
 from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import Episode, read_finished
 from critique_rl.evaluation.intervals import percent
 from critique_rl.markdown import table
 from critique_rl.prompts import PROMPT_SETS, prompt_set
-from critique_rl.reports.provenance import result
 from critique_rl.self_critique.judges import ActorJudge
 from critique_rl.self_critique.knockout import Bracket, Item
 from critique_rl.self_critique.records import self_critique
@@ -69,37 +69,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--one-order",
         action="store_true",
-        help="ask about each pair once: half the calls, and a liking for a position decides matches",
+        help="ask about each pair once: half the calls, but a preference for a position can decide a match",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of pairing, coins, draw and intervals")
+    parser.add_argument("--seed", type=int, default=0, help="seed of pairing, coins, draw and intervals")
     parser.add_argument(
         "--prompts",
         default="paper",
         choices=list(PROMPT_SETS),
-        help="prompt set; thinking is that of LLaVA-Critic-R1",
+        help="prompt set; thinking is LLaVA-Critic-R1's",
     )
-    parser.add_argument("--max-tokens", type=int, default=2048, help="of a reply")
+    parser.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a reply")
     parser.add_argument("--limit", type=int, help="most problems, drawn by seed")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Have each judge choose, write judgements, tables and result.
+    """Have each judge choose; write judgements, tables and result.
 
     Returns:
         The tables.
 
     Raises:
         UserError: An argument is wrong; the records are missing, cut short, scored or ungraded, or have one
-            sample per problem; a file of judgements is of another measurement.
-        ActorError: A judge cannot be loaded or does not answer; the same command goes on after what it said.
+            sample per problem; a file of judgements belongs to another measurement.
+        ActorError: A judge cannot be loaded or does not answer; the same command goes on after its last judgement.
     """
     records, output, seed = Path(arguments.records), Path(arguments.output), arguments.seed
     specs = judges(arguments.judge)
-    for option in ("limit", "max_tokens"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise UserError(f"--{option.replace('_', '-')} must be at least 1, got {value}.")
-    # What may be refused is refused before a judge is loaded.
+    at_least(1, "--", **{"limit": arguments.limit, "max-tokens": arguments.max_tokens})
+    # All checks of the records come before a judge is loaded.
     episodes = read_finished(records)
     items = drawn(_pools(records, episodes, seed), arguments.limit, seed=seed)
     display = Display(quiet=arguments.quiet)
@@ -107,8 +104,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     models: dict[str, str] = {}
     for number, (name, spec) in enumerate(specs.items(), start=1):
         with display.step(f"judge {name}", number, len(specs)):
-            place = output / "judgements" / f"{name}.jsonl"
-            models[name], brackets[name] = _judged(items, spec, place, arguments, display)
+            judgements = output / "judgements" / f"{name}.jsonl"
+            models[name], brackets[name] = _judged(items, spec, judgements, arguments, display)
     settings = {
         "records": str(records),
         "judges": {name: {"spec": spec, "model": models[name]} for name, spec in specs.items()},
@@ -119,8 +116,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     }
     measured = rows(items, brackets, dataset=", ".join(sorted({e.dataset for e in episodes})), seed=seed)
     tables, path = markdown(measured), output / "self_critique.json"
-    content = json.dumps(result(settings, [seed], measured), indent=1, ensure_ascii=False)
-    path.write_text(f"{content}\n", encoding="utf-8")
+    write_result(path, settings, seed, measured)
     path.with_suffix(".md").write_text(f"{tables}\n", encoding="utf-8")
     paths = {"result": path, "tables": path.with_suffix(".md"), "judgements": output / "judgements"}
     return Outcome(f"{tables}\n\nresults: {path}", measured, paths)
@@ -129,10 +125,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
 def _judged(
     items: Sequence[Item], spec: str, records: Path, arguments: argparse.Namespace, display: Display
 ) -> tuple[str, list[Bracket]]:
-    """Name and brackets of one judge. Its model is let go on return: two may not fit beside each other."""
-    judge = ActorJudge(
-        make_actor(spec), prompts=prompt_set(arguments.prompts), max_tokens=arguments.max_tokens
-    )
+    """Name and brackets of one judge; its model leaves memory on return, since two may not fit."""
+    prompts = prompt_set(arguments.prompts)
+    judge = ActorJudge(make_actor(spec), prompts=prompts, max_tokens=arguments.max_tokens)
     brackets = self_critique(
         items,
         judge,
@@ -145,18 +140,20 @@ def _judged(
     return judge.name, brackets
 
 
-def judges(given: Sequence[str]) -> dict[str, str]:
-    """Models by name, from `NAME=SPEC` or `SPEC`: the end of a path or hub id, or the host of a URL is the name.
+def judges(items: Sequence[str]) -> dict[str, str]:
+    """Models by name, from `NAME=SPEC` or `SPEC`.
+
+    Without a name, the last part of a path or hub id, or the host of a URL is the name.
 
     Raises:
-        UserError: A judge has no model, the name of a baseline, or the name of another judge.
+        UserError: A judge has no model, or has the name of a baseline or of another judge.
 
     >>> judges(["self=runs/policy", "Qwen/Qwen2.5-3B-Instruct", "http://localhost:8000/v1?a=b"])
     {'self': 'runs/policy', 'Qwen2.5-3B-Instruct': 'Qwen/Qwen2.5-3B-Instruct', \
 'localhost-8000': 'http://localhost:8000/v1?a=b'}
     """
     specs: dict[str, str] = {}
-    for item in given:
+    for item in items:
         named = _NAMED.fullmatch(item)
         name, spec = named.groups() if named else (_default_name(item), item)
         if not spec:
@@ -170,13 +167,13 @@ def judges(given: Sequence[str]) -> dict[str, str]:
 
 
 def _default_name(spec: str) -> str:
-    # A user and a password before the host are not for tables.
+    # Tables must not hold the user and password before the host.
     end = urlsplit(spec).netloc.rpartition("@")[2] if "://" in spec else Path(spec).absolute().name
     return re.sub(r"[^\w.-]+", "-", end)
 
 
 def _pools(records: Path, episodes: Sequence[Episode], seed: int) -> list[Item]:
-    """Pools that can be chosen from and measured."""
+    """Pools of candidates, one per problem; refuses records without a choice between right and wrong."""
     counts = Counter(e.id for e in episodes)
     most, fewest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     if counts[fewest] < counts[most]:
@@ -186,14 +183,14 @@ def _pools(records: Path, episodes: Sequence[Episode], seed: int) -> list[Item]:
         )
     if any(e.kind == "score" for e in episodes):
         raise UserError(
-            f"{records}: its replies are scored. What a judge chooses is measured here among replies that are "
-            "right or wrong: give the records of a task with gold answers."
+            f"{records}: its replies are scored, but judges choose between right and wrong replies: give the "
+            "records of a task with gold answers."
         )
     try:
         items = items_of(episodes)
         if len(items[0].candidates) == 1:
             raise UserError(
-                "one sample of each problem leaves nothing to choose: evaluate with several, for instance "
+                "one sample per problem leaves no choice: evaluate with several, for instance "
                 "`critique-rl eval ... --samples 8 --temperature 0.7`."
             )
         if all(grade is None for item in items for grade in item.correct):
@@ -208,10 +205,10 @@ def _pools(records: Path, episodes: Sequence[Episode], seed: int) -> list[Item]:
 
 
 def drawn(items: Sequence[Item], limit: int | None, *, seed: int) -> list[Item]:
-    """At most `limit` items in their order; the draw is a hash: a smaller limit gives a part of a larger one."""
+    """At most `limit` items in their order, drawn by a hash: a smaller limit gives a subset of a larger one."""
     ranked = sorted(items, key=lambda item: (child_seed(seed, "self_critique", item.id), item.id))
-    kept = {item.id for item in ranked[:limit]}
-    return [item for item in items if item.id in kept]
+    ids = {item.id for item in ranked[:limit]}
+    return [item for item in items if item.id in ids]
 
 
 def rows(
@@ -221,12 +218,12 @@ def rows(
 
     Returns:
         `method`, `dataset`, and `metrics`: `acc_at_N`, and for judges `gain_at_N` over the majority vote, paired
-        by problem. `counts` has for each N the problems with a value, and calls and tokens of one choice. Judges
-        also have `judge`, see `judge_summary`.
+        by problem. `counts` has for each N the problems with a value, and the calls and tokens of one choice.
+        Judges also have `judge`, see `judge_summary`.
     """
     values = by_item(items, brackets, seed=seed)
     points = curve(items, brackets, seed=seed)
-    found = []
+    result = []
     for method in values:
         own = [p for p in points if p.method == method]
         metrics = {f"acc_at_{p.n}": p.accuracy for p in own}
@@ -235,32 +232,31 @@ def rows(
             metrics |= {f"gain_at_{p.n}": difference(values, method, "majority", p.n, seed=seed) for p in own}
             summary = judge_summary(items, brackets[method])
             row["judge"] = {k: asdict(v) if isinstance(v, Estimate) else v for k, v in summary.items()}
-        row["metrics"] = {
-            k: {**asdict(e), "values": [e.mean]} for k, e in metrics.items() if e.mean is not None
-        }
+        known = {name: estimate for name, estimate in metrics.items() if estimate.mean is not None}
+        row["metrics"] = {name: {**asdict(e), "values": [e.mean]} for name, e in known.items()}
         row["counts"] = {str(p.n): {"problems": p.items, "calls": p.calls, "tokens": p.tokens} for p in own}
-        found.append(row)
-    return found
+        result.append(row)
+    return result
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Accuracy by n, what judges gain over the majority vote, and how they judge."""
+    """Tables: accuracy by n, gain of the judges over the majority vote, and behaviour of the judges."""
     ns = list(rows[0]["counts"])
     head = ["Method", *(f"n = {n}" for n in ns)]
-    asked = [row for row in rows if "judge" in row]
+    judged = [row for row in rows if "judge" in row]
 
     def cells(row: Mapping[str, Any], metric: str, sign: str = "") -> list[str]:
         return [percent(row["metrics"].get(f"{metric}_at_{n}"), sign) for n in ns]
 
     accuracies = [[LABELS.get(row["method"], row["method"]), *cells(row, "acc")] for row in rows]
-    gains = [[row["method"], *cells(row, "gain", "+")] for row in asked]
+    gains = [[row["method"], *cells(row, "gain", "+")] for row in judged]
     behaviour = [
         [
             row["method"],
             *(str(row["judge"][count]) for count in ("calls", "reasks", "tokens")),
             *(percent(row["judge"][share]) for share in SHARES),
         ]
-        for row in asked
+        for row in judged
     ]
     problems = max(count["problems"] for row in rows for count in row["counts"].values())
     return "\n\n".join(

@@ -1,4 +1,4 @@
-"""`critique-rl view RUN`: write the page of a run."""
+"""`critique-rl view`: write a page of a run that opens in a browser."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from critique_rl.config.checks import at_least
 from critique_rl.types import UserError
 
 LIMIT = 20_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `critique-rl view` to its parser."""
+    """Declare the arguments of `critique-rl view`."""
     parser.add_argument(
         "run", help="folder of a run, of one of its seeds, stages or evaluations, or of an `eval`"
     )
@@ -22,24 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=int,
         default=LIMIT,
-        help="most episodes of each run: the same problems of all its evaluations, and whole RL steps that are "
-        "spread over a training (default: %(default)s)",
+        help="most episodes of each run: the same problems from all evaluations, and whole RL steps spread over "
+        "a training (default: %(default)s)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Gather what the arguments name, write the page and say where it is.
+    """Read the run folders, write the page and print its path.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: A folder is missing or holds nothing to show, a file of it cannot be read, or the page cannot be
-            written.
+        UserError: A folder is missing or holds nothing to show, or a file cannot be read or written.
     """
-    if arguments.limit < 1:
-        raise UserError(f"--limit must be at least 1, got {arguments.limit}.")
-    folders = [Path(given) for given in (arguments.run, arguments.other) if given is not None]
+    at_least(1, "--", limit=arguments.limit)
+    folders = [Path(folder) for folder in (arguments.run, arguments.other) if folder is not None]
     output = folders[0] / "view.html" if arguments.output is None else Path(arguments.output)
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file, such as {output / 'view.html'}.")
@@ -55,6 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--output {output} cannot be written: {error}") from error
     for note in gathered.notes:
         sys.stderr.write(f"note: {note}\n")
-    shown = sum(len(source.entries) for source in gathered.sources)
-    sys.stdout.write(f"{shown} episodes, {len(page.encode()) / 1e6:.1f} MB: {output}\n")
+    episodes = sum(len(source.entries) for source in gathered.sources)
+    sys.stdout.write(f"{episodes} episodes, {len(page.encode()) / 1e6:.1f} MB: {output}\n")
     return 0

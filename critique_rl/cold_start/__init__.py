@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of actor and critic, who writes its texts, and the models made on the spot.
+"""The cold start: supervised fine-tuning of actor and critic, its teachers, and tiny models without a download.
 
 May import training, evaluation and what is below them."""
 
@@ -6,10 +6,7 @@ from typing import Any
 
 from critique_rl.moved import find
 
-_HOMES = (
-    "cold_start.sft",
-    "training.config",
-)
+_HOMES = ("cold_start.sft", "training.config")
 
 
 def __getattr__(name: str) -> Any:

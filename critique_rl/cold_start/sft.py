@@ -1,14 +1,14 @@
-"""Cold start: supervised fine-tuning of the actor and of the critic, through trl's `SFTTrainer`.
+"""Examples for supervised fine-tuning of actor and critic, and the training itself through trl's `SFTTrainer`.
 
-The actor learns to reason and to refine, then it is frozen. The critic learns from critiques that are kept if
-the actor's refinement after them is right (paper, section 4.1; the filter is on the refinement, not on the
-verdict, so what the verdicts are worth is left to Stage I).
+The actor learns to reason and to refine, then it is frozen. The critic learns from critiques after which the
+actor's refinement is right (paper, section 4.1). This filter does not look at the verdict: Stage I trains that.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from critique_rl.actors.base import Actor
-from critique_rl.cold_start.teachers import ScriptedTeacher, Teacher
+from critique_rl.cold_start.teachers import Problems, ScriptedTeacher, Teacher, Texts, prompts_for
 from critique_rl.grading.replies import grade_replies, items
 from critique_rl.grading.scoring import Scorer
 from critique_rl.pool import select_balanced
 from critique_rl.prompts import PromptSet
 from critique_rl.training.config import machine_defaults
 from critique_rl.training.images import with_images
-from critique_rl.types import Conversation, Problem, Sampling, UserError, child_seed
+from critique_rl.types import Conversation, Sampling, UserError, child_seed
 from critique_rl.vision.models import is_vision_model, load_processor
 
 logger = logging.getLogger(__name__)
@@ -32,18 +32,19 @@ Example = dict[str, Conversation]
 
 
 def example(prompt: Conversation, text: str) -> Example:
-    """A prompt and its completion; a prefill moves there, so that the model learns to begin with it."""
+    """A prompt and its completion; a prefill moves into the completion, so that the model learns to write it."""
     if prompt[-1]["role"] == "assistant":
-        return {
-            "prompt": prompt[:-1],
-            "completion": [{"role": "assistant", "content": prompt[-1]["content"] + text}],
-        }
+        prompt, text = prompt[:-1], prompt[-1]["content"] + text
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}
 
 
+def _examples(prompts: Sequence[Conversation], texts: Texts) -> list[Example]:
+    return [example(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+
 def actor_examples(
-    problems: Sequence[Problem],
-    drafts: Sequence[str],
+    problems: Problems,
+    drafts: Texts,
     teacher: Teacher,
     prompts: PromptSet,
     *,
@@ -57,56 +58,46 @@ def actor_examples(
 
     Args:
         problems: Train problems.
-        drafts: Responses, one per problem and without prefill, that the refinements start from.
-        teacher: Writes the texts.
+        drafts: Responses before refinement, one per problem, without prefill.
+        teacher: Writer of the texts.
         prompts: Prompt set.
-        refinements: How many refinements to ask for, from the first problems on.
+        refinements: Number of problems, from the first on, that also get a refinement.
         keep_wrong: Keep refinements with a wrong answer; only for a teacher whose errors are wanted.
         seed: Seed of the teacher.
-        judgements: How many preferences between two of the teacher's responses.
-        scorer: Scores replies, of which those that are no worse than the draft count as right; None grades them.
+        judgements: Number of preferences between two of the teacher's responses.
+        scorer: Scorer of replies: a refinement counts as right if it scores no less than the draft. None grades
+            replies instead.
     """
-    solutions = teacher.solve(problems, seed=seed)
-    examples = [
-        example(prompts.reasoning_prompt(p.question, image=p.image), y)
-        for p, y in zip(problems, solutions, strict=True)
-    ]
-    some, first = problems[:refinements], [prompts.reasoning_prefill + y for y in drafts[:refinements]]
-    shown = [prompts.without_prefill(y) for y in first]
-    critiques = teacher.critique(some, shown, seed=seed, polished=True)
-    refined = teacher.refine(some, first, critiques, seed=seed)
-    grades = _improved(some, first, refined, scorer)
-    kept = [
-        example(prompts.refinement_prompt(p.question, y, c, image=p.image), z)
-        for p, y, c, z, grade in zip(some, first, critiques, refined, grades, strict=True)
-        if grade or keep_wrong
-    ]
-    logger.info("actor SFT: %d solutions, %d of %d refinements kept", len(examples), len(kept), len(some))
-    judged = judgement_examples(problems, teacher, teacher, prompts, wanted=judgements, seed=seed)
-    return examples + kept + judged
+    solving = _examples(prompts_for(prompts.reasoning_prompt, problems), teacher.solve(problems, seed=seed))
+    refined = problems[:refinements]
+    responses = [prompts.reasoning_prefill + y for y in drafts[:refinements]]
+    bare = [prompts.without_prefill(y) for y in responses]
+    critiques = teacher.critique(refined, bare, seed=seed, polished=True)
+    texts = teacher.refine(refined, responses, critiques, seed=seed)
+    grades = _improved(refined, responses, texts, scorer)
+    asked = prompts_for(prompts.refinement_prompt, refined, responses, critiques)
+    kept = [keep_wrong or bool(grade) for grade in grades]
+    refining = list(compress(_examples(asked, texts), kept))
+    logger.info("actor SFT: %d solutions, %d of %d refinements kept", len(solving), sum(kept), len(kept))
+    judging = judgement_examples(problems, teacher, teacher, prompts, wanted=judgements, seed=seed)
+    return solving + refining + judging
 
 
 def judgement_examples(
-    problems: Sequence[Problem],
-    writer: Teacher,
-    judge: Teacher,
-    prompts: PromptSet,
-    *,
-    wanted: int,
-    seed: int,
+    problems: Problems, writer: Teacher, judge: Teacher, prompts: PromptSet, *, wanted: int, seed: int
 ) -> list[Example]:
     """Preferences between a right and a wrong response to one problem, in either order.
 
     Args:
-        problems: Train problems, used again and again in turn.
-        writer: Answers each twice; of what it writes only such pairs are judged.
-        judge: Says which is better.
+        problems: Train problems, used in turn until there are enough pairs.
+        writer: Writer of two responses per problem; only pairs with one right and one wrong response are judged.
+        judge: Writer of the preferences, a `ScriptedTeacher`.
         prompts: Prompt set.
-        wanted: How many.
-        seed: Seed of both.
+        wanted: Number of preferences.
+        seed: Seed of writer and judge.
 
     Raises:
-        UserError: The judge is none, or four times as many problems have too few such pairs.
+        UserError: The judge is another teacher, or `4 * wanted` pairs of responses hold too few right-wrong pairs.
     """
     if not wanted:
         return []
@@ -118,20 +109,17 @@ def judgement_examples(
     decided = [i for i, (a, b) in enumerate(zip(*grades, strict=True)) if {a, b} == {True, False}][:wanted]
     if len(decided) < wanted:
         raise UserError(
-            f"judgements: of {len(asked)} pairs {len(decided)} have one right and one wrong response, fewer than "
-            f"{wanted}: ask for fewer, or take a solver that is right more or less often."
+            f"judgements: only {len(decided)} of {len(asked)} pairs have one right and one wrong response, but "
+            f"{wanted} are needed: lower judgements, or take a solver that is right more or less often."
         )
     asked = [asked[i] for i in decided]
     first, second = [first[i] for i in decided], [second[i] for i in decided]
     written = judge.judge(asked, first, second, seed=seed)
-    return [
-        example(prompts.pairwise_prompt(p.question, a, b, image=p.image), text)
-        for p, a, b, text in zip(asked, first, second, written, strict=True)
-    ]
+    return _examples(prompts_for(prompts.pairwise_prompt, asked, first, second), written)
 
 
 def critic_examples(
-    problems: Sequence[Problem],
+    problems: Problems,
     actor: Actor,
     teacher: Teacher,
     prompts: PromptSet,
@@ -141,28 +129,22 @@ def critic_examples(
     seed: int,
     scorer: Scorer | None = None,
 ) -> list[Example]:
-    """Critiques after which the actor refines rightly, balanced between right and wrong responses.
+    """Critiques after which the actor's refinement is right, as many of right as of wrong responses.
 
-    With a scorer, those after which the refinement scores no less than the response; of this task the paper says
-    nothing.
+    With a scorer: all critiques after which the refinement scores no less than the response; the paper does not
+    describe the cold start of a task with scores.
 
     Raises:
-        UserError: No critique of right, or none of wrong responses is kept.
+        UserError: The filter leaves no critique of right responses, or none of wrong ones.
     """
     draw = Sampling(response.max_tokens, response.temperature, response.top_p, child_seed(seed, "critic SFT"))
-    asked = [prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
-    generated = actor.generate(asked, draw)
+    generated = actor.generate(prompts_for(prompts.reasoning_prompt, problems), draw)
     responses = [prompts.reasoning_prefill + g.text for g in generated]
     before: Sequence[bool | None] = [None] * len(problems) if scorer else grade_replies(problems, responses)
-    shown = [prompts.without_prefill(y) for y in responses]
-    critiques = teacher.critique(problems, shown, seed=seed, polished=False)
-    refined = actor.generate(
-        [
-            prompts.refinement_prompt(p.question, y, c, image=p.image)
-            for p, y, c in zip(problems, responses, critiques, strict=True)
-        ],
-        refinement,
-    )
+    bare = [prompts.without_prefill(y) for y in responses]
+    critiques = teacher.critique(problems, bare, seed=seed, polished=False)
+    asked = prompts_for(prompts.refinement_prompt, problems, responses, critiques)
+    refined = actor.generate(asked, refinement)
     refinements = [prompts.refinement_prefill + g.text for g in refined]
     after = _improved(problems, responses, refinements, scorer)
     rows: list[dict[str, Any]] = [
@@ -186,10 +168,8 @@ def critic_examples(
     return [example(row["prompt"], row["critique"]) for row in selected]
 
 
-def _improved(
-    problems: Sequence[Problem], before: Sequence[str], after: Sequence[str], scorer: Scorer | None
-) -> list[bool | None]:
-    """Whether refinements are right or, where a scorer is given, score no less than what they refine."""
+def _improved(problems: Problems, before: Texts, after: Texts, scorer: Scorer | None) -> list[bool | None]:
+    """Whether refinements are right or, with a scorer, score no less than the responses `before` them."""
     if scorer is None:
         return grade_replies(problems, after)
     scores = [scorer.score(items(problems, replies)) for replies in (before, after)]
@@ -199,17 +179,17 @@ def _improved(
 def fine_tune(
     model: str, examples: Sequence[Example], output: Path, *, seed: int, options: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Fine-tune on completions alone and save model and tokenizer to `output`.
+    """Fine-tune on the completions only, and save model and tokenizer to `output`.
 
     Args:
         model: Directory or hub id to start from.
-        examples: Prompt-completion pairs.
+        examples: Prompts with their completions.
         output: Directory to write.
         seed: Seed of order and dropout.
         options: Fields of trl's `SFTConfig`.
 
     Returns:
-        Number of examples and of steps, mean loss, and the token accuracy that trl logged last.
+        Number of examples and of optimizer steps, mean loss, and the last token accuracy that trl logged.
 
     Raises:
         UserError: An option is no field of `SFTConfig`, or its value is not valid.
@@ -224,42 +204,36 @@ def fine_tune(
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
     trained = trainer.train()
     trainer.save_model(str(output))
-    trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
-    figures: dict[str, float] = {
+    trainer.accelerator.wait_for_everyone()  # no process may read a file before it is complete
+    accuracy = [entry["mean_token_accuracy"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
         "examples": len(examples),
         "steps": trained.global_step,
         "loss": trained.training_loss,
+        **({"token accuracy": accuracy[-1]} if accuracy else {}),
     }
-    accuracy = [entry["mean_token_accuracy"] for entry in trainer.state.log_history if "loss" in entry]
-    return figures | ({"token accuracy": accuracy[-1]} if accuracy else {})
 
 
 def sft_dataset(examples: Sequence[Example]) -> Dataset:
-    """Examples as trl takes them: images in a column of their own, which stand before the first turn.
+    """Examples as trl takes them: the image of the first turn moves to a column `images`.
 
     Raises:
-        UserError: Some examples alone have an image.
+        UserError: Some examples have an image and some have none.
     """
-    rows, seen = [], any(e["prompt"][0].get("image") is not None for e in examples)
+    rows, with_image = [], any(e["prompt"][0].get("image") is not None for e in examples)
     for e in examples:
         first, *later = e["prompt"]
         text: Conversation = [{"role": first["role"], "content": first["content"]}, *later]
-        rows.append({**e, "prompt": text, **({"image": first.get("image")} if seen else {})})
-    shown = with_images(Dataset.from_list(rows), "examples")
-    return shown.remove_columns("image") if "image" in shown.column_names else shown
+        rows.append({**e, "prompt": text, **({"image": first.get("image")} if with_image else {})})
+    dataset = with_images(Dataset.from_list(rows), "examples")
+    return dataset.remove_columns("image") if with_image else dataset
 
 
 def sft_args(output: Path, *, seed: int, options: Mapping[str, Any], where: str = "SFT options") -> SFTConfig:
-    """trl's configuration of one supervised training.
-
-    Args:
-        output: As in `fine_tune`, as are the next two.
-        seed: Seed.
-        options: Fields of `SFTConfig`, which win over the defaults here.
-        where: How the configuration calls the options.
+    """trl's configuration of one supervised training; the options win over the defaults of this project.
 
     Raises:
-        UserError: An option is no field of `SFTConfig`, or its value is not valid.
+        UserError: An option is no field of `SFTConfig` or not valid; the message begins with `where`.
     """
     defaults = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", **machine_defaults()}
     fixed = {"output_dir": str(output), "seed": seed, "completion_only_loss": True}
@@ -270,7 +244,7 @@ def sft_args(output: Path, *, seed: int, options: Mapping[str, Any], where: str 
 
 
 def base_examples(
-    problems: Sequence[Problem],
+    problems: Problems,
     teacher: Teacher,
     faulty: Teacher,
     prompts: PromptSet,
@@ -281,37 +255,26 @@ def base_examples(
     seed: int,
     judgements: int = 0,
 ) -> list[Example]:
-    """Texts for a base that is made from nothing: it learns task and formats from a teacher without faults.
+    """Examples for an untrained base: it learns task and formats from a teacher without faults.
 
     Args:
-        problems: Train problems, used again and again in turn.
-        teacher: Solves, criticises and refines; its polished critiques are those that the refinements follow.
-        faulty: Writes the responses that are criticised, refined and compared.
+        problems: Train problems, used in turn until there are enough examples.
+        teacher: Writer of reasoning, critiques and refinements; refinements follow its polished critiques.
+        faulty: Writer of the responses that are criticised, refined and compared.
         prompts: Prompt set.
-        reasoning: Examples of reasoning.
-        critiques: Examples of critiques.
-        refinements: Examples of refinements.
+        reasoning: Number of reasoning examples; `critiques`, `refinements` and `judgements` count the others.
         seed: Seed of both teachers.
-        judgements: Examples of preferences.
     """
     asked = [problems[i % len(problems)] for i in range(max(reasoning, critiques, refinements))]
     drafts = faulty.solve(asked, seed=seed)
-    written = teacher.critique(asked, drafts, seed=seed, polished=False)
-    followed = teacher.critique(asked[:refinements], drafts[:refinements], seed=seed, polished=True)
+    written = teacher.critique(asked[:critiques], drafts[:critiques], seed=seed, polished=False)
     solved = teacher.solve(asked[:reasoning], seed=seed)
-    refined = teacher.refine(asked[:refinements], drafts[:refinements], followed, seed=seed)
+    refined = (asked[:refinements], drafts[:refinements])
+    followed = teacher.critique(*refined, seed=seed, polished=True)
+    refining = prompts_for(prompts.refinement_prompt, *refined, followed)
     return [
-        *(
-            example(prompts.reasoning_prompt(p.question, image=p.image), y)
-            for p, y in zip(asked, solved, strict=False)
-        ),
-        *(
-            example(prompts.critique_prompt(p.question, y, image=p.image), c)
-            for p, y, c in list(zip(asked, drafts, written, strict=True))[:critiques]
-        ),
-        *(
-            example(prompts.refinement_prompt(p.question, y, c, image=p.image), z)
-            for p, y, c, z in zip(asked, drafts, followed, refined, strict=False)
-        ),
+        *_examples(prompts_for(prompts.reasoning_prompt, asked[:reasoning]), solved),
+        *_examples(prompts_for(prompts.critique_prompt, asked[:critiques], drafts[:critiques]), written),
+        *_examples(refining, teacher.refine(*refined, followed, seed=seed)),
         *judgement_examples(problems, faulty, teacher, prompts, wanted=judgements, seed=seed),
     ]

@@ -1,23 +1,16 @@
-"""A language model that is made on the spot: real architecture, real tokenizer, a tenth of a million weights.
+"""A language model that needs no download: real architecture and tokenizer, 0.1 million weights.
 
-It goes through the same chat template, prompts, trainer and evaluation as any model of the hub.
+It uses the same chat template, prompts, trainer and evaluation as any model from the hub.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 from transformers.processing_utils import ProcessorMixin
 
-from critique_rl.cold_start.byte_tokenizer import byte_tokenizer
+from critique_rl.cold_start.from_scratch import byte_tokenizer, seeded_model
 from critique_rl.prompts import RATING_LABEL
 from critique_rl.tasks import made_up_facts, made_up_facts_teacher
 from critique_rl.tasks.modular_chain import OPERATIONS, SUFFIX
@@ -55,7 +48,7 @@ FACT_PHRASES = (
     *made_up_facts.REMARKS,
 )
 PHRASES = {"modular_chain": CHAIN_PHRASES, "made_up_facts": FACT_PHRASES}
-"""By task, one token each, so that a critique of three steps is 27 tokens; all other text is bytes."""
+"""Phrases of a task that are one token each; other text is bytes. A critique of three steps has 27 tokens."""
 
 CONTEXT = 512
 
@@ -68,14 +61,14 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(task: str = "modular_chain") -> PreTrainedTokenizerBase:
-    """The tokenizer of a task of text, with the phrases of its texts as single tokens."""
+    """Tokenizer of a task without images, with the task's phrases as single tokens."""
     return byte_tokenizer(PHRASES[task], chat_template=CHAT_TEMPLATE)
 
 
 def build_model(
     tokenizer: PreTrainedTokenizerBase, *, seed: int, hidden_size: int = 64, layers: int = 2, heads: int = 4
 ) -> PreTrainedModel:
-    """Untrained Qwen2 model in float32; `seed` fixes its weights and leaves the global generator alone."""
+    """Untrained Qwen2 model in float32; `seed` fixes its weights."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -89,19 +82,13 @@ def build_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    return model
+    return seeded_model(Qwen2ForCausalLM, config, tokenizer, seed)
 
 
 def untrained(
     task: str = "modular_chain", *, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | ProcessorMixin]:
-    """What `base: tiny` starts from in a task: a model and its tokenizer, or its processor where it sees."""
+    """Untrained model of `base: tiny` for a task, and its tokenizer, or its processor if the task has images."""
     if task == "drawings":
         from critique_rl.cold_start import tiny_vl
 

@@ -1,6 +1,7 @@
-"""Models that see, made on the spot: real architectures and processors, less than half a million weights.
+"""Vision-language models that need no download: real architectures and processors, 0.4 million weights.
 
-They go through the same processor, prompts, trainer and evaluation as Qwen2.5-VL and Qwen3-VL of the hub.
+They use the same processor, prompts, trainer and evaluation as Qwen2.5-VL and Qwen3-VL from the hub. An unknown
+family is a `UserError`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.processing_utils import ProcessorMixin
 
-from critique_rl.cold_start.byte_tokenizer import byte_tokenizer
+from critique_rl.cold_start.from_scratch import byte_tokenizer, seeded_model
 from critique_rl.tasks import drawings_teacher
 from critique_rl.types import UserError, nearest
 from critique_rl.vision.models import IMAGE_ONLY
@@ -27,12 +27,12 @@ CONTEXT = 1024
 PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}
 MERGE = 2
 MIN_TOKENS, MAX_TOKENS = 4, 16
-"""Of an image; one token is 2 x 2 patches, so 84 x 56 pixels are 6 tokens of `qwen2_5_vl`."""
+"""Tokens of an image; one token is 2 x 2 patches, so 84 x 56 pixels are 6 tokens of `qwen2_5_vl`."""
 
 _HIDDEN, _LAYERS, _HEADS = 64, 3, 4
 _SPREAD = 0.1
-"""Standard deviation of weights at the start: near 1/sqrt(width). With the families' 0.02, which is for widths of
-thousands, 20,000 examples taught nothing of the pictures."""
+"""Standard deviation of initial weights, near 1/sqrt(width). The families' own 0.02 is for widths of thousands;
+with it, the model learned nothing about the pictures from 20,000 examples."""
 _VISION_SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 # ChatML without a system turn; a content is a string or a list of parts.
@@ -55,11 +55,7 @@ def build_tokenizer(phrases: Sequence[str] = drawings_teacher.PHRASES) -> PreTra
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, *, family: Family = "qwen2_5_vl") -> ProcessorMixin:
-    """Processor of the family, without torchvision; images of 4 to 16 tokens are scaled to whole tokens only.
-
-    Raises:
-        UserError: Unknown family.
-    """
+    """Processor of the family, without torchvision; images of 4 to 16 tokens are only rounded to whole tokens."""
     token_side = PATCH[_checked(family)] * MERGE
     image_processor = Qwen2VLImageProcessorPil(
         patch_size=PATCH[family],
@@ -77,40 +73,8 @@ def build_processor(tokenizer: PreTrainedTokenizerBase, *, family: Family = "qwe
 def build_model(
     tokenizer: PreTrainedTokenizerBase, *, seed: int, family: Family = "qwen2_5_vl"
 ) -> PreTrainedModel:
-    """Untrained model in float32; `seed` fixes its weights and leaves the global generator alone.
-
-    Raises:
-        UserError: Unknown family.
-    """
-    ids: dict[str, Any] = {
-        name: tokenizer.convert_tokens_to_ids(token)
-        for name, token in (
-            ("image_token_id", "<|image_pad|>"),
-            ("video_token_id", "<|video_pad|>"),
-            ("vision_start_token_id", "<|vision_start|>"),
-            ("vision_end_token_id", "<|vision_end|>"),
-        )
-    }
-    head = _HIDDEN // _HEADS
-    rope: dict[str, Any] = {
-        "rope_type": "default",
-        "rope_theta": 1e6,
-        "mrope_section": [head // 8, head // 8, head // 4],  # time, height and width share half a head
-    }
-    text: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": _HIDDEN,
-        "intermediate_size": 2 * _HIDDEN,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": _HEADS,
-        "num_key_value_heads": _HEADS,
-        "max_position_embeddings": CONTEXT,
-        "initializer_range": _SPREAD,
-        "rope_parameters": rope,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    """Untrained model in float32; `seed` fixes its weights."""
+    text = _text_settings(tokenizer)
     vision: dict[str, Any] = {
         "depth": 2,
         "hidden_size": _HIDDEN,
@@ -122,26 +86,52 @@ def build_model(
         "out_hidden_size": _HIDDEN,
         "initializer_range": _SPREAD,
     }
-    config: Any
-    model: Any
+    config_class: Any
+    model_class: Any
     if family == "qwen2_5_vl":
         # A window is 2 x 2 tokens, so that both kinds of layers differ already on small images.
         vision |= {"window_size": 2 * MERGE * PATCH[family], "fullatt_block_indexes": [1]}
-        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+        config_class, model_class = Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     else:
-        text |= {"head_dim": head, "rope_parameters": {**rope, "mrope_interleaved": True}}
+        text["head_dim"] = _HIDDEN // _HEADS
+        text["rope_parameters"]["mrope_interleaved"] = True
         vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-        config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if family == "qwen2_5_vl":
-            model = Qwen2_5_VLForConditionalGeneration(config)
-        else:
-            model = Qwen3VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        config_class, model_class = Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    ids = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    config = config_class(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in ids.items()},
     )
-    return model
+    return seeded_model(model_class, config, tokenizer, seed)
+
+
+def _text_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    head = _HIDDEN // _HEADS
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": _HIDDEN,
+        "intermediate_size": 2 * _HIDDEN,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": _HEADS,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": _SPREAD,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [head // 8, head // 8, head // 4],  # time, height and width share half a head
+        },
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
 
 
 def save_untrained(
@@ -151,17 +141,7 @@ def save_untrained(
     family: Family = "qwen2_5_vl",
     phrases: Sequence[str] = drawings_teacher.PHRASES,
 ) -> None:
-    """Write an untrained model and its processor where `critique_rl.vision` finds them.
-
-    Args:
-        directory: Made if it is not there.
-        seed: Fixes the weights.
-        family: `qwen2_5_vl` or `qwen3_vl`.
-        phrases: Texts that are one token each, by default those of the task `drawings`; all other text is bytes.
-
-    Raises:
-        UserError: Unknown family.
-    """
+    """Write an untrained model and its processor to a directory; each of the phrases is one token."""
     tokenizer = build_tokenizer(phrases)
     build_model(tokenizer, seed=seed, family=family).save_pretrained(directory)
     build_processor(tokenizer, family=family).save_pretrained(directory)

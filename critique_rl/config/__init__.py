@@ -1,21 +1,14 @@
-"""What a run is: one typed dataclass a concern, read from YAML and checked before any work.
+"""Settings of a run: one typed dataclass a concern, read from YAML and checked before any work.
 
-May import tasks, prompts and types; nothing here touches the network or a model."""
+Nothing here touches the network or a model. May import tasks, prompts and types."""
 
 from typing import Any
 
 from critique_rl.moved import find
 
 _HOMES = (
-    "config.run",
-    "config.data",
-    "config.cold_start",
-    "config.training",
-    "config.evaluation",
-    "config.methods",
-    "config.reading",
-    "config.extensions",
-    "config.checks",
+    *("config.run", "config.data", "config.cold_start", "config.training", "config.evaluation"),
+    *("config.methods", "config.reading", "config.extensions", "config.checks"),
 )
 
 

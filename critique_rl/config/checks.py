@@ -1,23 +1,30 @@
-"""TODO docstring."""
+"""Checks that several configuration classes share, with one wording for their messages."""
 
 from __future__ import annotations
 
-import typing
+from collections.abc import Sequence
 
 from critique_rl.types import UserError, nearest
 
 
-def unknown(what: str, name: str, known: typing.Sequence[str]) -> str:
-    """Message that `name` is none of the known names, with the nearest of them."""
-    return f"{what} '{name}' is unknown. {nearest(name, known)}".rstrip()
+def unknown(setting: str, name: str, known: Sequence[str]) -> str:
+    """Message that a setting names something unknown, with the nearest known name."""
+    return f"{setting} '{name}' is unknown. {nearest(name, known)}".rstrip()
 
 
-def _one_of(what: str, name: str, known: typing.Sequence[str]) -> None:
+def one_of(setting: str, name: str, known: Sequence[str]) -> None:
+    """Raise a `UserError` for an unknown name."""
     if name not in known:
-        raise UserError(unknown(what, name, known))
+        raise UserError(unknown(setting, name, known))
 
 
-def _at_least(least: int, where: str, **values: float | None) -> None:
+def at_least(least: int, prefix: str, **values: float | None) -> None:
+    """Raise a `UserError` for a value below `least`; None passes. `prefix` stands before the names of settings."""
     for name, value in values.items():
         if value is not None and not value >= least:
-            raise UserError(f"{where}{name} must be at least {least}, got {value}.")
+            raise UserError(f"{prefix}{name} must be at least {least}, got {value}.")
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """The first name that occurs more than once; None if all differ."""
+    return next((name for name in names if names.count(name) > 1), None)

@@ -1,11 +1,11 @@
-"""TODO docstring."""
+"""Settings of the cold start: its teacher, the base model and supervised fine-tuning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from critique_rl.config.checks import _at_least, _one_of
+from critique_rl.config.checks import at_least, one_of
 from critique_rl.types import UserError
 
 TEACHERS = ("model", "reference", "scripted")
@@ -13,15 +13,15 @@ TEACHERS = ("model", "reference", "scripted")
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Who writes the texts of the cold start, see `critique_rl.teachers`.
+    """Writer of the texts for the cold start, see `critique_rl.cold_start.teachers`.
 
     Attributes:
         kind: `model` (the paper's recipe), `reference` or `scripted`.
-        actor: Backend of `model`, as in `RunConfig.actor`.
+        actor: Backend of `model`, with settings like those of the run's `actor`.
         temperature: Sampling temperature of `model`.
         solver: Fields of `Solver`, for `scripted`.
         annotator: Fields of `Annotator`, for `scripted`.
-        polished: The same, for the critiques that the actor learns to follow.
+        polished: Fields of `Annotator`, for the critiques that the actor learns to follow.
         judge: Fields of `Judge`, for `scripted`.
     """
 
@@ -36,16 +36,17 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class BasePassConfig:
-    """One pass of supervised training of a base that is made on the spot.
+    """One pass of supervised training of the base `tiny`.
 
     Attributes:
-        reasoning: Examples of reasoning.
-        critiques: Examples of critiques of faulty responses.
-        refinements: Examples of refinements after such critiques.
+        reasoning: Number of reasoning examples.
+        critiques: Number of critiques of faulty responses.
+        refinements: Number of refinements after critiques of faulty responses.
         sft: Fields of trl's `SFTConfig`.
-        judgements: Examples of preferences between two faulty responses.
-        polished: Fields of `Annotator`, for the critiques that refinements follow; empty takes that of the base.
-            Where many of their explanations are wrong, only a base that reads them writes what the teacher writes.
+        judgements: Number of preferences between two faulty responses.
+        polished: Fields of `Annotator`, for the critiques before refinements; empty takes the base's `annotator`.
+            Repeat the faults of the teacher's critiques here: only a base that has read such critiques learns to
+            answer them as the teacher does.
     """
 
     reasoning: int
@@ -58,11 +59,11 @@ class BasePassConfig:
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """How the base `tiny` is made: it learns the task and the formats from correct scripted texts.
+    """Training of the base `tiny`: it learns the task and the formats from correct scripted texts.
 
     Attributes:
-        solver: Fields of `Solver`: the faults of the responses that it learns to criticise.
-        annotator: Fields of `Annotator`: how far its critiques go.
+        solver: Fields of `Solver`: faults in the responses that the base learns to criticise.
+        annotator: Fields of `Annotator`: how far the base's critiques go.
         passes: Passes over fresh texts, at least one.
     """
 
@@ -70,25 +71,21 @@ class BaseConfig:
     annotator: dict[str, float]
     passes: list[BasePassConfig]
 
-    def __post_init__(self) -> None:
-        if not self.passes:
-            raise UserError("cold_start.base.passes is empty: an untrained base cannot learn from RL.")
-
 
 @dataclass(frozen=True)
 class ColdStartConfig:
     """Supervised fine-tuning of base, actor and critic.
 
     Attributes:
-        shipped: Directory with `actor` and `sft` made before; with it nothing is trained unless
-            `--from-scratch` is given. Relative to the package.
-        teacher: Writes the texts for actor and critic.
-        base: How the base is made, if that is `tiny`.
-        reasoning: Train problems whose reasoning the actor learns.
-        refinements: How many of them it also learns to refine.
-        judgements: Train problems with two responses of which the actor learns to say which is better; of a
-            `scripted` teacher alone.
-        critiques: Train problems with critiques, before the filter.
+        shipped: Directory with finished models `actor` and `sft`, relative to the package. They replace the
+            training, except with `--from-scratch`.
+        teacher: Writer of the texts for actor and critic.
+        base: Training of the base `tiny`; None for any other base.
+        reasoning: Number of train problems whose reasoning the actor learns.
+        refinements: Number of these problems for which the actor also learns a refinement.
+        judgements: Number of train problems with two responses for which the actor learns to name the better one;
+            needs a `scripted` teacher.
+        critiques: Number of train problems with critiques, before the filter.
         actor_sft: Fields of trl's `SFTConfig`; empty takes the base as actor.
         critic_sft: Fields of trl's `SFTConfig`; empty takes the base as SFT critic.
         seed: Seed of the cold start, shared by all seeds of the run.
@@ -105,9 +102,12 @@ class ColdStartConfig:
     critic_sft: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        _one_of("cold_start.teacher.kind", self.teacher.kind, TEACHERS)
-        _at_least(1, "cold_start.", reasoning=self.reasoning, critiques=self.critiques)
-        _at_least(0, "cold_start.", refinements=self.refinements, judgements=self.judgements)
+    def check(self) -> None:
+        """Refuse an unknown teacher, numbers that are too small, and a base without training."""
+        if self.base is not None and not self.base.passes:
+            raise UserError("cold_start.base.passes is empty: an untrained base cannot learn from RL.")
+        one_of("cold_start.teacher.kind", self.teacher.kind, TEACHERS)
+        at_least(1, "cold_start.", reasoning=self.reasoning, critiques=self.critiques)
+        at_least(0, "cold_start.", refinements=self.refinements, judgements=self.judgements)
         if self.judgements and self.teacher.kind != "scripted":
             raise UserError("cold_start.judgements: only the teacher `scripted` writes them; set it to 0.")

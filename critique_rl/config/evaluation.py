@@ -1,14 +1,13 @@
-"""TODO docstring."""
+"""Settings of evaluation: the protocol, pairs of responses, and benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from critique_rl.config.checks import _at_least
+from critique_rl.config.checks import at_least, one_of, repeated
 from critique_rl.config.data import TaskConfig
-from critique_rl.types import UserError, nearest
+from critique_rl.types import UserError
 
 HISTORIES = ("markov", "full")
 """Values of `Course.history`."""
@@ -19,15 +18,15 @@ CRITIQUES = ("critic", "empty", "verdict", "shuffled", "oracle")
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What a problem goes through, whatever writes the texts; the defaults are the paper's main protocol.
+    """Rounds and critiques that a problem goes through; the defaults are the paper's main protocol.
 
     Attributes:
         samples: Independent chains for each problem.
         rounds: Critiques and refinements, one after the other, in a chain.
-        history: What later rounds see: `markov` the latest response alone (released code), `full` all earlier
-            responses and critiques (paper, section 5.3).
-        critiques: What the actor is shown. `critic`: the critic's critique. The others are controls: `empty`
-            no text at all, `verdict` its verdict line alone, `shuffled` its critique of another problem,
+        history: Earlier texts in the prompts of later rounds: `markov` only the latest response (released code),
+            `full` all earlier responses and critiques (paper, section 5.3).
+        critiques: Critique that the actor reads. `critic`: the critic's critique. The others are controls: `empty`
+            no text at all, `verdict` only its verdict line, `shuffled` the critic's critique of another problem,
             `oracle` the true verdict with `ADVICE`; `empty` and `oracle` ask no critic.
         spare_correct: Keep right responses as they are, as an oracle verifier would (paper, Figure 5).
     """
@@ -38,18 +37,13 @@ class Course:
     critiques: str = "critic"
     spare_correct: bool = False
 
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.rounds < 1:
-            raise UserError(
-                f"samples and rounds must be at least 1, got samples={self.samples}, rounds={self.rounds}."
-            )
+    def check(self) -> None:
+        """Refuse unknown choices, and choices that exclude each other."""
+        at_least(1, "", samples=self.samples, rounds=self.rounds)
+        one_of("history", self.history, HISTORIES)
+        one_of("critiques", self.critiques, CRITIQUES)
         if self.critiques == "shuffled" and self.spare_correct:
-            raise UserError("critiques='shuffled' goes with all responses: set spare_correct to false.")
-        for name, known in (("history", HISTORIES), ("critiques", CRITIQUES)):
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"{name}={getattr(self, name)!r} is unknown. {nearest(getattr(self, name), known)}"
-                )
+            raise UserError("critiques 'shuffled' needs all responses: set spare_correct to false.")
 
     @property
     def asks_critic(self) -> bool:
@@ -59,12 +53,12 @@ class Course:
 
 @dataclass(frozen=True)
 class ProtocolConfig(Course):
-    """How problems go through the protocol: a course, see `critique_rl.evaluation.Course`, and its temperatures.
+    """Protocol of an evaluation: a course, see `critique_rl.evaluation.Course`, and its temperatures.
 
     Attributes:
-        response_temperature: 0 is greedy.
-        critique_temperature: The same for critiques.
-        refinement_temperature: The same for refinements.
+        response_temperature: Sampling temperature of responses; 0 is greedy.
+        critique_temperature: Sampling temperature of critiques; 0 is greedy.
+        refinement_temperature: Sampling temperature of refinements; 0 is greedy.
     """
 
     response_temperature: float = 0.0
@@ -74,13 +68,13 @@ class ProtocolConfig(Course):
 
 @dataclass(frozen=True)
 class PairEvaluationConfig:
-    """How the models of a table are measured as critics of pairs.
+    """Evaluation of the models in a table as critics of pairs.
 
     Attributes:
-        samples: Candidates of each problem.
+        samples: Candidates of each problem, at least two.
         temperature: Sampling temperature of the candidates.
-        problems: Most problems of a task, a subsample by its seed; None takes all.
-        pairs: Most held-out pairs, a subsample by the seed; None takes all.
+        problems: Largest number of problems of a task, a subsample by its seed; None takes all.
+        pairs: Largest number of held-out pairs, a subsample by the seed; None takes all.
         both_orders: Whether the knock-out judges each pair in both orders; held-out pairs always are.
         thinking: Whether a judgement without `</think>` is unparsed.
     """
@@ -92,21 +86,20 @@ class PairEvaluationConfig:
     both_orders: bool = True
     thinking: bool = True
 
-    def __post_init__(self) -> None:
-        for name in ("samples", "problems", "pairs"):
-            value = getattr(self, name)
-            if value is not None and value < (2 if name == "samples" else 1):
-                raise UserError(f"evaluation.pairwise.{name}={value} is too small.")
+    def check(self) -> None:
+        """Refuse numbers that are too small."""
+        at_least(2, "evaluation.pairwise.", samples=self.samples)
+        at_least(1, "evaluation.pairwise.", problems=self.problems, pairs=self.pairs)
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """A reward benchmark, judged in both orders, see `critique_rl.reward_benchmarks`.
+    """A reward benchmark, judged in both orders, see `critique_rl.benchmarks`.
 
     Attributes:
         name: `VL-RewardBench` or `MM-RLHF-RewardBench`.
-        origin: Local file in the published layout; None is the hub.
-        image_root: Where relative image paths start.
+        origin: Local file in the published layout; None loads from the hub.
+        image_root: Folder that relative image paths start from.
         thinking: Whether a judgement without `</think>` is unparsed.
     """
 
@@ -118,17 +111,17 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class PolicyBenchmarksConfig:
-    """Benchmarks of policies that lmms-eval measures, see `critique_rl.policy_benchmarks.command`.
+    """Benchmarks of policies that lmms-eval measures, see `critique_rl.benchmarks.policy.command`.
 
     Attributes:
         benchmarks: Names from the paper; None takes all that have a task and are scored without another model.
-        python: Interpreter of an environment with lmms-eval and this package; None is that of the run.
+        python: Interpreter of an environment with lmms-eval and this package; None takes the run's interpreter.
         model: Name of the model class in lmms-eval.
         model_args: Further arguments of that class, for instance `max_pixels`.
-        thinking: Whether each question ends with the suffix of training, and what is boxed is scored.
-        processes: Processes, one for each GPU.
+        thinking: End each question with the suffix of training, and score the boxed text.
+        processes: Number of processes, one for each GPU.
         batch_size: Questions at once in each process.
-        max_new_tokens: Most tokens of a reply.
+        max_new_tokens: Largest number of tokens of a reply.
     """
 
     benchmarks: list[str] | None = None
@@ -140,30 +133,26 @@ class PolicyBenchmarksConfig:
     batch_size: int = 1
     max_new_tokens: int = 2048
 
-    def __post_init__(self) -> None:
-        _at_least(
-            1,
-            "evaluation.policy_benchmarks.",
-            processes=self.processes,
-            batch_size=self.batch_size,
-            max_new_tokens=self.max_new_tokens,
-        )
+    def check(self) -> None:
+        """Refuse numbers below one."""
+        limits = {name: getattr(self, name) for name in ("processes", "batch_size", "max_new_tokens")}
+        at_least(1, "evaluation.policy_benchmarks.", **limits)
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the rows of the table are measured.
+    """Measurements for the rows of the result table.
 
     Attributes:
-        tasks: What is asked; never used before. May be empty where there are benchmarks.
-        protocol: How.
-        out_of_domain: Tasks unlike those of training, for the tables alone.
-        rows: Critics that are measured, of `no_critic`, `sft` and the stages; None takes all.
-        pairwise: How they are measured as critics of pairs; None leaves it out.
-        benchmarks: Reward benchmarks whose pairs they judge.
-        policy_benchmarks: Benchmarks that lmms-eval asks those of them that are policies; None leaves it out.
+        tasks: Tasks that no training has used. May be empty if there are benchmarks.
+        protocol: Protocol of these tasks.
+        out_of_domain: Tasks unlike those of training; only for the table scripts.
+        rows: Rows to measure, from `no_critic`, `sft` and the stages; None takes all.
+        pairwise: Evaluation of the rows as critics of pairs; None leaves it out.
+        benchmarks: Reward benchmarks whose pairs the rows judge.
+        policy_benchmarks: Benchmarks by lmms-eval for the rows that are policies; None leaves them out.
         most_samples: Largest K of the scaling curves of the tables.
-        sampled_problems: Problems of a task that these curves use; None takes all.
+        sampled_problems: Number of problems of a task in these curves; None takes all.
     """
 
     tasks: list[TaskConfig]
@@ -176,18 +165,19 @@ class EvaluationConfig:
     benchmarks: list[BenchmarkConfig] = field(default_factory=list)
     policy_benchmarks: PolicyBenchmarksConfig | None = None
 
-    def __post_init__(self) -> None:
-        _at_least(1, "evaluation.", most_samples=self.most_samples, sampled_problems=self.sampled_problems)
+    def check(self) -> None:
+        """Refuse an evaluation without tasks or benchmarks, and two tasks of the same name."""
+        for part in (*self.tasks, *self.out_of_domain, self.protocol, self.pairwise, self.policy_benchmarks):
+            if part is not None:
+                part.check()
+        at_least(1, "evaluation.", most_samples=self.most_samples, sampled_problems=self.sampled_problems)
         names = [f"{task.title}, {task.split}" for task in [*self.tasks, *self.out_of_domain]]
         if not names and not self.benchmarks:
-            raise UserError("evaluation.tasks is empty.")
-        if twice := _twice(names):  # name and split call the file of records
-            raise UserError(f"evaluation.tasks names {twice} twice.")
+            raise UserError(
+                "evaluation.tasks is empty: name a task, or a benchmark in evaluation.benchmarks."
+            )
+        if name := repeated(names):  # title and split name the file of records
+            raise UserError(f"evaluation.tasks names {name} twice.")
         for key, tasks in (("tasks", self.tasks), ("out_of_domain", self.out_of_domain)):
-            if twice := _twice([task.title for task in tasks]):  # it calls the rows of a table
-                raise UserError(f"evaluation.{key} names {twice} twice: give one of them a `label`.")
-
-
-def _twice(names: Sequence[str]) -> str | None:
-    """The first name that stands there more than once."""
-    return next((name for name in names if names.count(name) > 1), None)
+            if name := repeated([task.title for task in tasks]):  # the title names the row of a table
+                raise UserError(f"evaluation.{key} names {name} twice: give one of them a `label`.")

@@ -58,7 +58,9 @@ METHODS = {
         problems=False,
         options=PAIRWISE_CONFIG,
     ),
-    "mixed": MethodInfo("mixed", roles=("actor",), images=True, by_rl=True, pairs=True, options=PAIRWISE_CONFIG),
+    "mixed": MethodInfo(
+        "mixed", roles=("actor",), images=True, by_rl=True, pairs=True, options=PAIRWISE_CONFIG
+    ),
     "label_sft": MethodInfo("label_sft", roles=("actor",), images=True, pairs=True, problems=False),
 }
 """All methods by name, as `method` of a stage has it."""

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Reading of settings: YAML, overrides, and typed dataclasses from plain data and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from critique_rl.types import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as a number, as YAML 1.2, Python and trl do; to YAML 1.1 it is text."""
+    """Reads `1e-4` as a number, like YAML 1.2, Python and trl; YAML 1.1 reads text."""
 
 
 _Loader.add_implicit_resolver(
@@ -27,7 +27,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """Read YAML as all settings are read.
+    """Read YAML by the rules for all settings.
 
     >>> parse_yaml("[1e-4, 3, yes, tiny]")
     [0.0001, 3, True, 'tiny']
@@ -35,24 +35,54 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # a safe loader
 
 
-def _near(path: Path) -> str:
-    """A file that may have been meant: of the same folder, or a preset that is called by its name alone."""
-    there = [*path.parent.glob("*.yaml"), *Path("experiments/configs").glob("*.yaml")]
-    by_name = {known.stem: known for known in reversed(there)}  # the same folder wins
+def similar_file(path: Path) -> str:
+    """Suggestion for a missing file: one of the same folder with a similar name, or a preset."""
+    files = [*path.parent.glob("*.yaml"), *Path("experiments/configs").glob("*.yaml")]
+    by_name = {file.stem: file for file in reversed(files)}  # the same folder wins
     close = difflib.get_close_matches(path.name.removesuffix(".yaml"), by_name, n=1)
     return f" Did you mean {by_name[close[0]]}?" if close else ""
 
 
-def _environment(given: Any, where: str) -> dict[str, str]:
-    """Environment variables as trl writes them, `str(value)`."""
-    if not isinstance(given, dict):
-        raise UserError(f"{where} must be a mapping of environment variables, got {given!r}.")
-    for name, value in given.items():
+def environment_variables(data: Any, where: str) -> dict[str, str]:
+    """Environment variables as trl writes them, `str(value)`; a wrong name or type is a `UserError`."""
+    if not isinstance(data, dict):
+        raise UserError(f"{where} must be a mapping of environment variables, got {data!r}.")
+    for name, value in data.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise UserError(f"{where}: {name!r} is no name of an environment variable.")
         if not isinstance(value, str | int | float) or "\0" in str(value):
             raise UserError(f"{where}.{name} must be a text, a number, true or false, got {value!r}.")
-    return {name: str(value) for name, value in given.items()}
+    return {name: str(value) for name, value in data.items()}
+
+
+def override(data: dict[str, Any], item: str) -> None:
+    """Change settings in place by one `a.b.c=value`; the value is YAML, a number is a place in a list.
+
+    Raises:
+        UserError: The item has another form, its value is not valid YAML, or its path leads nowhere.
+    """
+    key, equals, text = item.partition("=")
+    names = key.split(".")
+    if not equals or not all(names):
+        raise UserError(f"override '{item}' is not of the form key=value.")
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override '{item}': its value is not valid YAML.") from error
+    settings: Any = data
+    for depth, name in enumerate(names, start=1):
+        place: Any = name
+        if isinstance(settings, list):
+            if not name.isdigit() or int(name) >= len(settings):
+                raise UserError(f"override '{item}': '{name}' is no place in a list of {len(settings)}.")
+            place = int(name)
+        elif not isinstance(settings, dict):
+            raise UserError(f"override '{item}': '{names[depth - 2]}' holds no settings.")
+        if depth == len(names):
+            settings[place] = value
+        elif isinstance(settings, dict) and settings.get(place) is None:
+            settings[place] = {}
+        settings = settings[place]
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -71,15 +101,10 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def check_options(cls: type, options: Mapping[str, Any], where: str) -> None:
-    """Check settings that are handed on to a dataclass: their names, and numbers and flags for their type.
-
-    Args:
-        cls: The dataclass, for instance trl's `SFTConfig`.
-        options: Its fields, or some of them.
-        where: How the configuration calls them.
+    """Check fields of another library's dataclass: all names, and the type of numbers and flags.
 
     Raises:
-        UserError: A name is unknown, or a value is of another type.
+        UserError: A name is unknown, or a value has another type; the message begins with `where`.
     """
     known = [f.name for f in dataclasses.fields(cls) if f.init]
     hints = typing.get_type_hints(cls)
@@ -91,36 +116,25 @@ def check_options(cls: type, options: Mapping[str, Any], where: str) -> None:
             _value(float if float in wanted else wanted.pop(), value, where, key)
 
 
-def _override(data: dict[str, Any], item: str) -> None:
-    key, equals, text = item.partition("=")
-    names = key.split(".")
-    if not equals or not all(names):
-        raise UserError(f"override '{item}' is not of the form key=value.")
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override '{item}': its value is not valid YAML.") from error
-    place: Any = data
-    for depth, name in enumerate(names, start=1):
-        at: Any = name
-        if isinstance(place, list):
-            if not name.isdigit() or int(name) >= len(place):
-                raise UserError(f"override '{item}': '{name}' is no place in a list of {len(place)}.")
-            at = int(name)
-        elif not isinstance(place, dict):
-            raise UserError(f"override '{item}': '{names[depth - 2]}' holds no settings.")
-        if depth == len(names):
-            place[at] = value
-        elif isinstance(place, dict) and place.get(at) is None:
-            place[at] = {}
-        place = place[at]
+def build(cls: Any, data: dict[str, Any], source: str) -> Any:
+    """Make a dataclass from plain data, as `typed` does, and call its `check()` if it has one."""
+    config = typed(cls, data, source)
+    if hasattr(config, "check"):
+        config.check()
+    return config
 
 
-def build(cls: Any, data: dict[str, Any], source: str, path: str = "") -> Any:
-    """Make a dataclass of `data`, the settings at `path` of `source`, checking names and types.
+def typed(cls: Any, data: dict[str, Any], source: str, path: str = "") -> Any:
+    """Make a dataclass from plain data; only names and types are checked.
+
+    Args:
+        cls: The dataclass.
+        data: Its fields; a field that is a dataclass itself has a mapping.
+        source: File or command that the data come from, for messages.
+        path: Path of the data inside the source; empty at its top.
 
     Raises:
-        UserError: A name is unknown, a setting is missing, or a value is of another type.
+        UserError: A name is unknown, a setting is missing, or a value has another type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
@@ -128,11 +142,7 @@ def build(cls: Any, data: dict[str, Any], source: str, path: str = "") -> Any:
     for key in data:
         if key not in fields:
             raise UserError(unknown(f"{where}: setting", str(key), list(fields)))
-    required = [
-        n
-        for n, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
+    required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     missing = [name for name in required if name not in data]
     if missing:
         raise UserError(f"{where}: missing setting(s) {', '.join(missing)}.")
@@ -150,7 +160,7 @@ def _value(hint: Any, value: Any, source: str, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise UserError(f"{where} must be a mapping of settings, got {value!r}.")
-        return build(hint, value, source, path)
+        return typed(hint, value, source, path)
     if origin is list:
         if not isinstance(value, list):
             raise UserError(f"{where} must be a list, got {value!r}.")

@@ -1,29 +1,29 @@
-"""TODO docstring."""
+"""Settings of one training stage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-# Names of other rows and folders of a seed.
 RESERVED = ("actor", "sft", "no_critic", "pool", "evaluate", "judge", "benchmarks")
+"""Names that no stage may have: other rows of the table and other folders of a seed use them."""
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One training: of the critic by RL, or a baseline.
+    """One training: RL of the critic, or a baseline.
 
     Attributes:
         label: Row of the result table.
-        start: What it starts from, and is held close to by RL: `sft` (the SFT critic), `actor` or the name of a
-            stage above.
-        method: `critique_rl`, or a name in `critique_rl.baselines.BASELINES`.
+        start: Model to start from: `sft` (the SFT critic), `actor` or the name of a stage above. RL also keeps
+            the critic close to this model.
+        method: Name in `critique_rl.config.methods.METHODS`.
         trainer: Fields of `CritiqueConfig`, or the options of the baseline.
-        lora: Fields of `peft.LoraConfig`; None trains all weights. For RL by our trainer alone, not for
-            every baseline, as is `keep_rl_steps`.
-        checkpoint_rl_steps: A resumable checkpoint every so many RL steps; the last one is kept. For
-            `critique_rl`; baselines that are trained by RL have it among their options.
-        keep_rl_steps: RL steps after which the critic is kept as a model of its own, `STAGE@STEP`.
+        lora: Fields of `peft.LoraConfig`; None trains all weights. Only for RL by our trainer.
+        checkpoint_rl_steps: RL steps between resumable checkpoints, of which the last is kept. For `critique_rl`;
+            the other methods by RL have it among their `trainer` options.
+        keep_rl_steps: RL steps after which the critic is also kept as the model `STAGE@STEP`. Only where `lora` is
+            allowed.
     """
 
     label: str

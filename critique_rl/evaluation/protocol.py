@@ -51,6 +51,9 @@ class Protocol(Course):
     refinement: Sampling
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        self.check()
+
     def sampling(self, turn: str, chunk: int, round: int = 0) -> Sampling:
         """Sampling of one turn for one chunk of chains."""
         base: Sampling = getattr(self, turn)

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on the labels of preference pairs, without rationales: the control of `pairwise_critic`.
 
-The completion is an empty thought and the label in a box, so that the form of the reply is that of the critic.
+A completion is an empty thought and the label in a box, the form of the critic's reply.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from critique_rl.vision.images import data_url
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """See `Baseline.check`; the options are `pairs` and the fields of trl's `SFTConfig`."""
+    """See `Method.check`; the options are `pairs` and the fields of trl's `SFTConfig`."""
     settings = _settings(options)
     check_options(SFTConfig, settings, "label_sft")
     sft_args(Path("unused"), seed=0, options=settings, where="label_sft")
@@ -30,7 +30,7 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def train(inputs: Inputs) -> None:
-    """See `Baseline.train`; an interrupted training begins anew."""
+    """See `Method.train`; an interrupted training starts again."""
     require_full_weights(inputs)
     seed = child_seed(inputs.seed, "label_sft")
 
@@ -48,9 +48,9 @@ def train(inputs: Inputs) -> None:
             for p in pairs_of(inputs, ties=False, seed=seed)
         ]
 
-    rows = written_once(inputs.output / "examples.jsonl", examples)
-    fine_tune(inputs.start, rows, inputs.output, seed=seed, options=_settings(inputs.options))
-    inputs.on_progress(1, 1, f"{len(rows)} pairs")
+    learned = written_once(inputs.output / "examples.jsonl", examples)
+    fine_tune(inputs.start, learned, inputs.output, seed=seed, options=_settings(inputs.options))
+    inputs.on_progress(1, 1, f"{len(learned)} pairs")
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Mixed RL: the model answers questions and judges pairs in the same rollout (LLaVA-Critic-R1, its Table 8).
+"""Mixed RL: the model answers questions and judges pairs in the same rollout (LLaVA-Critic-R1, Table 8).
 
-Trainer, objective and options are those of `pairwise_critic`. A question's reward has r_oracle of the answer in
-the place of r_pref. How the paper mixes its data is not said; here it is half and half.
+Trainer, objective and options are those of `pairwise_critic`. In the reward of a question, r_oracle of the answer
+stands in place of r_pref. The paper does not say how it mixes its data; here it is half and half.
 """
 
 from __future__ import annotations
@@ -46,60 +46,59 @@ class MixedReward:
         **columns: Any,
     ) -> list[float | None]:
         """Reward each completion; a question has no label. See trl's reward functions for the arguments."""
-        preferred, kept = REWARDS[self.args.reward]
-        form = kept(completions)
-        asked = [i for i, of in enumerate(label) if of is None]
+        r_pref_of, r_format_of = REWARDS[self.args.reward]
+        r_format = r_format_of(completions)
+        pairs = [i for i, named in enumerate(label) if named is not None]
+        questions = [i for i, named in enumerate(label) if named is None]
         items = [
             {"gold": str(answer[i]), "reply": completion_text(completions[i]), "kind": str(kind[i])}
-            for i in asked
+            for i in questions
         ]
-        oracle = dict(zip(asked, grade_batch(items), strict=True))
-        pairs = [i for i, of in enumerate(label) if of is not None]
-        preference = dict(
-            zip(pairs, preferred([completions[i] for i in pairs], [label[i] for i in pairs]), strict=True)
-        )
+        r_oracle = dict(zip(questions, grade_batch(items), strict=True))
+        preferred = r_pref_of([completions[i] for i in pairs], [label[i] for i in pairs])
+        r_pref = dict(zip(pairs, preferred, strict=True))
         rewards: list[float | None] = []
-        for i, format_kept in enumerate(form):
-            grade = oracle[i] if i in oracle else preference[i]
+        for i, form in enumerate(r_format):
+            grade = r_oracle[i] if i in r_oracle else r_pref[i]
             value = None if grade is None else float(grade)
-            log_metric("reward/r_format", format_kept)
+            log_metric("reward/r_format", form)
             if value is not None:
-                log_metric("reward/r_oracle" if i in oracle else "reward/r_pref", value)
-            rewards.append(pairwise_reward(value, format_kept, alpha=self.args.alpha))
-        said = {i: parse_preference(completion_text(completions[i]), ties=self.args.ties) for i in pairs}
-        shown: dict[str, Sequence[Any] | None] = {
+                log_metric("reward/r_oracle" if i in r_oracle else "reward/r_pref", value)
+            rewards.append(pairwise_reward(value, form, alpha=self.args.alpha))
+        ties = self.args.ties
+        preferences = {i: parse_preference(completion_text(completions[i]), ties=ties) for i in pairs}
+        record: dict[str, Sequence[Any] | None] = {
             "question": question,
             "response_1": response_1,
             "response_2": response_2,
             "label": label,
             "answer": answer,
             "image": logged_images(columns.get("image"), self.args),
-            "preference": [said.get(i) for i in range(len(label))],
-            "response_correct": [oracle.get(i) for i in range(len(label))],
-            "r_format": form,
+            "preference": [preferences.get(i) for i in range(len(label))],
+            "response_correct": [r_oracle.get(i) for i in range(len(label))],
+            "r_format": r_format,
         }
-        for name, values in shown.items():
+        for column, values in record.items():
             if values is not None:
-                log_extra(name, list(values))
+                log_extra(column, list(values))
         return rewards
 
 
 class MixedTrainer(PairwiseCriticTrainer):
-    """Trains on pairs and questions together.
+    """Trains on pairs and questions together; arguments are those of `PairwiseCriticTrainer`.
 
     Args:
-        model: As of `PairwiseCriticTrainer`, as are the rest.
-        train_dataset: Rows of pairs and, with `label`, `response_1` and `response_2` empty (None), of questions
-            with the columns answer and kind.
+        train_dataset: Rows of pairs, and rows of questions: these have the columns answer and kind, and None for
+            label, response_1 and response_2.
 
     Raises:
-        UserError: As `PairwiseCriticTrainer`, or the prompt set begins the reply for the actor.
+        UserError: As of `PairwiseCriticTrainer`, or the prompt set begins the reply for the actor.
     """
 
     reward_class = MixedReward
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
-        """Each pair with the critic's prompt, each question with the actor's."""
+        """Add the critic's prompt to each pair, the actor's to each question."""
         prompts = prompt_set(self.args.prompts)
         if prompts.reasoning_prefill:
             raise UserError(
@@ -114,13 +113,13 @@ class MixedTrainer(PairwiseCriticTrainer):
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """See `Baseline.check`; the options are those of `pairwise_critic`."""
+    """See `Method.check`; the options are those of `pairwise_critic`."""
     pairwise_critic.trainer_args(options, "mixed", output=Path("unused"), seed=0)
     pairwise_critic.pair_options(options)
 
 
 def train(inputs: Inputs) -> None:
-    """See `Baseline.train`; it goes on from the last checkpoint."""
+    """See `Method.train`; it resumes from the last checkpoint."""
     seed = child_seed(inputs.seed, "mixed")
     args = pairwise_critic.trainer_args(
         inputs.options,
@@ -130,20 +129,20 @@ def train(inputs: Inputs) -> None:
         prompts=inputs.prompts.name,
         max_completion_length=max(inputs.lengths.critique, inputs.lengths.response),
     )
-    assert inputs.pool is not None  # the configuration sees to it
+    assert inputs.pool is not None  # checked with the configuration
     pairs = pairwise_critic.dataset(pairwise_critic.pairs_of(inputs, ties=args.ties, seed=seed))
     if ("image" in pairs.column_names) != ("image" in inputs.pool.column_names):
-        raise UserError("mixed: pairs or questions alone have images; both must have them, or neither.")
+        raise UserError("mixed: only pairs or only questions have images; both must have them, or neither.")
     columns = ["question", "answer", "kind", *(["image"] if "image" in pairs.column_names else [])]
     first = {(row["question"], row.get("image")): row for row in inputs.pool.select_columns(columns)}
     questions = Dataset.from_list(list(first.values()))
-    most = min(len(pairs), len(questions))
-    half = [rows.shuffle(seed=seed).select(range(most)) for rows in (pairs, questions)]
+    size = min(len(pairs), len(questions))
+    halves = [half.shuffle(seed=seed).select(range(size)) for half in (pairs, questions)]
     start = load_critic(inputs.start)
     trainer = MixedTrainer(
         start,
         args=args,
-        train_dataset=concatenate_datasets(half),
+        train_dataset=concatenate_datasets(halves),
         peft_config=inputs.lora if isinstance(start, str) else None,
     )
     run(trainer, inputs)

@@ -1,10 +1,10 @@
-"""Critiques of pool responses that a critic writes itself, with what became of them; and checks of options."""
+"""Critiques that a critic writes of pool responses, with the actor's refinements; and checks of options."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,12 +23,12 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Draw:
-    """How many critiques are drawn, and how.
+    """Number of critiques that are drawn, and their sampling.
 
     Attributes:
         samples: Critiques of each response; equal ones count once.
-        temperature: Of the draw.
-        problems: Rows of the pool that are criticised, drawn by seed; None takes all.
+        temperature: Sampling temperature.
+        problems: Number of pool responses, drawn by seed; None takes all.
     """
 
     samples: int = 4
@@ -47,7 +47,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class JudgedCritique:
-    """A critique of a pool response, and what the frozen actor made of it.
+    """A critique of a pool response, and the frozen actor's refinement after it.
 
     Attributes:
         dataset: Data set of the question, `""` if the pool does not say.
@@ -56,7 +56,7 @@ class JudgedCritique:
         response_correct: o = r_oracle(x, y).
         critique: c.
         verdict: f(x, y, c), a value of `Verdict`.
-        refinement: y' as the actor wrote it, without its prefill.
+        refinement: y' as the actor wrote it, without the prefill.
         refinement_correct: o' = r_oracle(x, y'); None if it could not be graded.
     """
 
@@ -71,12 +71,12 @@ class JudgedCritique:
 
     @property
     def refines(self) -> bool:
-        """Whether the refinement after it is known to be right."""
+        """Whether the refinement is known to be right."""
         return bool(self.refinement_correct)
 
     @property
     def judges(self) -> bool:
-        """Whether its verdict is right."""
+        """Whether the verdict is right."""
         return r_dis(Verdict(self.verdict), self.response_correct) == 1.0
 
 
@@ -85,58 +85,17 @@ def judged_critiques(
 ) -> list[JudgedCritique]:
     """Let a critic criticise pool responses and the frozen actor refine greedily after each critique.
 
-    Critiques that are empty or cut at the token limit are left out: who learns from them learns to stop short.
+    Critiques that are empty or cut at the token limit are left out: training on them teaches to stop short.
 
     Args:
-        inputs: Pool, actor, prompts and lengths of the baseline.
+        inputs: Pool, actor, prompts and lengths of the training.
         critic: Directory of the critic.
-        path: JSON-lines file that is written once and read back from then on.
-        draw: How many, and how.
-        seed: Seed of the choice of rows and of the draw.
+        path: JSON-lines file; it is written once, later calls read it.
+        draw: Number of critiques, and sampling.
+        seed: Seed of the choice of responses and of the draw.
     """
-
-    def make() -> list[dict[str, Any]]:
-        from critique_rl.actors import TransformersActor
-
-        rows: list[dict[str, Any]] = list(inputs.pool or [])
-        if draw.problems is not None and draw.problems < len(rows):
-            rows = random.Random(child_seed(seed, "rows")).sample(rows, draw.problems)
-        asked = [inputs.prompts.critique_prompt(row["question"], row["response"]) for row in rows]
-        model, found = TransformersActor(critic), dict[tuple[int, str], None]()
-        for sample in range(draw.samples):
-            child = child_seed(seed, "critique", sample)
-            sampling = Sampling(inputs.lengths.critique, draw.temperature, seed=child)
-            for i, generation in enumerate(model.generate(asked, sampling)):
-                if generation.text.strip() and not generation.truncated:
-                    found[i, generation.text] = None
-        refined = inputs.actor.generate(
-            [inputs.prompts.refinement_prompt(rows[i]["question"], rows[i]["response"], c) for i, c in found],
-            Sampling(inputs.lengths.refinement),
-        )
-        prefill = inputs.prompts.refinement_prefill
-        grades = grade_batch(
-            [
-                {"gold": rows[i]["answer"], "reply": prefill + g.text, "kind": rows[i]["kind"]}
-                for (i, _), g in zip(found, refined, strict=True)
-            ]
-        )
-        return [
-            asdict(
-                JudgedCritique(
-                    dataset=rows[i].get("dataset", ""),
-                    question=rows[i]["question"],
-                    response=rows[i]["response"],
-                    response_correct=rows[i]["response_correct"],
-                    critique=critique,
-                    verdict=parse_verdict(critique).value,
-                    refinement=generation.text,
-                    refinement_correct=grade,
-                )
-            )
-            for (i, critique), generation, grade in zip(found, refined, grades, strict=True)
-        ]
-
-    judged = [JudgedCritique(**row) for row in written_once(path, make)]
+    records = written_once(path, lambda: _judge(inputs, critic, draw, seed))
+    judged = [JudgedCritique(**record) for record in records]
     logger.info(
         "%s: %d critiques, %d before a right refinement, %d with a right verdict",
         path,
@@ -147,11 +106,61 @@ def judged_critiques(
     return judged
 
 
+def _judge(inputs: Inputs, critic: str, draw: Draw, seed: int) -> list[dict[str, Any]]:
+    """Records of `JudgedCritique`."""
+    prompts, responses = inputs.prompts, list(inputs.pool or [])
+    if draw.problems is not None and draw.problems < len(responses):
+        responses = random.Random(child_seed(seed, "rows")).sample(responses, draw.problems)
+    drawn = [(responses[i], critique) for i, critique in _draw(inputs, critic, draw, seed, responses)]
+    refinements = inputs.actor.generate(
+        [prompts.refinement_prompt(row["question"], row["response"], critique) for row, critique in drawn],
+        Sampling(inputs.lengths.refinement),
+    )
+    grades = grade_batch(
+        [
+            {"gold": row["answer"], "reply": prompts.refinement_prefill + y.text, "kind": row["kind"]}
+            for (row, _), y in zip(drawn, refinements, strict=True)
+        ]
+    )
+    return [
+        asdict(
+            JudgedCritique(
+                dataset=row.get("dataset", ""),
+                question=row["question"],
+                response=row["response"],
+                response_correct=row["response_correct"],
+                critique=critique,
+                verdict=parse_verdict(critique).value,
+                refinement=y.text,
+                refinement_correct=grade,
+            )
+        )
+        for (row, critique), y, grade in zip(drawn, refinements, grades, strict=True)
+    ]
+
+
+def _draw(
+    inputs: Inputs, critic: str, draw: Draw, seed: int, responses: Sequence[Mapping[str, Any]]
+) -> Iterable[tuple[int, str]]:
+    """Draw different critiques of each response, as (number of the response, critique), in the order drawn."""
+    from critique_rl.actors import TransformersActor
+
+    asked = [inputs.prompts.critique_prompt(row["question"], row["response"]) for row in responses]
+    model, critiques = TransformersActor(critic), dict[tuple[int, str], None]()
+    for sample in range(draw.samples):
+        child = child_seed(seed, "critique", sample)
+        sampling = Sampling(inputs.lengths.critique, draw.temperature, seed=child)
+        for i, generation in enumerate(model.generate(asked, sampling)):
+            if generation.text.strip() and not generation.truncated:
+                critiques[i, generation.text] = None
+    return critiques
+
+
 def read_options(cls: type[Options], options: Mapping[str, Any], where: str) -> Options:
-    """Options as a dataclass that checks its own values.
+    """Read options into a dataclass that checks its values.
 
     Raises:
-        UserError: A name is unknown, or a value is of another type or out of range.
+        UserError: An option is unknown, of another type or out of range.
     """
     check_options(cls, options, where)
     try:
@@ -161,20 +170,20 @@ def read_options(cls: type[Options], options: Mapping[str, Any], where: str) -> 
 
 
 def require_mapping(name: str, value: object) -> None:
-    """Refuse nested options that are no mapping.
+    """Check that nested options are a mapping.
 
     Raises:
-        UserError: It is none.
+        UserError: The value is something else.
     """
     if not isinstance(value, Mapping):
         raise UserError(f"{name} must be a mapping of settings, got {value!r}.")
 
 
 def require_full_weights(inputs: Inputs) -> None:
-    """Refuse a start that is an adapter: supervised training would add a second one to its base.
+    """Check that the start is no adapter: supervised training would add a second one to its base.
 
     Raises:
-        UserError: It is one.
+        UserError: It is an adapter; merge it first.
     """
     if (Path(inputs.start) / "adapter_config.json").exists():
         raise UserError(

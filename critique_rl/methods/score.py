@@ -1,21 +1,21 @@
 """SCoRe (arXiv 2409.12917): one model learns to answer and to correct itself, by RL in two stages.
 
-The second turn is the protocol's: the model criticises its response, then refines it. Every rollout draws
-the turns before the trained one from the current policy, afresh for each member of a group, so that the
-group's baseline is taken over whole trajectories of one question:
+The second turn is the protocol's: the model criticises its response, then refines it. Every rollout draws the
+turns before the trained one from the current policy, afresh for each member of a group. The baseline of a group is
+then taken over whole trajectories of one question:
 
     response    y1 ~ pi(x)            reward r(y1)                         (stage one: none)
     critique    c  ~ pi(x, y1)        reward r(y2) + alpha (r(y2) - r(y1)) (stage one: r(y2))
     refinement  y2 ~ pi(x, y1, c)     the same
 
-Stage one holds the response close to the start by a KL of weight `beta_first`; stage two trains all turns. No
-turn is rewarded for what comes later: with the bonus, a response would be paid for being wrong.
+Stage one holds the response close to the start by a KL of weight `beta_first`; stage two trains all turns. No turn
+is rewarded for later ones: with the bonus, a response would be rewarded for being wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from critique_rl.methods.base import FIRST, Inputs
 from critique_rl.methods.rl import rl_args, run
 from critique_rl.methods.sampling import require_full_weights
 from critique_rl.records import wait_for
+from critique_rl.training.config import option
 from critique_rl.training.stage_config import CritiqueConfig
 from critique_rl.types import Conversation, Sampling, UserError, child_seed
 
@@ -35,46 +36,37 @@ RESPONSE, CRITIQUE, REFINEMENT = TURNS = ("response", "critique", "refinement")
 
 @dataclass
 class ScoreConfig(CritiqueConfig):
-    """Configuration of one stage; besides the terms of `CritiqueConfig` that an actor has:
+    """Configuration of one stage of SCoRe."""
 
-    Args:
-        stage: 1 or 2.
-        alpha: Weight of the bonus for progress, stage two.
-        beta_first: Weight of the KL on the response, stage one; elsewhere it is `beta`.
-        first_rl_steps: Length of stage one; None takes `rl_steps`.
-    """
-
-    # Whitening would give the unrewarded turns of stage one the mean of the others.
-    whiten: bool = field(default=False, metadata={"help": "See above."})
-    stage: int = field(default=1, metadata={"help": "1 or 2."})
-    alpha: float = field(default=10.0, metadata={"help": "Weight of the bonus, stage two."})
-    beta_first: float = field(default=0.1, metadata={"help": "KL on the response, stage one."})
-    first_rl_steps: int | None = field(default=None, metadata={"help": "RL steps of stage one."})
+    whiten: bool = option(
+        False, source="ours: it would give unrewarded turns of stage one the mean of the others"
+    )
+    stage: int = option(1, "1 or 2.")
+    alpha: float = option(10.0, "Weight of the bonus for progress, in stage two.")
+    beta_first: float = option(0.1, "Weight of the KL on the response, in stage one; elsewhere it is `beta`.")
+    first_rl_steps: int | None = option(None, "Length of stage one in RL steps; `None` takes `rl_steps`.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta <= 0 or self.kl_placement != "reward":
             raise UserError("SCoRe weighs the KL by turn: beta > 0 and kl_placement='reward'.")
-        if (
-            self.alpha < 0
-            or self.beta_first < 0
-            or (self.first_rl_steps is not None and self.first_rl_steps < 1)
-        ):
+        no_steps = self.first_rl_steps is not None and self.first_rl_steps < 1
+        if self.alpha < 0 or self.beta_first < 0 or no_steps:
             raise UserError("alpha and beta_first must not be negative, first_rl_steps at least 1.")
         if self.use_vllm and self.vllm_mode == "server":
             raise UserError(
-                "SCoRe gives each completion of a group a prompt of its own, of which trl sends a vLLM server the "
-                "first alone: set vllm_mode='colocate'."
+                "SCoRe gives each completion of a group a prompt of its own, but trl sends a vLLM server only the "
+                "first: set vllm_mode='colocate'."
             )
 
 
 class ScoreTrainer(ActorTrainer):
-    """Trains one stage; see the module. Arguments and errors are those of `ActorTrainer`."""
+    """Trains one stage of SCoRe; arguments and errors are those of `ActorTrainer`."""
 
     args: ScoreConfig
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
-        """A row for each question and turn; its prompt is made at the rollout."""
+        """Make a row for each question and turn; the rollout makes the prompt."""
         rows = super()._with_prompts(dataset, name)
         return Dataset.from_list([row | {"turn": turn} for row in rows for turn in TURNS])
 
@@ -90,7 +82,7 @@ class ScoreTrainer(ActorTrainer):
         return kl_NT * self._kl_weight_N1, cost_NT * self._kl_weight_N1
 
     def unrolled(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows with what the current policy says before the turn that is trained, and its prompt."""
+        """Add the current policy's texts before the trained turn, and the prompt of that turn."""
         rows = [row | {"response": "", "response_correct": None, "critique": ""} for row in inputs]
         late = [row for row in rows if row["turn"] != RESPONSE]
         responses = self._draw([row["prompt"] for row in late], self.args.response_max_tokens, RESPONSE)
@@ -108,18 +100,15 @@ class ScoreTrainer(ActorTrainer):
         return rows
 
     def reward(self, completions: list[Any], **columns: Any) -> list[float | None]:
-        """The reward of each completion, by its turn; None where a grade that it needs is missing."""
+        """Reward each completion by its turn; None where a needed grade is missing."""
         turns, texts = columns["turn"], [c[0]["content"] for c in completions]
-        middle = [i for i, turn in enumerate(turns) if turn == CRITIQUE]
-        refined = self._draw(
-            [
-                self._prompts.refinement_prompt(columns["question"][i], columns["response"][i], texts[i])
-                for i in middle
-            ],
-            self.args.refinement_max_tokens,
-            REFINEMENT,
-        )
-        for i, text in zip(middle, refined, strict=True):
+        critiques = [i for i, turn in enumerate(turns) if turn == CRITIQUE]
+        asked = [
+            self._prompts.refinement_prompt(columns["question"][i], columns["response"][i], texts[i])
+            for i in critiques
+        ]
+        refinements = self._draw(asked, self.args.refinement_max_tokens, REFINEMENT)
+        for i, text in zip(critiques, refinements, strict=True):
             texts[i] = text
         first, second = self._prompts.reasoning_prefill, self._prompts.refinement_prefill
         replies = [
@@ -135,12 +124,10 @@ class ScoreTrainer(ActorTrainer):
         return rewards
 
     def _draw(self, prompts: list[Conversation], max_tokens: int, purpose: str) -> list[str]:
-        """Text of the current policy, from a random stream that is neither trl's nor another purpose's."""
-        place = (self.state.global_step, self.accelerator.process_index)
-        seed = child_seed(self.args.seed, purpose, *place)
-        return [
-            g.text for g in self.policy.generate(prompts, Sampling(max_tokens, self.temperature, seed=seed))
-        ]
+        """Draw texts from the current policy, with random numbers of this purpose alone, none of trl's."""
+        seed = child_seed(self.args.seed, purpose, self.state.global_step, self.accelerator.process_index)
+        sampling = Sampling(max_tokens, self.temperature, seed=seed)
+        return [generation.text for generation in self.policy.generate(prompts, sampling)]
 
 
 def turn_reward(
@@ -156,7 +143,7 @@ def turn_reward(
         alpha: Weight of the bonus.
 
     Returns:
-        None if a grade that it needs is missing.
+        None if a needed grade is missing.
 
     >>> turn_reward("refinement", False, True, stage=2, alpha=10.0)
     11.0
@@ -164,7 +151,7 @@ def turn_reward(
     -10.0
     """
     if stage == 1 and turn == RESPONSE:
-        return 0.0  # alike for the whole group, so that the KL alone is left
+        return 0.0  # equal in the whole group: only the KL trains
     if after is None:
         return None
     if stage == 1 or turn == RESPONSE:
@@ -173,18 +160,18 @@ def turn_reward(
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """See `Baseline.check`."""
+    """See `Method.check`."""
     for stage in (1, 2):
         _args(options, stage, Path("unused"), seed=0)
 
 
 def train(inputs: Inputs) -> None:
-    """See `Baseline.train`: stage one in the folder `first`, stage two from there; both go on after a kill."""
+    """See `Method.train`: stage one in the folder `first`, stage two from there; both resume after a kill."""
     require_full_weights(inputs)
     lengths = inputs.lengths
     first = inputs.output / FIRST
     for stage, start, output in ((1, inputs.start, first), (2, str(first), inputs.output)):
-        if stage == 1 and (output / "trainer_state.json").exists():  # the file that is written last
+        if stage == 1 and (output / "trainer_state.json").exists():  # written last
             continue
         args = _args(
             inputs.options,

@@ -1,7 +1,7 @@
-"""Self-training on the critic's own critiques: STaR, Critic-CoT and Self-Refine, which differ in two switches.
+"""Self-training on the critic's own critiques: STaR, Critic-CoT and Self-Refine, one method with two switches.
 
-Each iteration draws critiques from the current critic, lets the frozen actor refine after them, keeps some,
-and fine-tunes the *first* critic on those: as in STaR, an iteration improves the data, not the last weights.
+Each iteration draws critiques from the current critic, lets the frozen actor refine after them, keeps some and
+fine-tunes the *first* critic on those. As in STaR, an iteration improves the data, not the last weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from critique_rl.prompts import PromptSet
 from critique_rl.records import is_first_process, wait_for
 from critique_rl.types import UserError, child_seed
 
-SFT: dict[str, Any] = {  # those of the SFT critic: paper, section 5.1, and the released script
+SFT: dict[str, Any] = {  # as for the SFT critic: paper, section 5.1, and the released script
     "num_train_epochs": 5,
     "learning_rate": 5e-6,
     "lr_scheduler_type": "cosine",
@@ -44,8 +44,8 @@ class SelfTrainingOptions(Draw):
 
     Attributes:
         iterations: Rounds of draw, filter and fine-tuning.
-        balanced: As many kept critiques of right as of wrong responses.
-        sft: Fields of trl's `SFTConfig`, which win over `SFT`.
+        balanced: Whether as many critiques of right as of wrong responses are kept.
+        sft: Fields of trl's `SFTConfig`; they win over `SFT`.
     """
 
     iterations: int = 3
@@ -64,10 +64,10 @@ class SelfTraining:
     """One method of self-training.
 
     Attributes:
-        name: Its name among the baselines.
-        right_verdict: Keep a critique only if its verdict is right, too.
-        all_turns: Learn the actor's turns as well, so that one model answers, criticises and refines.
-        iterations: Default of the option.
+        name: Name of the method.
+        right_verdict: Whether a kept critique must have a right verdict, too.
+        all_turns: Whether the actor's turns are learned as well: one model then answers, criticises and refines.
+        iterations: Default of the option `iterations`.
     """
 
     name: str
@@ -76,27 +76,25 @@ class SelfTraining:
     iterations: int = 3
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """See `Baseline.check`."""
-        read = self._options(options)
-        sft_args(Path("unused"), seed=0, options=SFT | read.sft, where=f"{self.name}: sft")
+        """See `Method.check`."""
+        sft = self._options(options).sft
+        sft_args(Path("unused"), seed=0, options=SFT | sft, where=f"{self.name}: sft")
 
     def train(self, inputs: Inputs) -> None:
-        """See `Baseline.train`; each iteration keeps its critiques and its model in a folder of its own.
+        """See `Method.train`; each iteration keeps its critiques and its model in its own folder.
 
         Raises:
-            UserError: An iteration keeps no critique, or none of one class though `balanced`.
+            UserError: An iteration keeps no critique, or with `balanced` none of one class.
         """
         require_full_weights(inputs)
         options = self._options(inputs.options)
         critic = Path(inputs.start)
         for iteration in range(options.iterations):
-            directory = inputs.output / f"iteration{iteration}"
-            model, unfinished = directory / "model", directory / "model.new"
+            folder = inputs.output / f"iteration{iteration}"
+            model, unfinished = folder / "model", folder / "model.new"
             seed, note = child_seed(inputs.seed, self.name, iteration), "made before"
             if not model.exists():
-                judged = judged_critiques(
-                    inputs, str(critic), directory / "critiques.jsonl", options, seed=seed
-                )
+                judged = judged_critiques(inputs, str(critic), folder / "critiques.jsonl", options, seed=seed)
                 try:
                     kept = self.select(judged, balanced=options.balanced, seed=seed)
                 except UserError as error:
@@ -113,15 +111,15 @@ class SelfTraining:
             shutil.copytree(critic, inputs.output, dirs_exist_ok=True)
 
     def select(self, judged: Sequence[JudgedCritique], *, balanced: bool, seed: int) -> list[JudgedCritique]:
-        """The critiques to learn from.
+        """Keep the critiques to learn from.
 
         Args:
-            judged: What was drawn.
-            balanced: As many of right as of wrong responses, by data set.
-            seed: Seed of what balancing drops.
+            judged: Drawn critiques.
+            balanced: Whether as many of right as of wrong responses are kept, by data set.
+            seed: Seed of the critiques that balancing drops.
 
         Raises:
-            UserError: None is left.
+            UserError: No critique is left.
         """
         kept = [c for c in judged if c.refines and (c.judges or not self.right_verdict)]
         if not kept:
@@ -138,22 +136,16 @@ class SelfTraining:
             raise UserError(f"{error} Draw more `samples`, or set `balanced: false`.") from error
 
     def examples(self, kept: Sequence[JudgedCritique], prompts: PromptSet) -> list[Example]:
-        """What is learned from the kept critiques; with `all_turns` the right texts of the actor, too."""
-        found = [example(prompts.critique_prompt(c.question, c.response), c.critique) for c in kept]
-        if not self.all_turns:
-            return found
-        right = dict.fromkeys((c.question, c.response) for c in kept if c.response_correct)
-        return [
-            *found,
-            *(
-                example(prompts.reasoning_prompt(x), y.removeprefix(prompts.reasoning_prefill))
-                for x, y in right
-            ),
-            *(
-                example(prompts.refinement_prompt(c.question, c.response, c.critique), c.refinement)
-                for c in kept
-            ),
-        ]
+        """Make examples of the kept critiques; with `all_turns` of the actor's right texts, too."""
+        examples = [example(prompts.critique_prompt(c.question, c.response), c.critique) for c in kept]
+        if self.all_turns:
+            prefill = prompts.reasoning_prefill
+            right = dict.fromkeys((c.question, c.response) for c in kept if c.response_correct)
+            examples += [example(prompts.reasoning_prompt(x), y.removeprefix(prefill)) for x, y in right]
+            for c in kept:
+                prompt = prompts.refinement_prompt(c.question, c.response, c.critique)
+                examples.append(example(prompt, c.refinement))
+        return examples
 
     def _options(self, options: Mapping[str, Any]) -> SelfTrainingOptions:
         return read_options(SelfTrainingOptions, {"iterations": self.iterations, **options}, self.name)

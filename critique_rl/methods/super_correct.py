@@ -1,7 +1,7 @@
-"""SuperCorrect, reduced to what needs no stronger model: SFT, then DPO on the critic's own critiques.
+"""SuperCorrect without its stronger model: DPO on the critic's own critiques, from the SFT critic.
 
-The SFT is the start. A pair holds two critiques of one response: the chosen one judges rightly and the actor
-refines rightly after it, the rejected one fails in either.
+A pair holds two critiques of one response. The chosen one has a right verdict and the actor refines rightly after
+it; the rejected one fails in one of both.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ DPO: dict[str, Any] = {  # ours; batch and length are those of the SFT critic
 
 @dataclass(frozen=True)
 class SuperCorrectOptions(Draw):
-    """Options, besides those of the draw.
+    """Options of SuperCorrect, besides those of the draw.
 
     Attributes:
         pairs: Most pairs of one response; no critique is in two pairs.
-        dpo: Fields of trl's `DPOConfig`, which win over `DPO`.
+        dpo: Fields of trl's `DPOConfig`; they win over `DPO`.
     """
 
     pairs: int = 2
@@ -59,13 +59,13 @@ class SuperCorrectOptions(Draw):
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """See `Baseline.check`."""
-    read = read_options(SuperCorrectOptions, options, "super_correct")
-    dpo_args(Path("unused"), seed=0, options=read.dpo)
+    """See `Method.check`."""
+    dpo = read_options(SuperCorrectOptions, options, "super_correct").dpo
+    dpo_args(Path("unused"), seed=0, options=dpo)
 
 
 def train(inputs: Inputs) -> None:
-    """See `Baseline.train`; the critiques are kept, an interrupted DPO starts again.
+    """See `Method.train`; critiques are kept, an interrupted DPO starts again.
 
     Raises:
         UserError: No response has both a critique to choose and one to reject.
@@ -73,8 +73,7 @@ def train(inputs: Inputs) -> None:
     require_full_weights(inputs)
     options = read_options(SuperCorrectOptions, inputs.options, "super_correct")
     seed = child_seed(inputs.seed, "super_correct")
-    path = inputs.output / "critiques.jsonl"
-    judged = judged_critiques(inputs, inputs.start, path, options, seed=seed)
+    judged = judged_critiques(inputs, inputs.start, inputs.output / "critiques.jsonl", options, seed=seed)
     pairs = preference_pairs(judged, inputs.prompts, most=options.pairs)
     if not pairs:
         raise UserError(
@@ -87,24 +86,19 @@ def train(inputs: Inputs) -> None:
         args=dpo_args(inputs.output, seed=seed, options=options.dpo),
         train_dataset=Dataset.from_list(pairs),
     )
-    trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
+    trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no progress bar
     trainer.train()
     trainer.save_model(str(inputs.output))
-    trainer.accelerator.wait_for_everyone()  # no process may read what another still writes
+    trainer.accelerator.wait_for_everyone()  # or another process may read half a file
     inputs.on_progress(1, 1, f"loss {trainer.state.log_history[-1].get('train_loss', float('nan')):.3f}")
 
 
 def preference_pairs(
     judged: Sequence[JudgedCritique], prompts: PromptSet, *, most: int
 ) -> list[dict[str, Conversation]]:
-    """Pairs for `DPOTrainer`: columns prompt, chosen, rejected.
+    """Make the rows of `DPOTrainer`, with prompt, chosen and rejected: at most `most` for each response.
 
-    A critique with a right verdict whose refinement could not be graded is neither.
-
-    Args:
-        judged: Critiques; those of one response belong together.
-        prompts: Prompt set.
-        most: Most pairs of one response.
+    A critique with a right verdict is left out if its refinement could not be graded.
     """
     by_response: dict[tuple[str, str], list[JudgedCritique]] = {}
     for critique in judged:
@@ -114,13 +108,8 @@ def preference_pairs(
         right = [c.critique for c in critiques if c.judges and c.refines]
         wrong = [c.critique for c in critiques if not c.judges or c.refinement_correct is False]
         for chosen, rejected in list(zip(right, wrong, strict=False))[:most]:
-            pairs.append(
-                {
-                    "prompt": prompts.critique_prompt(question, response),
-                    "chosen": _turn(chosen),
-                    "rejected": _turn(rejected),
-                }
-            )
+            prompt = prompts.critique_prompt(question, response)
+            pairs.append({"prompt": prompt, "chosen": _turn(chosen), "rejected": _turn(rejected)})
     return pairs
 
 
@@ -129,10 +118,10 @@ def _turn(text: str) -> Conversation:
 
 
 def dpo_args(output: Path, *, seed: int, options: Mapping[str, Any]) -> DPOConfig:
-    """trl's configuration of the DPO.
+    """Make trl's configuration of the DPO.
 
     Raises:
-        UserError: An option is no field of `DPOConfig`, or its value is not valid.
+        UserError: An option is no field of `DPOConfig`, or has an invalid value.
     """
     check_options(DPOConfig, options, "super_correct: dpo")
     defaults = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", **machine_defaults(), **DPO}

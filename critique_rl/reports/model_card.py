@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -48,50 +49,7 @@ print(critique, {parse}(critique))""",
     "pairs": """prompt = prompts.pairwise_prompt(question, response, "It is 7.")
 print(model.generate([prompt], Sampling(max_tokens={critique}))[0].text)""",
 }
-CARD = Template(
-    """
-# {{ title }}
-
-{{ about }}
-
-## Use
-
-```python
-from critique_rl.actors import TransformersActor
-{%- if parse %}
-from critique_rl.prompts import {{ parse }}, prompt_set
-{%- else %}
-from critique_rl.prompts import prompt_set
-{%- endif %}
-from critique_rl.types import Sampling
-
-prompts = prompt_set("{{ prompts }}")
-model = TransformersActor("path or hub id of this model")
-question, response = "What is 3 + 4?", "3 + 4 = 7\\nThe answer is 7"
-{{ use }}
-```
-
-## Training
-
-{{ training }}
-
-## Evaluation
-
-{{ evaluation }}
-
-## Made with
-
-{{ made_with }}
-
-## Citation
-{% for paper in papers %}
-{{ paper.name }}{% if paper.id %} ([arXiv {{ paper.id }}](https://arxiv.org/abs/{{ paper.id }})){% endif %}:
-
-```bibtex
-{{ paper.citation }}
-```
-{% endfor %}"""
-)
+CARD = Template((files(__package__) / "card.md").read_text("utf-8"))
 
 
 def write_all(folder: RunFolder, measured: Iterable[Measured]) -> None:
@@ -209,7 +167,7 @@ def card(
         made_with=_made_with(made_with),
         papers=papers,
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
 
 
 NOUNS = {"actor": "actor", "sft": "SFT critic"}

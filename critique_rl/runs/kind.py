@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from critique_rl.config.reading import as_dict
 from critique_rl.prompts import prompt_set
-from critique_rl.runs.cost import Cost
+from critique_rl.runs.cost import Cost, time_alone
 from critique_rl.runs.folder import Artifact, RunFolder
 from critique_rl.runs.step import Step
 
@@ -32,8 +33,8 @@ class Recipe(NamedTuple):
     inputs: Sequence[str] = ()
 
 
-class StepKind(Protocol):
-    """A kind of step. A new kind is one module with such an object, and one line in `critique_rl.runs.steps`.
+class StepKind(ABC):
+    """A kind of step. A new kind is one module with a subclass, and one line in `critique_rl.runs.steps`.
 
     Attributes:
         command: Subcommand that runs its steps; several kinds may share one.
@@ -41,35 +42,40 @@ class StepKind(Protocol):
     """
 
     command: str
-    trains: bool
+    trains = False
 
+    @abstractmethod
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
         """Artifacts of one seed, or for None those that all seeds share."""
-        ...
 
+    @abstractmethod
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
         """Settings and inputs of one artifact; loads no model and no data."""
-        ...
 
-    def check(self, context: Context) -> None:
+    def check(self, context: Context) -> None:  # noqa: B027 - most kinds have nothing to check
         """Refuse what would fail hours later; called once, before any step works.
 
         Raises:
             UserError: The message names the setting and says what to do.
         """
-        ...
 
+    @abstractmethod
     def make(self, step: Step, context: Context) -> None:
         """Make one artifact, or go on with it after an interruption."""
-        ...
 
     def rows(self, folder: RunFolder, seeds: Sequence[int]) -> Iterable[dict[str, Any]]:
-        """Rows of the result table from finished artifacts: `row`, `dataset`, `metrics`, `records`."""
-        ...
+        """Rows of the result table: `row`, `dataset`, `metrics`, `records`. By default a kind has none."""
+        return ()
 
     def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
-        """Cost of one finished artifact, from its files; `size` counts the weights of a model by its path."""
-        ...
+        """Cost of one finished artifact, from its files; its time alone where nothing else is recorded.
+
+        Args:
+            folder: Folder of the run.
+            artifact: The artifact.
+            size: Counts the weights of a model by its path.
+        """
+        return time_alone(self.command, artifact)
 
 
 class Plan:

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Settings of the whole process: exit codes, the hub that is out of reach, the libraries' messages, threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MALLOC = {-3: 2**25, -1: 2**31 - 1, -2: 2**26}
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run something and turn what a user can mend, and an interruption, into a message and an exit code."""
+    """Run a command; a `UserError` or an interruption becomes a message and an exit code."""
     try:
         code = command()
         return code if isinstance(code, int) else 0
@@ -33,9 +33,9 @@ def guarded(command: Callable[[], object]) -> int:
 
 
 def go_offline_without_hub() -> None:
-    """Tell the libraries if the hub cannot be reached: they would try each file for half a minute.
+    """Set HF_HUB_OFFLINE where the hub cannot be reached: the libraries would try each file for half a minute.
 
-    It must be called before they are imported. Behind a proxy only they know, so nothing is done.
+    Call it before they are imported. Behind a proxy nothing is tested and nothing is set.
     """
     names = ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     if any(os.environ.get(name) for name in names):
@@ -48,7 +48,7 @@ def go_offline_without_hub() -> None:
 
 
 def quiet_libraries() -> None:
-    """Leave stderr to the run's own display: the libraries draw a bar for every small step of their own."""
+    """Silence progress bars and warnings of the libraries, which would write between the lines of our display."""
     import warnings
 
     import datasets
@@ -64,9 +64,9 @@ def quiet_libraries() -> None:
 
 
 def set_threads(config: RunConfig) -> None:
-    """Give torch the threads of the configuration, and on such a CPU keep the memory that tensors leave.
+    """Set the threads of torch as configured, and let glibc keep freed memory.
 
-    Else glibc gives it back after each step of a small model, and the kernel clears it again for the next.
+    By default glibc returns freed memory after each step of a small model, and the kernel clears it for the next.
     """
     if config.threads is None:
         return

@@ -55,10 +55,6 @@ class Judge(Protocol):
         ...
 
 
-def _judged() -> str:
-    return ", ".join(name for name, scripts in SCRIPTED.items() if scripts.judge)
-
-
 SCRIPTED = {
     "drawings": Scripts(drawings_teacher.Looker, drawings_teacher.Annotator, drawings_teacher.Judge),
     "made_up_facts": Scripts(made_up_facts_teacher.Summariser, made_up_facts_teacher.Annotator),

@@ -1,4 +1,4 @@
-"""The one trainer of critics, on trl's GRPOTrainer, and its two users: the stages and the critic of pairs.
+"""The trainer of critics on trl's GRPOTrainer, and its uses: the two stages of Critique-RL, the critic of pairs.
 
-May import actors, grading, rewards, prompts and vision; no method, run or report.
+May import actors, grading, rewards, prompts, vision and what is below them; no method, run or report.
 """

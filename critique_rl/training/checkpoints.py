@@ -1,23 +1,42 @@
-"""TODO docstring."""
+"""Models on disk: the start of a training, its newest checkpoint, and copies in the layout that trl loads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from critique_rl.records import is_first_process
 from critique_rl.types import UserError
-from critique_rl.vision.models import is_vision_model
+from critique_rl.vision.models import is_vision_model, load_processor, load_vision_model
+
+
+def load_critic(path: str) -> str | PeftModel:
+    """Load the start of a training so that the reference of its KL is exactly that model.
+
+    Of full weights the directory is returned: trl loads policy and reference from it. An adapter is loaded as
+    trainable: trl keeps a frozen copy of it as the reference, where a path would anchor the KL to its base.
+
+    Args:
+        path: Directory of full weights or of an adapter, or hub id.
+    """
+    if not (Path(path) / "adapter_config.json").exists():
+        return path
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path
+    loader = AutoModelForImageTextToText if is_vision_model(str(base)) else AutoModelForCausalLM
+    return PeftModel.from_pretrained(loader.from_pretrained(base), path, is_trainable=True)
+
+
+def last_checkpoint(directory: str | Path) -> str | None:
+    """Return the newest complete checkpoint; transformers writes its `trainer_state.json` last."""
+    complete = [path.parent for path in Path(directory).glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 
 def copy_model(source: str, directory: Path) -> None:
-    """Copy a model and its tokenizer or processor from a directory or the hub; only the first process writes."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from critique_rl.vision.models import is_vision_model, load_processor, load_vision_model
-
+    """Copy a model and its tokenizer or processor from a directory or the hub; only rank 0 writes."""
     if not is_first_process():
         return
     if is_vision_model(source):
@@ -29,30 +48,18 @@ def copy_model(source: str, directory: Path) -> None:
 
 
 def merge_adapter(path: str, directory: Path) -> str:
-    """Write the whole weights of a vision-language model that was saved as an adapter, and where they are."""
-    from critique_rl.training.checkpoints import load_critic
-    from critique_rl.vision.models import load_processor
-
+    """Write the whole weights of a vision-language model that was saved as an adapter; return their directory."""
     load_critic(path).merge_and_unload().save_pretrained(directory)  # type: ignore[union-attr]
     load_processor(path).save_pretrained(directory)
     return str(directory)
 
 
-def last_checkpoint(directory: str | Path) -> str | None:
-    """The newest checkpoint that is whole: `trainer_state.json` is the file that transformers writes last."""
-    found = [p.parent for p in Path(directory).glob("checkpoint-*/trainer_state.json")]
-    return str(max(found, key=lambda p: int(p.name.rpartition("-")[2]))) if found else None
-
-
 def convert_gguf(source: str, gguf_file: str, directory: Path) -> None:
-    """Write a GGUF model in the layout that trl loads.
+    """Write a GGUF model as float32 weights with their tokenizer, which trl loads.
 
     Raises:
-        UserError: It cannot be loaded.
+        UserError: transformers cannot load the file.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     try:
         model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
@@ -65,17 +72,3 @@ def convert_gguf(source: str, gguf_file: str, directory: Path) -> None:
     plain.generation_config = model.generation_config
     plain.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-
-
-def load_critic(path: str) -> str | PeftModel:
-    """What a stage starts from, so that its reference is exactly that.
-
-    A directory of full weights is returned as it is: trl loads policy and reference from it. An adapter is
-    loaded as trainable, and trl keeps a frozen copy of it as the reference; anything else would anchor the
-    KL to the adapter's base model.
-    """
-    if not (Path(path) / "adapter_config.json").exists():
-        return path
-    base = PeftConfig.from_pretrained(path).base_model_name_or_path
-    loader = AutoModelForImageTextToText if is_vision_model(str(base)) else AutoModelForCausalLM
-    return PeftModel.from_pretrained(loader.from_pretrained(base), path, is_trainable=True)

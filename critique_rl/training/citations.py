@@ -1,4 +1,4 @@
-"""What is to be cited for the methods here."""
+"""Publications to cite for the methods of this package."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Publication:
-    """A publication to be cited.
+    """A publication.
 
     Attributes:
-        name: Of the method.
-        title: Of the publication.
-        id: arXiv identifier; empty if it has none.
-        citation: BibTeX.
+        name: Name of the method.
+        title: Title of the publication.
+        id: arXiv identifier; empty if there is none.
+        citation: BibTeX entry.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Publication:
 
     @property
     def for_trl(self) -> dict[str, str]:
-        """As trl's trainers take it for the cards that they write themselves."""
+        """Fields that trl's trainers take for the model cards that they write."""
         return {"title": self.title, "id": self.id, "citation": self.citation}
 
 

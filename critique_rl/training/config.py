@@ -1,4 +1,7 @@
-"""TODO docstring."""
+"""Options of a training: those of trl's `GRPOConfig` with other defaults, and the terms of the objectives.
+
+The help of a field is the one place that describes an option; `docs/tables.py` writes docs/trainers from it.
+"""
 
 from __future__ import annotations
 
@@ -12,83 +15,120 @@ from critique_rl.prompts import prompt_set
 from critique_rl.training import objectives
 from critique_rl.types import UserError
 
+SOURCE = "Source: "
+"""Begins, in the help of an option, the source of its default."""
+
+
+def option(default: Any, meaning: str = "", source: str = "ours") -> Any:
+    """Declare an option: a dataclass field with help, which trl's command-line parser prints.
+
+    Args:
+        default: Default value.
+        meaning: Meaning, unit and allowed values; left out where a base class or trl states them.
+        source: Source of the default, for instance `paper` or `released code`; `ours` is a choice of this project.
+    """
+    return field(default=default, metadata={"help": f"{meaning} {SOURCE}{source}.".lstrip()})
+
 
 def machine_defaults() -> dict[str, Any]:
-    """What trl's defaults for a GPU with bfloat16 give way to on a machine without; a setting wins."""
+    """Settings that replace trl's defaults on a machine without a bfloat16 GPU; options win over them."""
     return {} if is_torch_bf16_gpu_available() else {"bf16": False, "dataloader_pin_memory": False}
+
+
+def one_of(name: str, value: object, allowed: Any) -> None:
+    """Check that an option has one of the allowed values.
+
+    Raises:
+        UserError: It has another value; the message lists the allowed ones.
+    """
+    if value not in allowed:
+        raise UserError(f"{name}={value!r} is none of {', '.join(repr(a) for a in allowed)}.")
 
 
 @dataclass
 class CriticConfig(GRPOConfig):
-    r"""Configuration of one training. Everything that trl's `GRPOConfig` has, and the terms of the objectives.
+    r"""Configuration of one training: every field of trl's `GRPOConfig`, and the terms of the objectives.
 
     Defaults are those of Critique-RL's released run where its paper is silent. An *RL step* is one rollout: its
-    critiques are drawn once and used for `num_iterations` passes, which takes `optimizer_steps_per_rl_step`
-    optimizer steps.
+    critiques are drawn once and used for `num_iterations` passes, which `optimizer_steps_per_rl_step` counts.
 
-    Args:
-        rl_steps: Length in RL steps; sets `max_steps`. None leaves `max_steps` alone.
-        prompts: Name of the prompt set.
-        advantage: `rloo` (Critique-RL), `grpo` (LLaVA-Critic-R1), or `gae`: PPO with a value model, without a
-            baseline from the group.
-        advantage_epsilon: What `grpo` adds to the standard deviation of a group.
-        gae_lambda: Lambda of generalised advantage estimation.
-        value_learning_rate: Learning rate of the value model, constant.
-        value_clip: Most that a value moves in the passes over one rollout, in units of the reward.
-        whiten: Whether token advantages are whitened over the whole rollout batch.
-        kl_placement: `reward` (Critique-RL: per-token KL, outside the baseline) or `loss` (trl's k3 term).
-        kl_estimator: `k1` (released code), `k3` or `forward` (the direction the paper writes), in the reward.
-        kl_clip: Most that the log-ratio to the reference counts in the KL of the loss, in nats; None is no limit.
-        freeze_vision_tower: Whether the part of the model that reads images stays as it is.
-        min_pixels: Smaller images are scaled up to this area; None keeps the model's own limit.
-        max_pixels: Larger images are scaled down to this area; None keeps the model's own limit.
-        log_completions: Whether trl writes the latest rollout at each log, with rewards and advantages, to
-            `OUTPUT_DIR/completions/*.parquet`, for `critique-rl view`. None does, unless `push_to_hub` would
-            publish it.
-        num_completions_to_print: Of them in the terminal, at every log.
+    Raises:
+        UserError: An option has a value that is not allowed, no effect, or no exact resume.
     """
 
-    learning_rate: float = field(default=5e-7, metadata={"help": "Released script, both stages."})
-    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Effectively constant."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Released script."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Released script."})
-    num_generations: int | None = field(default=4, metadata={"help": "k of RLOO, paper section 5.1."})
-    num_iterations: int = field(default=2, metadata={"help": "Passes over one rollout, released script."})
-    beta: float = field(default=0.01, metadata={"help": "KL coefficient, paper section 5.1."})
-    epsilon: float = field(default=0.2, metadata={"help": "Clip range, released script."})
-    temperature: float = field(
-        default=0.7,
-        metadata={
-            "help": "Of sampling and of log-probabilities. The released code scores at 1 what it samples at "
-            "0.7: temperature=1 with generation_kwargs={'temperature': 0.7}."
-        },
+    learning_rate: float = option(5e-7, source="released code, both stages")
+    lr_scheduler_type: str = option(
+        "constant_with_warmup", source="released code: a cosine so long that it is constant within 500 steps"
     )
-    max_completion_length: int | None = field(default=1536, metadata={"help": "Tokens of a critique."})
-    loss_type: str = field(default="grpo", metadata={"help": "Token mean within a critique, then mean."})
-    scale_rewards: str = field(default="none", metadata={"help": "Advantages are computed in objectives.py."})
-    use_bias_correction_kl: bool = field(default=False, metadata={"help": "Plain k3 for kl_placement=loss."})
-    disable_dropout: bool = field(default=True, metadata={"help": "Dropout is noise in ratios and KL."})
-    logging_steps: float = field(default=0, metadata={"help": "0: once per RL step."})
-    save_strategy: str = field(default="no", metadata={"help": "See `Trainer`."})
+    adam_beta2: float = option(0.95, source="released code")
+    max_grad_norm: float = option(1.0, source="released code")
+    num_generations: int | None = option(4, source="paper, section 5.1")
+    num_iterations: int = option(2, source="released code")
+    beta: float = option(0.01, "KL coefficient.", "paper, section 5.1")
+    epsilon: float = option(0.2, "Clip range of the ratio.", "released code")
+    temperature: float = option(
+        0.7,
+        "Temperature of sampling and of log-probabilities. The released code takes log-probabilities at 1: "
+        "`temperature=1` with `generation_kwargs={'temperature': 0.7}`.",
+        "released code, of sampling; here log-probabilities are taken at it as well",
+    )
+    max_completion_length: int | None = option(1536, "Most tokens of a critique.", "released code")
+    loss_type: str = option("grpo", source="released code: the mean within a critique, then over critiques")
+    scale_rewards: str = option("none", source="ours: `advantage` says how rewards are scaled")
+    use_bias_correction_kl: bool = option(False, source="ours: plain k3 where the KL is in the loss")
+    disable_dropout: bool = option(True, source="ours: dropout is noise in ratios and KL")
+    logging_steps: float = option(0, source="ours: 0 is once per RL step")
+    save_strategy: str = option("no", source="ours; a run sets it from `checkpoint_rl_steps`")
 
-    rl_steps: int | None = field(default=None, metadata={"help": "Length in rollouts; sets max_steps."})
-    prompts: str = field(default="paper", metadata={"help": "Name of the prompt set."})
-    advantage: str = field(default="rloo", metadata={"help": "rloo, grpo or gae."})
-    advantage_epsilon: float = field(default=1e-4, metadata={"help": "Beside the deviation in grpo."})
-    gae_lambda: float = field(default=0.95, metadata={"help": "Of gae; arXiv 2009.01325, with gamma 1."})
-    value_learning_rate: float = field(default=9e-6, metadata={"help": "Of gae; released script's flag."})
-    value_clip: float = field(default=0.2, metadata={"help": "Of gae; the implementations' clip of PPO."})
-    whiten: bool = field(default=True, metadata={"help": "Whiten token advantages over the rollout."})
-    kl_placement: str = field(default="reward", metadata={"help": "reward or loss."})
-    kl_estimator: str = field(default="k1", metadata={"help": "k1, k3 or forward, in the reward."})
-    kl_clip: float | None = field(default=None, metadata={"help": "Limit of the log-ratio, KL in the loss."})
-    freeze_vision_tower: bool = field(default=False, metadata={"help": "Train the language part alone."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Least area of an image."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Largest area of an image."})
-    log_completions: bool | None = field(  # type: ignore[assignment]  # None until `__post_init__`
-        default=None, metadata={"help": "Write episodes for `critique-rl view`; None: unless push_to_hub."}
+    rl_steps: int | None = option(
+        None, "Length in RL steps; sets `max_steps` unless `None`.", "ours; the paper counts its 500 steps so"
     )
-    num_completions_to_print: int | None = field(default=0, metadata={"help": "In the terminal, every log."})
+    prompts: str = option(
+        "paper", "Name of the prompt set.", "released code for the structure, ours for the wording"
+    )
+    advantage: str = option(
+        "rloo", "`rloo`, `grpo`, or `gae` for PPO with a value model.", "paper, section 5.1"
+    )
+    advantage_epsilon: float = option(
+        1e-4, "Number that `grpo` adds to the standard deviation of a group.", "trl"
+    )
+    gae_lambda: float = option(
+        0.95, "Lambda; 1 is the reward to go minus the value.", "arXiv 2009.01325; the papers do not say"
+    )
+    value_learning_rate: float = option(
+        9e-6, "Learning rate of the value model, constant.", "released code, a flag that its runs do not use"
+    )
+    value_clip: float = option(
+        0.2, "Most that a value moves in the passes over a rollout, in reward units.", "arXiv 2009.01325"
+    )
+    whiten: bool = option(
+        True, "Shift and scale token advantages to mean 0 and variance 1 over the rollout.", "released code"
+    )
+    kl_placement: str = option(
+        "reward", "KL per token in the `reward`, outside the baseline, or in the `loss`.", "released code"
+    )
+    kl_estimator: str = option(
+        "k1",
+        "`k1`, `k3` or `forward`; in the loss `k3` alone. The gradient is that of the KL which it estimates.",
+        "released code; the paper writes the direction of `forward`",
+    )
+    kl_clip: float | None = option(
+        None, "Limit of the log-ratio to the reference for the KL in the loss, in nats.", "ours: no limit"
+    )
+    freeze_vision_tower: bool = option(
+        False, "Leave the part of the model that reads images as it is.", "released code of LLaVA-Critic-R1"
+    )
+    min_pixels: int | None = option(
+        None, "Smaller images are scaled up to this area; `None` is the model's own limit.", "ours"
+    )
+    max_pixels: int | None = option(
+        None, "Larger images are scaled down to this area; `None` is the model's own limit.", "ours"
+    )
+    log_completions: bool | None = option(  # type: ignore[assignment]  # None until `__post_init__`
+        None,
+        source="ours: each rollout is written for `critique-rl view`, unless `push_to_hub` would publish it",
+    )
+    num_completions_to_print: int | None = option(0, source="ours: none of them in the terminal")
 
     def __post_init__(self) -> None:
         if self.log_completions is None:
@@ -97,6 +137,20 @@ class CriticConfig(GRPOConfig):
         if log_each_rl_step:
             self.logging_steps = 1  # the right value needs steps_per_generation, which super() works out
         super().__post_init__()
+        self._check_objective()
+        prompt_set(self.prompts)
+        block = self.optimizer_steps_per_rl_step
+        if self.rl_steps is not None:
+            self.max_steps = self.rl_steps * block
+        if log_each_rl_step:
+            self.logging_steps = block
+        if self.save_strategy == "steps" and self.save_steps % block:
+            raise UserError(
+                f"save_steps={self.save_steps} falls inside an RL step of {block} optimizer steps, from which "
+                f"no run resumes exactly: make it a multiple of {block}."
+            )
+
+    def _check_objective(self) -> None:
         one_of("advantage", self.advantage, ("rloo", "grpo", "gae"))
         one_of("kl_placement", self.kl_placement, ("reward", "loss"))
         one_of("kl_estimator", self.kl_estimator, objectives.KL_ESTIMATES)
@@ -113,21 +167,14 @@ class CriticConfig(GRPOConfig):
             raise UserError(
                 "scale_rewards and reward_weights have no effect: set `advantage` and the weights of the reward."
             )
-        prompt_set(self.prompts)
-        block = self.optimizer_steps_per_rl_step
-        if self.rl_steps is not None:
-            self.max_steps = self.rl_steps * block
-        if log_each_rl_step:
-            self.logging_steps = block
-        if self.save_strategy == "steps" and self.save_steps % block:
-            raise UserError(
-                f"save_steps={self.save_steps} falls inside an RL step of {block} optimizer steps, from which "
-                f"no run resumes exactly: make it a multiple of {block}."
-            )
 
     @property
     def optimizer_steps_per_rl_step(self) -> int:
-        """Optimizer steps for which the critiques of one rollout are used."""
+        """Optimizer steps that use the critiques of one rollout.
+
+        Raises:
+            UserError: `gradient_accumulation_steps` does not divide the micro-batches of an RL step.
+        """
         assert self.steps_per_generation is not None  # worked out by GRPOConfig
         steps = self.steps_per_generation * self.num_iterations
         if steps % self.gradient_accumulation_steps:
@@ -136,9 +183,3 @@ class CriticConfig(GRPOConfig):
                 "micro-batches of one RL step: an optimizer step would mix two rollouts."
             )
         return steps // self.gradient_accumulation_steps
-
-
-def one_of(name: str, value: object, allowed: Any) -> None:
-    """Refuse an option that is none of the known ones."""
-    if value not in allowed:
-        raise UserError(f"{name}={value!r} is none of {', '.join(repr(a) for a in allowed)}.")

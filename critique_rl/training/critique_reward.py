@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The reward of both stages of Critique-RL: read the verdicts, let the actor refine, grade, log."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from critique_rl.actors.base import Actor
 from critique_rl.prompts import Verdict, parse_rating, parse_verdict, prompt_set
 from critique_rl.training.images import logged_images
 from critique_rl.training.stage_config import CritiqueConfig
-from critique_rl.types import Sampling, UserError, child_seed
+from critique_rl.types import Conversation, Sampling, UserError, child_seed
 
 Grader = Callable[[Sequence[Mapping[str, str]]], Sequence[float | None]]
-"""r_oracle for replies: True, False or a rating for each, None where there is none; `grade_batch` or a `Rater`."""
+"""r_oracle of replies: True, False or a rating each, None where it is unknown; `grade_batch` or a `Rater`."""
+Metric = Callable[[str, float], None]
+"""trl's `log_metric`: takes one value per critique; trl averages them over the batch and over all ranks."""
 
 
 class CritiqueReward:
     """The reward of one stage for a batch of critiques, as one trl reward function.
 
-    One function, because the terms need each other: gating decides which refinements are asked for at all,
-    and a term that is unknown must take the whole row out of the baseline (trl counts a lone None as 0).
+    One function, because the terms need each other: `gated` decides which refinements are asked for. An unknown
+    term must leave the whole critique without reward, but trl counts a lone None as 0.
 
     Args:
         args: The stage's configuration.
@@ -44,7 +46,7 @@ class CritiqueReward:
         kind: list[str],
         trainer_state: Any,
         log_extra: Callable[[str, list[Any]], None],
-        log_metric: Callable[[str, float], None],
+        log_metric: Metric,
         **columns: Any,
     ) -> list[float | None]:
         """Reward each critique; see trl's reward functions for the arguments.
@@ -52,84 +54,117 @@ class CritiqueReward:
         Returns:
             One reward per critique, None where the refinement could not be graded.
         """
-        args = self.args
+        args, n = self.args, len(completions)
         critiques = [c[0]["content"] if isinstance(c, list) else c for c in completions]
-        truth, images = columns[args.truth], columns.get("image") or [None] * len(critiques)
-        shown = {"question": question, "response": response, "answer": answer, args.truth: truth}
-        for name, values in shown.items():
-            log_extra(name, values)
-        pictures = logged_images(columns.get("image"), args)
-        if pictures is not None:
-            log_extra("image", pictures)
-        if args.tolerance is None:
-            verdicts = [parse_verdict(critique) for critique in critiques]
-            seen = self._with_noise(truth, question, response)
-            dis = [rewards.r_dis(v, o) for v, o in zip(verdicts, seen, strict=True)]
-            log_extra("verdict", [v.value for v in verdicts])
-            _log_discrimination(verdicts, truth, log_metric)
-        else:
-            ratings = [parse_rating(critique) for critique in critiques]
-            dis = [
-                rewards.r_dis_scored(f, o, tolerance=args.tolerance)
-                for f, o in zip(ratings, truth, strict=True)
-            ]
-            log_extra("rating", ratings)
-            _log_ratings(ratings, truth, log_metric)
-        log_extra("r_dis", dis)
-        for value in dis:
-            if value is not None:
-                log_metric("reward/r_dis", value)
+        truth, images = columns[args.truth], columns.get("image")
+        labels = self._with_noise(truth, question, response)
+        verdicts, r_dis = self.read(critiques, labels)
+        record = {"question": question, "response": response, "answer": answer, args.truth: truth}
+        record |= {"image": logged_images(images, args), "r_dis": r_dis}
+        record |= {"verdict": [v.value for v in verdicts]} if args.tolerance is None else {"rating": verdicts}
         if args.refinement_reward is None:
-            if args.signed_dis:
-                return [rewards.r_dis_signed(v, o) for v, o in zip(verdicts, seen, strict=True)]
-            return dis
-
-        # A gated critique with a wrong verdict is rewarded -1 whatever the actor makes of it: do not ask.
-        asked = [i for i, d in enumerate(dis) if args.combination == "additive" or d]
-        seed = child_seed(args.seed, "refinement", trainer_state.global_step, args.process_index)
-        started = time.perf_counter()
-        generations = self._actor().generate(
+            self.log(record, [], log_extra, log_metric)
+            return list(map(rewards.r_dis_signed, verdicts, labels)) if args.signed_dis else r_dis
+        # `gated` rewards a wrong verdict with -1 whatever the refinement is: do not ask for it.
+        asked = [i for i in range(n) if args.combination == "additive" or r_dis[i]]
+        texts = self.refine(
             [
-                self.prompts.refinement_prompt(question[i], response[i], critiques[i], image=images[i])
+                self.prompts.refinement_prompt(
+                    question[i], response[i], critiques[i], image=images[i] if images else None
+                )
                 for i in asked
             ],
-            Sampling(args.refinement_max_tokens, args.refinement_temperature, seed=seed),
+            trainer_state.global_step,
+            log_metric,
         )
+        items = [
+            {"question": question[i], "gold": answer[i], "reply": text, "kind": kind[i]}
+            for i, text in zip(asked, texts, strict=True)
+        ]
+        refinements: list[str] = [""] * n
+        grades: list[Any] = [None] * n
+        for i, text, grade in zip(asked, texts, self.grade(items, log_metric), strict=True):
+            refinements[i], grades[i] = text, grade
+        if args.tolerance is None:
+            seen = self._with_noise(grades, question, refinements)
+            r_refinement = list(map(rewards.REFINEMENT_REWARDS[args.refinement_reward], labels, seen))
+        else:
+            r_refinement = list(map(rewards.r_refine_scored, grades))
+        graded = "refinement_correct" if args.tolerance is None else "refinement_rating"
+        record |= {"refinement": refinements, graded: grades, args.refinement_reward: r_refinement}
+        self.log(record, asked, log_extra, log_metric)
+        combine = rewards.STAGE_2_REWARDS[args.combination]
+        return [combine(r, d, beta_1=args.beta_1) for r, d in zip(r_refinement, r_dis, strict=True)]
+
+    def read(self, critiques: Sequence[str], labels: Sequence[Any]) -> tuple[list[Any], list[float | None]]:
+        """Read verdict, or rating, and r_dis of each critique; `labels` are those that the rewards see."""
+        if self.args.tolerance is None:
+            verdicts: list[Any] = [parse_verdict(critique) for critique in critiques]
+            return verdicts, list(map(rewards.r_dis, verdicts, labels))
+        ratings, tolerance = [parse_rating(critique) for critique in critiques], self.args.tolerance
+        return ratings, [
+            rewards.r_dis_scored(f, o, tolerance=tolerance) for f, o in zip(ratings, labels, strict=True)
+        ]
+
+    def refine(self, prompts: Sequence[Conversation], step: int, log_metric: Metric) -> list[str]:
+        """Let the actor refine; return its refinements with their prefill. `step` is part of the seed.
+
+        Raises:
+            UserError: There is no actor.
+        """
+        if self.actor is None:
+            raise UserError("this stage asks for refinements: pass an `actor` to the trainer.")
+        args, started = self.args, time.perf_counter()
+        seed = child_seed(args.seed, "refinement", step, args.process_index)
+        sampling = Sampling(args.refinement_max_tokens, args.refinement_temperature, seed=seed)
+        generations = self.actor.generate(prompts, sampling)
         log_metric("time/refine", time.perf_counter() - started)
         log_metric("tokens/actor", float(sum(g.prompt_tokens + g.completion_tokens for g in generations)))
-        refined = [""] * len(critiques)
-        for i, generation in zip(asked, generations, strict=True):
-            refined[i] = self.prompts.refinement_prefill + generation.text
+        return [self.prompts.refinement_prefill + g.text for g in generations]
+
+    def grade(self, items: Sequence[Mapping[str, str]], log_metric: Metric) -> Sequence[float | None]:
+        """Grade refinements, or rate them: r_oracle(x, y') each, None where it is unknown."""
         started = time.perf_counter()
-        graded: list[Any] = [None] * len(critiques)
-        items = [
-            {"question": question[i], "gold": answer[i], "reply": refined[i], "kind": kind[i]} for i in asked
-        ]
-        for i, grade in zip(asked, self.grader(items), strict=True):
-            graded[i] = grade
+        grades = self.grader(items)
         log_metric("time/grade", time.perf_counter() - started)
-        log_extra("refinement", refined)
-        if args.tolerance is None:
-            log_extra("refinement_correct", graded)
-            _log_refinement([truth[i] for i in asked], [graded[i] for i in asked], log_metric)
-            reward = rewards.REFINEMENT_REWARDS[args.refinement_reward]
-            after = self._with_noise(graded, question, refined)
-            refinement = [reward(o, r) for o, r in zip(seen, after, strict=True)]
-        else:
-            log_extra("refinement_rating", graded)
-            _log_rescoring(truth, graded, log_metric)
-            refinement = [rewards.r_refine_scored(r) for r in graded]
-        log_extra(args.refinement_reward, refinement)
-        for value in refinement:
-            if value is not None:
-                log_metric(f"reward/{args.refinement_reward}", value)
-        combine = rewards.STAGE_2_REWARDS[args.combination]
-        return [combine(r, d, beta_1=args.beta_1) for r, d in zip(refinement, dis, strict=True)]
+        return grades
+
+    def log(
+        self,
+        record: Mapping[str, Any],
+        asked: Sequence[int],
+        log_extra: Callable[[str, list[Any]], None],
+        log_metric: Metric,
+    ) -> None:
+        """Log the columns of a rollout and their metrics; verdicts are measured against the true labels.
+
+        Args:
+            record: One value per critique, by column; None is no column.
+            asked: Critiques after which the actor refined.
+            log_extra: trl's logger of columns.
+            log_metric: trl's logger of metrics.
+        """
+        for column, values in record.items():
+            if values is not None:
+                log_extra(column, values)
+        scored, truth = self.args.tolerance is not None, record[self.args.truth]
+        log_verdict, log_refinement = (
+            (_log_rating, _log_rescoring) if scored else (_log_verdict, _log_refinement)
+        )
+        for verdict, o in zip(record["rating" if scored else "verdict"], truth, strict=True):
+            log_verdict(verdict, o, log_metric)
+        for i in asked:
+            grade = record["refinement_rating" if scored else "refinement_correct"][i]
+            log_refinement(truth[i], grade, log_metric)
+        for name in filter(None, ("r_dis", self.args.refinement_reward)):
+            for value in record[name]:
+                if value is not None:
+                    log_metric(f"reward/{name}", value)
 
     def _with_noise(
         self, correct: Sequence[bool | None], questions: Sequence[str], replies: Sequence[str]
     ) -> list[bool | None]:
-        """Labels as the rewards see them; equal replies to a question are wrongly labelled alike."""
+        """Labels as the rewards see them; equal replies to a question are inverted alike."""
         noise = self.args.oracle_noise
         if noise == 0.0:
             return list(correct)
@@ -138,57 +173,38 @@ class CritiqueReward:
             for o, x, y in zip(correct, questions, replies, strict=True)
         ]
 
-    def _actor(self) -> Actor:
-        if self.actor is None:
-            raise UserError("this stage asks for refinements: pass an `actor` to the trainer.")
-        return self.actor
 
-
-def _log_discrimination(
-    verdicts: Sequence[Verdict], correct: Sequence[bool | None], log_metric: Callable[[str, float], None]
-) -> None:
-    """One value per critique: trl averages them over the batch and over all ranks."""
-    for verdict, o in zip(verdicts, correct, strict=True):
-        log_metric("critic/parse_rate", float(verdict is not Verdict.UNPARSED))
-        right = rewards.r_dis(verdict, o)
-        if right is None:
-            continue
+def _log_verdict(verdict: str, correct: bool | None, log_metric: Metric) -> None:
+    log_metric("critic/parse_rate", float(verdict != Verdict.UNPARSED.value))
+    right = rewards.r_dis(Verdict(verdict), correct)
+    if right is not None:
         log_metric("critic/acc_dis", right)
-        log_metric(f"critic/acc_dis_on_{'correct' if o else 'wrong'}", right)
+        log_metric(f"critic/acc_dis_on_{'correct' if correct else 'wrong'}", right)
 
 
-def _log_refinement(
-    correct: Sequence[bool | None], refined: Sequence[bool | None], log_metric: Callable[[str, float], None]
-) -> None:
-    for before, after in zip(correct, refined, strict=True):
-        log_metric("actor/graded_rate", float(after is not None))
-        if after is not None:
-            log_metric("actor/acc_refine", float(after))
-        if before is not None and after is not None:
-            log_metric("actor/delta_ci", float(before and not after))
-            log_metric("actor/delta_ic", float(after and not before))
-            log_metric(
-                "actor/delta_ci_given_correct" if before else "actor/delta_ic_given_wrong",
-                float(before != after),
-            )
+def _log_rating(rating: float | None, truth: float | None, log_metric: Metric) -> None:
+    log_metric("critic/parse_rate", float(rating is not None))
+    if rating is not None and truth is not None:
+        log_metric("critic/mae_dis", abs(rating - truth))
+        log_metric("critic/mse_dis", (rating - truth) ** 2)
 
 
-def _log_ratings(
-    ratings: Sequence[float | None], truth: Sequence[float | None], log_metric: Callable[[str, float], None]
-) -> None:
-    for rating, o in zip(ratings, truth, strict=True):
-        log_metric("critic/parse_rate", float(rating is not None))
-        if rating is not None and o is not None:
-            log_metric("critic/mae_dis", abs(rating - o))
-            log_metric("critic/mse_dis", (rating - o) ** 2)
+def _log_refinement(before: bool | None, after: bool | None, log_metric: Metric) -> None:
+    log_metric("actor/graded_rate", float(after is not None))
+    if after is None:
+        return
+    log_metric("actor/acc_refine", float(after))
+    if before is not None:
+        log_metric("actor/delta_ci", float(before and not after))
+        log_metric("actor/delta_ic", float(after and not before))
+        changed = float(before != after)
+        log_metric("actor/delta_ci_given_correct" if before else "actor/delta_ic_given_wrong", changed)
 
 
-def _log_rescoring(
-    before: Sequence[float | None], after: Sequence[float | None], log_metric: Callable[[str, float], None]
-) -> None:
-    for o, r in zip(before, after, strict=True):
-        log_metric("actor/graded_rate", float(r is not None))
-        if r is not None:
-            log_metric("actor/rating_refine", r)
-        if o is not None and r is not None:
-            log_metric("actor/delta_rating", r - o)
+def _log_rescoring(before: float | None, after: float | None, log_metric: Metric) -> None:
+    log_metric("actor/graded_rate", float(after is not None))
+    if after is None:
+        return
+    log_metric("actor/rating_refine", after)
+    if before is not None:
+        log_metric("actor/delta_rating", after - before)

@@ -12,8 +12,8 @@ from torch import Tensor
 def rloo_advantages(rewards_BG: Tensor) -> Tensor:
     """Leave-one-out advantages (REINFORCE leave-one-out, arXiv 2402.14740): r_i - mean_{j != i} r_j.
 
-    NaN marks a critique that could not be rewarded: it gets 0 and is left out of the others' baseline. A
-    critique that is alone in its group has no baseline and gets 0.
+    NaN marks a critique without reward: its advantage is 0 and it is left out of the others' baseline. A critique
+    alone in its group has no baseline; its advantage is 0.
 
     Args:
         rewards_BG: (B, G) rewards.
@@ -51,10 +51,10 @@ def kl_k3(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:
 
 
 def clipped_reference(logps_NT: Tensor, ref_logps_NT: Tensor, limit: float) -> Tensor:
-    """Reference log-probabilities moved so that the log-ratio to the policy's lies within +-`limit` nats.
+    """Move reference log-probabilities so that their log-ratio to the policy's lies within +-`limit` nats.
 
-    Where the limit holds, ratio and KL are constant and pass no gradient on. So does LLaVA-Critic-R1's released
-    code with the argument of k3.
+    At the limit, ratio and KL are constant and have no gradient. LLaVA-Critic-R1's released code clips the
+    argument of k3 in the same way.
     """
     return logps_NT + (ref_logps_NT - logps_NT).clamp(-limit, limit)
 
@@ -69,24 +69,23 @@ def kl_forward(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:
 
 
 def kl_forward_cost(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:
-    """What a token costs under KL(pi_ref || pi): 1 - pi_ref / pi, of mean 0 under pi; see `KL_COSTS`."""
+    """Cost of a token under KL(pi_ref || pi): 1 - pi_ref / pi, of mean 0 under pi; see `KL_COSTS`."""
     return 1.0 - (ref_logps_NT - logps_NT).exp()
 
 
 KL_ESTIMATES = {"k1": kl_k1, "k3": kl_k3, "forward": kl_forward}
-"""By name, as `kl_estimator` has it: what a KL is, in expectation."""
+"""Estimates by name, as `kl_estimator` has it: the KL in expectation."""
 
 KL_COSTS = {"k1": kl_k1, "k3": kl_k1, "forward": kl_forward_cost}
-"""By name: the cost of a token whose policy gradient is that of the KL, E_pi[cost grad log pi] = grad KL.
+"""Costs by name: the cost of a token whose policy gradient is that of the KL, E_pi[cost grad log pi] = grad KL.
 
-An estimate of the KL in its place is a constant there, and need not have that gradient: that of k3 would be
-grad KL(pi || pi_ref) - grad KL(pi_ref || pi), next to nothing near the reference, and the forward one's would push
-away.
+An estimate of the KL is a constant in the reward and need not have that gradient. With k3 it would be
+grad KL(pi || pi_ref) - grad KL(pi_ref || pi), almost 0 near the reference; with `forward` it would push away.
 """
 
 
 def reward_to_go(per_token_NT: Tensor) -> Tensor:
-    """Undiscounted return from each token on: G_t = sum_{s >= t} r_s."""
+    """Undiscounted return from each token onwards: G_t = sum_{s >= t} r_s."""
     _require(per_token_NT.dim() == 2, f"per_token_NT must be (N, T), got {tuple(per_token_NT.shape)}")
     return per_token_NT.flip(1).cumsum(1).flip(1)
 
@@ -96,11 +95,11 @@ def with_own_cost(
 ) -> Tensor:
     """Per-token advantages in which each token pays `KL_COSTS` for its own KL: A_t + beta (kl_t - cost_t).
 
-    For the KL of later tokens, which the token leads to, it goes on paying the estimate. For k1 both are the same.
+    For the KL of later tokens it still pays the estimate. For k1 both are the same.
 
     Args:
-        advantages_NT: (N, T), as `token_advantages` gives them, or `gae` from `token_rewards`.
-        kl_NT: (N, T) per-token KL estimates that are in them.
+        advantages_NT: (N, T) advantages of `token_advantages`, or of `gae` from `token_rewards`.
+        kl_NT: (N, T) per-token KL estimates that the advantages contain.
         cost_NT: (N, T) costs.
         mask_NT: (N, T) completion mask.
         beta: KL coefficient.
@@ -151,16 +150,16 @@ def token_rewards(rewards_N: Tensor, kl_NT: Tensor, mask_NT: Tensor, *, beta: fl
 def gae(
     rewards_NT: Tensor, values_NT: Tensor, mask_NT: Tensor, *, gamma: float = 1.0, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16) and the returns that values are fitted to.
+    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16), and the returns to which values are fitted.
 
         A_t = sum_{k >= 0} (gamma lam)^k delta_{t+k},   delta_t = r_t + gamma V_{t+1} - V_t,   R_t = A_t + V_t
 
-    The value behind the last token is 0: a sequence ends there, also one that was cut off.
+    The value after the last token is 0: a sequence ends there, also one that was cut off.
 
     Args:
         rewards_NT: (N, T) per-token rewards.
-        values_NT: (N, T) value of the state in which each token was chosen. A constant, whatever it is made from.
-        mask_NT: (N, T) completion mask, each row a run of 1 from the left or empty; what lies outside it has no
+        values_NT: (N, T) value of the state in which each token was chosen; gradients through it are cut.
+        mask_NT: (N, T) completion mask, each row a run of 1 from the left or empty; numbers outside it have no
             effect, not even NaN.
         gamma: Discount; 1 leaves the objective as it is.
         lam: 1 is the reward to go minus the value, 0 the one-step difference.
@@ -187,19 +186,19 @@ def value_loss(
 ) -> Tensor:
     """Clipped squared error of PPO: 1/2 max((V - R)^2, (V_old + clamp(V - V_old, -clip, clip) - R)^2).
 
-    A value has nothing to gain from moving further than `clip` from where the rollout found it. The clipping is
-    not in the paper of PPO (arXiv 1707.06347) but in its usual implementations, arXiv 2009.01325's among them.
+    Moving a value further than `clip` from its value at the rollout does not lower the loss. The clipping is not
+    in the paper of PPO (arXiv 1707.06347) but in its usual implementations, among them that of arXiv 2009.01325.
 
     Args:
-        values_NT: (N, T) values of the network that learns.
+        values_NT: (N, T) values of the network in training.
         old_values_NT: (N, T) values at the rollout.
         returns_NT: (N, T) returns of `gae`.
         mask_NT: (N, T) mask.
         clip: Most that a value may move, in units of the reward; `inf` for no clipping.
 
     Returns:
-        Mean over sequences of the mean over their tokens, so that the mean over micro-batches of equal N is that
-        over the batch. A sequence without tokens counts as 0.
+        Mean over sequences of the mean over their tokens: the mean over micro-batches of equal N is that over the
+        batch. A sequence without tokens counts as 0.
     """
     clipped_NT = old_values_NT + (values_NT - old_values_NT).clamp(-clip, clip)
     errors_NT = torch.maximum((values_NT - returns_NT) ** 2, (clipped_NT - returns_NT) ** 2)
@@ -207,13 +206,13 @@ def value_loss(
 
 
 def whiten(values_NT: Tensor, mask_NT: Tensor, moments_3: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and variance 1 over all tokens that count.
+    """Shift and scale values to mean 0 and variance 1 over all tokens that count.
 
     Args:
         values_NT: (N, T) values, for instance advantages of one rank's share of the batch.
         mask_NT: (N, T) mask.
-        moments_3: `masked_moments` summed over the whole optimizer batch, all ranks included, so that
-            micro-batching and the number of ranks do not change the result.
+        moments_3: `masked_moments` summed over the whole batch and all ranks, so that neither micro-batches nor
+            the number of ranks change the result.
 
     Returns:
         (N, T), 0 outside the mask.
@@ -231,14 +230,14 @@ def masked_moments(values_NT: Tensor, mask_NT: Tensor) -> Tensor:
 def explained_variance(errors_3: Tensor, targets_3: Tensor) -> float | None:
     """Share of the targets' variance that a prediction explains: 1 - Var(target - prediction) / Var(target).
 
-    1 is perfect, 0 no better than a constant, below 0 worse than that.
+    1 is perfect, 0 as good as a constant, below 0 worse than a constant.
 
     Args:
         errors_3: `masked_moments` of target minus prediction, summed over ranks.
         targets_3: `masked_moments` of the targets, summed over ranks.
 
     Returns:
-        None where the targets are all alike, within what float32 sums can tell.
+        None where all targets are equal, within the precision of float32 sums.
     """
     variance = _variance(targets_3).item()
     return None if variance < 1e-6 else 1.0 - _variance(errors_3).item() / variance

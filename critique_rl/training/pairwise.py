@@ -1,22 +1,21 @@
 """The critic of LLaVA-Critic-R1 (arXiv 2509.00676): GRPO on which of two responses is better.
 
-The same trainer as that of the two stages, with other data and another reward: pairs with a preference label, and
+The trainer is that of the two stages, with other data and another reward: pairs with a preference label, and
 alpha r_pref + (1 - alpha) r_format. The objective is the released code's: group-relative advantages, token ratios
-that are clipped on both sides and once more for negative advantages (`delta`), a k3 KL in the loss.
+clipped on both sides and once more for negative advantages (`delta`), a k3 KL in the loss.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from critique_rl.pairwise_rewards import (
     TIE,
@@ -30,7 +29,7 @@ from critique_rl.pairwise_rewards import (
 )
 from critique_rl.prompts import prompt_set
 from critique_rl.training.citations import LLAVA_CRITIC_R1
-from critique_rl.training.config import CriticConfig, one_of
+from critique_rl.training.config import CriticConfig, one_of, option
 from critique_rl.training.images import logged_images
 from critique_rl.training.trainer import CriticTrainer
 from critique_rl.types import UserError
@@ -42,52 +41,42 @@ REWARDS: dict[str, tuple[Callable[..., list[float | None]], Callable[..., list[f
     "strict": (r_pref, r_format),
     "legacy": (legacy_r_pref, legacy_r_format),
 }
+"""r_pref and r_format by the option `reward`."""
 
 
 @dataclass
 class PairwiseCriticConfig(CriticConfig):
-    r"""Configuration of a pairwise critic. Defaults are those of the released scripts.
+    """Configuration of a pairwise critic. Defaults are those of the released scripts.
 
-    What a step takes in memory is not among them. The released runs have `generation_batch_size` 2048 (256 prompts
-    with 8 critiques each) and two optimizer steps for each: `per_device_train_batch_size` times
-    `gradient_accumulation_steps` times the number of devices is 1024.
-
-    Args:
-        alpha: Weight of r_pref; 1 - alpha is that of r_format. 0 trains on the format alone.
-        reward: `strict` reads the label as `parse_preference` does, `legacy` as the released code.
-        ties: Keep pairs of which neither is better, and let the critic say so; else they are left out.
+    The sizes of a rollout are left open; docs/trainers/pairwise.md has those of the released runs.
     """
 
-    learning_rate: float = field(default=1e-6, metadata={"help": "Qwen2.5-VL scripts; 5e-7 for Llama."})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "Without warm-up."})
-    adam_beta2: float = field(default=0.999, metadata={"help": "torch's, not overridden."})
-    weight_decay: float = field(default=0.01, metadata={"help": "config.yaml."})
-    num_generations: int | None = field(default=8, metadata={"help": "n of the rollout."})
-    num_iterations: int = field(default=1, metadata={"help": "ppo_epochs."})
-    epsilon: float = field(default=0.2, metadata={"help": "clip_ratio_low."})
-    epsilon_high: float | None = field(default=0.3, metadata={"help": "clip_ratio_high."})
-    delta: float | None = field(default=3.0, metadata={"help": "clip_ratio_dual: two-sided clip."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the rollout."})
-    top_p: float = field(default=0.99, metadata={"help": "Of the rollout."})
-    max_completion_length: int | None = field(default=2048, metadata={"help": "max_response_length."})
-    loss_type: str = field(
-        default="dapo",
-        metadata={
-            "help": "Mean over all tokens of an optimizer step. The released code takes it in each micro-batch "
-            "and averages these, so that memory settings move the gradient: that is bnpo."
-        },
+    learning_rate: float = option(1e-6, source="scripts of Qwen2.5-VL; those of Llama have 5e-7")
+    lr_scheduler_type: str = option("constant", source="scripts")
+    weight_decay: float = option(0.01, source="scripts")
+    adam_beta2: float = option(0.999, source="scripts")
+    num_generations: int | None = option(8, source="scripts")
+    num_iterations: int = option(1, source="scripts")
+    epsilon_high: float | None = option(0.3, source="scripts")
+    delta: float | None = option(3.0, source="scripts: the second clip, for negative advantages")
+    temperature: float = option(1.0, source="scripts")
+    top_p: float = option(0.99, source="scripts")
+    max_completion_length: int | None = option(2048, source="scripts")
+    loss_type: str = option(
+        "dapo", source="ours: the token mean of a whole optimizer step; theirs, of a micro-batch, is `bnpo`"
     )
-
-    prompts: str = field(default="thinking", metadata={"help": "Name of the prompt set."})
-    advantage: str = field(default="grpo", metadata={"help": "(r - mean) / (std + advantage_epsilon)."})
-    advantage_epsilon: float = field(default=1e-6, metadata={"help": "Released code."})
-    whiten: bool = field(default=False, metadata={"help": "Not in the released code."})
-    kl_placement: str = field(default="loss", metadata={"help": "use_kl_loss."})
-    kl_estimator: str = field(default="k3", metadata={"help": "low_var_kl."})
-    kl_clip: float | None = field(default=10.0, metadata={"help": "Released code."})
-    alpha: float = field(default=0.9, metadata={"help": "Weight of r_pref."})
-    reward: str = field(default="strict", metadata={"help": "strict or legacy."})
-    ties: bool = field(default=False, metadata={"help": "Train on ties, too."})
+    prompts: str = option("thinking", source="released code for the format, ours for the wording")
+    advantage: str = option("grpo", source="paper")
+    advantage_epsilon: float = option(1e-6, source="released code")
+    whiten: bool = option(False, source="released code")
+    kl_placement: str = option("loss", source="scripts")
+    kl_estimator: str = option("k3", source="scripts")
+    kl_clip: float | None = option(10.0, source="released code")
+    alpha: float = option(0.9, "Weight of r_pref; 1 - alpha is that of r_format.", "paper, and released code")
+    reward: str = option(
+        "strict", "`strict`: boxes after the thought, one label; `legacy`: as the released code reads them."
+    )
+    ties: bool = option(False, "Keep ties, and let the critic say so.", "ours; the paper does not say")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,27 +107,32 @@ class PairwiseReward:
         **columns: Any,
     ) -> list[float | None]:
         """Reward each critique; see trl's reward functions for the arguments."""
-        preferred, kept = REWARDS[self.args.reward]
-        pref, form = preferred(completions, label), kept(completions)
-        named = [parse_preference(completion_text(c), ties=self.args.ties) for c in completions]
-        asked = {"question": question, "response_1": response_1, "response_2": response_2}
-        for column, values in asked.items():
-            log_extra(column, values)
-        log_extra("label", label)
-        pictures = logged_images(columns.get("image"), self.args)
-        if pictures is not None:
-            log_extra("image", pictures)
-        log_extra("preference", named)
-        log_extra("r_pref", pref)
-        log_extra("r_format", form)
-        for name, value, format_kept in zip(named, pref, form, strict=True):
-            log_metric("critic/parse_rate", float(name is not None))
-            log_metric("reward/r_format", format_kept)
-            if value is not None:
-                log_metric("reward/r_pref", value)
-            if name is not None:
-                log_metric("critic/said_first", float(name == 1))
-        return [pairwise_reward(p, f, alpha=self.args.alpha) for p, f in zip(pref, form, strict=True)]
+        r_pref_of, r_format_of = REWARDS[self.args.reward]
+        preference_rewards, format_rewards = r_pref_of(completions, label), r_format_of(completions)
+        preferences = [parse_preference(completion_text(c), ties=self.args.ties) for c in completions]
+        record: dict[str, list[Any] | None] = {
+            "question": question,
+            "response_1": response_1,
+            "response_2": response_2,
+            "label": label,
+            "image": logged_images(columns.get("image"), self.args),
+            "preference": preferences,
+            "r_pref": preference_rewards,
+            "r_format": format_rewards,
+        }
+        for column, values in record.items():
+            if values is not None:
+                log_extra(column, values)
+        totals = []
+        for preference, pref, form in zip(preferences, preference_rewards, format_rewards, strict=True):
+            log_metric("critic/parse_rate", float(preference is not None))
+            log_metric("reward/r_format", form)
+            if pref is not None:
+                log_metric("reward/r_pref", pref)
+            if preference is not None:
+                log_metric("critic/said_first", float(preference == 1))
+            totals.append(pairwise_reward(pref, form, alpha=self.args.alpha))
+        return totals
 
 
 class PairwiseCriticTrainer(CriticTrainer):
@@ -149,11 +143,8 @@ class PairwiseCriticTrainer(CriticTrainer):
         args: The configuration.
         train_dataset: Columns question, response_1, response_2, label (1, 2, or 0 for a tie) and, with images,
             image; `critic_data.to_dataset` makes it from pairs.
-        eval_dataset: The same, for trl's evaluation loop.
-        processing_class: Tokenizer, or processor of a model with vision; by default the model's.
-        callbacks: As in `Trainer`.
-        optimizers: As in `Trainer`.
-        peft_config: Adapter to train instead of the full model.
+        **options: Further arguments of `CriticTrainer`: eval_dataset, processing_class, callbacks, optimizers,
+            peft_config.
 
     Raises:
         UserError: As of `CriticTrainer`, or nothing but ties is left.
@@ -170,26 +161,12 @@ class PairwiseCriticTrainer(CriticTrainer):
         model: str | Path | PreTrainedModel | PeftModel,
         args: PairwiseCriticConfig | None = None,
         train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
-        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
-        peft_config: PeftConfig | None = None,
+        **options: Any,
     ) -> None:
         args = args or self.config_class()
         if not isinstance(args, PairwiseCriticConfig):
             raise UserError(f"args must be a {self.config_class.__name__}, got {type(args).__name__}.")
-        super().__init__(
-            model=model,
-            reward=self.reward_class(args),
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            peft_config=peft_config,
-        )
+        super().__init__(model, self.reward_class(args), args, train_dataset, **options)
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Check the columns, leave out ties and add the critic's prompt."""

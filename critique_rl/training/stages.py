@@ -1,8 +1,7 @@
-"""The two stages of Critique-RL: rewards and data of `CritiqueTrainer`, of which the stages are presets.
+"""The two stages of Critique-RL (arXiv 2510.24320, section 4 and Algorithm 1).
 
-Stage I and Stage II differ by data alone: which reward, which coefficients, which model the run starts from
-and is held close to (arXiv 2510.24320, section 4 and Algorithm 1). Between verdict and reward Stage II has the
-actor refine, and grades what it writes.
+The trainer of both is one; they differ in reward, coefficients and the model that the training starts from and is
+held close to. In Stage II the actor refines after each critique, and the refinement is graded.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from critique_rl.actors.base import Actor
 from critique_rl.grading import grade_batch
@@ -34,15 +32,12 @@ class CritiqueTrainer(CriticTrainer):
         actor: Frozen model that refines (and answers, with `response_source="online"`).
         args: The stage's configuration.
         train_dataset: Columns question, response, answer, kind, response_correct (see `pool.py`), or
-            response_rating where replies are scored, and image if there is one (a path or a `data:` URL); the
-            prompt is made from them by the prompt set.
-        eval_dataset: The same, for trl's evaluation loop.
-        processing_class: Tokenizer, or processor of a model with vision; by default the model's.
-        callbacks: As in `Trainer`.
-        optimizers: As in `Trainer`.
-        peft_config: Adapter to train instead of the full model.
+            response_rating where replies are scored, and image if there is one (a path or a `data:` URL). The
+            prompt set makes the prompts.
         grader: Grades refinements; by default `critique_rl.grading.grade_batch`. A `scoring.Rater` where they are
             scored.
+        **options: Further arguments of `CriticTrainer`: eval_dataset, processing_class, callbacks, optimizers,
+            peft_config.
 
     Raises:
         UserError: As of `CriticTrainer`, or an actor is needed and missing.
@@ -59,12 +54,9 @@ class CritiqueTrainer(CriticTrainer):
         actor: Actor | None = None,
         args: CritiqueConfig | None = None,
         train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
-        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
-        peft_config: PeftConfig | None = None,
+        *,
         grader: Grader = grade_batch,
+        **options: Any,
     ) -> None:
         args = args or self.config_class()
         if not isinstance(args, CritiqueConfig):
@@ -73,17 +65,7 @@ class CritiqueTrainer(CriticTrainer):
             raise UserError("this configuration asks an actor for text: pass `actor`.")
         self.actor, self.grader = actor, grader
         self._prompts = prompt_set(args.prompts)
-        super().__init__(
-            model=model,
-            reward=CritiqueReward(args, actor, grader),
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            peft_config=peft_config,
-        )
+        super().__init__(model, CritiqueReward(args, actor, grader), args, train_dataset, **options)
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Check the columns and add the critic's prompt, which never holds the gold answer."""
@@ -102,7 +84,7 @@ class CritiqueTrainer(CriticTrainer):
                     raise UserError(
                         f"{name}, row {row}, column '{column}': {record[column]!r} is no {kind.__name__}."
                     )
-        prompts = self._prompts  # `map` pickles what the function holds: not the trainer with its actor
+        prompts = self._prompts  # `map` pickles the function with all that it refers to: not the trainer
         return dataset.map(
             lambda row: {"prompt": prompts.critique_prompt(row["question"], row["response"])},
             desc="critic prompts" if len(dataset) > 10_000 else None,
@@ -114,10 +96,10 @@ class CritiqueTrainer(CriticTrainer):
         return super()._generate_and_score_completions(inputs)
 
     def _answer_online(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Replace the pool's responses by fresh ones of the actor, one for each group of critiques."""
+        """Let the actor answer afresh, one response for each group of critiques, in place of the pool's."""
         args = self.args
         group = self.num_generations if self.model.training else self.num_generations_eval
-        heads = inputs[::group]
+        heads = inputs[::group]  # the first row of each group
         whole = len(inputs) % group == 0 and all(
             row["question"] == heads[i // group]["question"] for i, row in enumerate(inputs)
         )
@@ -129,22 +111,15 @@ class CritiqueTrainer(CriticTrainer):
             Sampling(args.response_max_tokens, temperature=args.response_temperature, seed=seed),
         )
         responses = [self._prompts.reasoning_prefill + g.text for g in generations]
-        grades = self.grader(
-            [
-                {"question": row["question"], "gold": row["answer"], "reply": y, "kind": row["kind"]}
-                for row, y in zip(heads, responses, strict=True)
-            ]
-        )
-        fresh = [
-            {
-                **row,
-                "response": y,
-                args.truth: o,
-                "prompt": self._prompts.critique_prompt(row["question"], y),
-            }
-            for row, y, o in zip(heads, responses, grades, strict=True)
+        items = [
+            {"question": row["question"], "gold": row["answer"], "reply": y, "kind": row["kind"]}
+            for row, y in zip(heads, responses, strict=True)
         ]
-        return [dict(row) for row in fresh for _ in range(group)]
+        fresh = []
+        for row, y, o in zip(heads, responses, self.grader(items), strict=True):
+            prompt = self._prompts.critique_prompt(row["question"], y)
+            fresh += [{**row, "response": y, args.truth: o, "prompt": prompt} for _ in range(group)]
+        return fresh
 
 
 class Stage1Trainer(CritiqueTrainer):

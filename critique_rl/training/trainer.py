@@ -1,17 +1,16 @@
-"""The one trainer of critics, on trl's `GRPOTrainer`: advantages, KL and what else the objectives need.
+"""The one trainer of critics, on trl's `GRPOTrainer`: advantages, KL, value model, exact resuming.
 
-What a critic is asked and rewarded for is a subclass's: `stages.py` has the two stages of Critique-RL,
-`pairwise.py` the critic of LLaVA-Critic-R1. The loop of one RL step is
+Subclasses define the prompts and the reward: `stages.py` has the two stages of Critique-RL, `pairwise.py` the
+critic of LLaVA-Critic-R1. The loop of one RL step is
 
     sample critiques -> read verdicts -> reward -> advantages -> clipped update
 
-of which trl owns the first and the last; the rewards are in `rewards.py` and `pairwise_rewards.py`, the advantages
-in `objectives.py`.
+trl does the first and the last part. The rewards are in `rewards.py` and `pairwise_rewards.py`, the advantages in
+`objectives.py`.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,37 +19,33 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from trl import GRPOTrainer
-from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import RepeatSampler
 
 from critique_rl.training import objectives
 from critique_rl.training.config import CriticConfig
-from critique_rl.training.images import VISION_INPUTS, with_images
+from critique_rl.training.images import (
+    VISION_INPUTS,
+    freeze_vision_tower,
+    processor_for,
+    prompts_to_check,
+    restore_vision_weights,
+    with_images,
+)
 from critique_rl.training.value_model import ValueModel
 from critique_rl.types import UserError, child_seed
-from critique_rl.vision.models import is_vision_model, load_processor
-
-LONGEST = 100
-"""Prompts with images of which the length is checked before training."""
 
 
 class EpochSampler(RepeatSampler):
     """trl's sampler, with the order of an epoch drawn from the seed and the epoch's number.
 
-    trl's own draws one epoch after the other from one generator, so that a run which is resumed in a later epoch
-    begins with the order of the first again.
+    trl draws all epochs from one generator: a run resumed in a later epoch would repeat the order of the first.
 
     Args:
         seed: Seed of the order.
-        epoch: Says which epoch begins.
-        settings: Of `RepeatSampler`.
+        epoch: Returns the number of the epoch that begins.
+        settings: Arguments of `RepeatSampler`.
     """
 
     def __init__(self, *, seed: int, epoch: Callable[[], int], **settings: Any) -> None:
@@ -64,19 +59,18 @@ class EpochSampler(RepeatSampler):
 
 
 class CriticTrainer(GRPOTrainer):
-    """What the trainers of critics share: advantages, KL, images, resuming; its subclasses say what is rewarded.
+    """Advantages, KL, images and resuming of all critics; subclasses define the prompts and the reward.
 
-    Some private methods of trl's trainer are overridden and each calls `super()`; what they rely on is
-    pinned by tests/test_trl_contract.py. Two more save and restore the value model of `advantage="gae"`, one
-    restores the weights of models whose checkpoints transformers writes with other names than it reads.
+    It overrides private methods of trl's trainer, and each calls `super()`. tests/test_trl_contract.py pins the
+    behaviour of trl that they rely on.
 
     Args:
         model: The critic to start from: a directory or hub id, or a `PeftModel` with a trainable adapter.
             The KL is taken to exactly these weights.
         reward: Reward function, see trl's. One, because trl would count a lone None of several as 0.
         args: The configuration.
-        train_dataset: What the subclass makes prompts from; an image is a column `image` of paths, `data:` URLs or
-            of `datasets.Image`.
+        train_dataset: Data from which the subclass makes prompts; images are a column `image` of paths, `data:`
+            URLs or `datasets.Image`.
         eval_dataset: The same, for trl's evaluation loop.
         processing_class: Tokenizer, or processor of a model with vision; by default the model's.
         callbacks: As in `Trainer`.
@@ -85,13 +79,13 @@ class CriticTrainer(GRPOTrainer):
 
     Raises:
         UserError: The dataset lacks a column or holds an empty or mistyped value, a prompt exceeds the model's
-            context, nothing is trainable, the reference is not the model that the run starts from, some rows alone
-            have an image, the model cannot see, or a value model cannot be made from it.
+            context, nothing is trainable, the reference is not the model that the run starts from, only some rows
+            have an image, the model has no vision, or no value model can be made from it.
     """
 
     _tag_names = ["critique-rl", "trl"]  # noqa: RUF012 - trl reads this class attribute for the model card
     config_class: type[CriticConfig] = CriticConfig
-    # What trl's wider annotations leave open, narrowed to what is true once `__init__` is done.
+    # Narrower types than trl's, true once `__init__` is done.
     args: Any
     model: Any
     train_dataset: Any
@@ -115,85 +109,51 @@ class CriticTrainer(GRPOTrainer):
     ) -> None:
         if train_dataset is None:
             raise UserError("train_dataset is missing.")
-        in_memory = isinstance(model, PreTrainedModel) and not model.config._name_or_path
-        if in_memory and peft_config is None and args.beta:
-            raise UserError(
-                "the critic was built in memory, but the reference of its KL is loaded from a directory: save the "
-                "critic and pass the directory."
-            )
-        if args.advantage == "gae" and (in_memory or isinstance(model, PeftModel)):
-            raise UserError(
-                "advantage='gae' loads its value model from the critic's directory, which a model in memory has "
-                "not: save it whole (an adapter after merge_and_unload()) and pass the directory."
-            )
+        _check_start(model, args, new_adapter=peft_config is not None)
         self.args = args
         self.value_model: ValueModel | None = None
         self._gathered_rewards: torch.Tensor | None = None
         self._anchor_checked = False
         self._rollout_unlogged = False
         self._clipped: dict[str, Any] | None = None
-        shows_images = "image" in train_dataset.column_names
-        processing_class = _processing_class(model, processing_class, shows_images, args)
+        processing_class = processor_for(model, processing_class, train_dataset, args)
+        datasets = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         super().__init__(
             model=str(model) if isinstance(model, Path) else model,
             reward_funcs=[reward],
             args=args,
-            train_dataset=with_images(self._with_prompts(train_dataset, "train_dataset"), "train_dataset"),
-            eval_dataset=None
-            if eval_dataset is None
-            else with_images(self._with_prompts(eval_dataset, "eval_dataset"), "eval_dataset"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
             peft_config=peft_config,
+            **{
+                name: None if data is None else with_images(self._with_prompts(data, name), name)
+                for name, data in datasets.items()
+            },
         )
         if args.freeze_vision_tower:
-            self._freeze_vision_tower()
+            freeze_vision_tower(self.model)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise UserError(
                 "no weight of the critic is trainable: load an adapter with "
                 "PeftModel.from_pretrained(base, adapter, is_trainable=True)."
             )
         if args.advantage == "gae":
-            if shows_images:
+            if "image" in train_dataset.column_names:
                 raise UserError("advantage='gae': the value model sees no images; use rloo or grpo.")
             start = model.config._name_or_path if isinstance(model, PreTrainedModel) else str(model)
             self.value_model = ValueModel(start, args, self.accelerator, self._record)
             self.add_callback(self.value_model)
-        self._check_context()
-        assert args.generation_batch_size is not None  # worked out by GRPOConfig
-        wanted = args.generation_batch_size // self.num_generations
-        if len(self.train_dataset) < wanted:
-            raise UserError(
-                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {wanted} of one RL step: "
-                "not one would be made."
-            )
+        self._check_data()
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Check the columns and add the critic's prompt, which never holds the gold answer."""
         raise NotImplementedError
 
-    def _freeze_vision_tower(self) -> None:
-        found = [p for name, p in self.model.named_parameters() if _VISION_TOWER.search(name)]
-        if not found:
-            raise UserError("freeze_vision_tower: the critic has no part called visual or vision_tower.")
-        for parameter in found:
-            parameter.requires_grad_(False)
-
-    def _check_context(self) -> None:
-        """Refuse prompts that are too long; with images, which take long to process, see the longest alone."""
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if context is None:
-            return
-        prompts: list[Any] = list(enumerate(self.train_dataset["prompt"]))
-        shown = next((c for c in ("images", "image") if c in self.train_dataset.column_names), None)
-        if shown is not None:
-            prompts = sorted(prompts, key=lambda p: -sum(len(m["content"]) for m in p[1]))[:LONGEST]
-        for row, prompt in prompts:
-            if shown is not None:
-                images = self.train_dataset[row][shown]
-                images = images if isinstance(images, list) else [images]
-                prompt = prepare_multimodal_messages(prompt, images=images)
+    def _check_data(self) -> None:
+        """Refuse prompts that exceed the context, and data that do not fill one RL step."""
+        context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for row, prompt in prompts_to_check(self.train_dataset) if context is not None else ():
             ids = self.processing_class.apply_chat_template(
                 prompt, add_generation_prompt=True, tokenize=True, return_dict=True
             )["input_ids"]
@@ -203,19 +163,20 @@ class CriticTrainer(GRPOTrainer):
                     f"train_dataset, row {row}: a prompt of {length} tokens and max_completion_length="
                     f"{self.max_completion_length} exceed the critic's context of {context} tokens."
                 )
+        prompts_per_step: int = self.args.generation_batch_size // self.num_generations
+        if len(self.train_dataset) < prompts_per_step:
+            raise UserError(
+                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {prompts_per_step} of one RL "
+                "step: not one would be made."
+            )
 
     # -- overrides of trl's GRPOTrainer ---------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
-        made: Any = super()._get_train_sampler(dataset)
+        sampler: Any = super()._get_train_sampler(dataset)
+        settings = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
         return EpochSampler(
-            data_source=made.data_source,
-            mini_repeat_count=made.mini_repeat_count,
-            batch_size=made.batch_size,
-            repeat_count=made.repeat_count,
-            shuffle=made.shuffle,
-            seed=made.seed,
-            epoch=lambda: int(self.state.epoch or 0),
+            epoch=lambda: int(self.state.epoch or 0), **{name: getattr(sampler, name) for name in settings}
         )
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -232,12 +193,12 @@ class CriticTrainer(GRPOTrainer):
         started = time.perf_counter()
         output = super()._generate_and_score_completions(inputs)
         mask_NT = output["completion_mask"]
-        # Where the update is on-policy trl takes none, and for the log alone they are not worth a pass.
+        # On-policy, trl skips old log-probabilities; do not compute them only to log the KL.
         kl_known = "old_per_token_logps" in output or self.args.kl_placement == "reward"
         rewards_N, advantages_N = self._rewards_and_advantages(mask_NT.size(0))
         if self.beta != 0.0 and self.model.training and not self._anchor_checked:
             self._check_anchor(output)
-        mask_NT = mask_NT * ~rewards_N.isnan().unsqueeze(1)  # without reward only a KL in the loss is left
+        mask_NT = mask_NT * ~rewards_N.isnan().unsqueeze(1)  # without a reward, only a KL in the loss trains
         if self.beta == 0.0 or self.args.kl_placement == "loss":
             kl_NT = cost_NT = torch.zeros_like(mask_NT, dtype=advantages_N.dtype)
         else:
@@ -259,12 +220,12 @@ class CriticTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if self.value_model is not None and self.model.training:
-            # With a backward pass of its own: the loss that is logged stays the critic's.
+            # A separate backward pass: the logged loss stays the critic's.
             self.value_model.learn(inputs, parts=self.current_gradient_accumulation_steps)
         if self.args.kl_placement == "loss":
             if self.args.kl_clip is None or self.beta == 0.0:
                 return super()._compute_loss(model, inputs)
-            self._clipped = dict(inputs)  # a copy: a later pass over the rollout clips anew
+            self._clipped = dict(inputs)  # a copy: each pass over the rollout clips anew
             try:
                 return super()._compute_loss(model, self._clipped)
             finally:
@@ -276,15 +237,17 @@ class CriticTrainer(GRPOTrainer):
             self.beta = beta
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._clipped is not None:  # trl has no limit for the log-ratio of its KL
+        output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self._clipped is not None:  # trl does not limit the log-ratio of its KL
             reference_NT, limit = self._clipped["ref_per_token_logps"], self.args.kl_clip
-            self._clipped["ref_per_token_logps"] = objectives.clipped_reference(found[0], reference_NT, limit)
-        return found
+            self._clipped["ref_per_token_logps"] = objectives.clipped_reference(
+                output[0], reference_NT, limit
+            )
+        return output
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # transformers looks only behind an update whether it was the last: resumed from the checkpoint at its
-        # end, a training would take one more.
+        # transformers tests for the end only after an update: resumed from its last checkpoint, a training would
+        # make one update more.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
@@ -292,19 +255,14 @@ class CriticTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Called by the trainer at every log; see trl's method."""
-        # trl writes the completions every time: once more at the end, and after an evaluation mixed with its rows.
+        # trl writes the completions at every log: once more at the end, and mixed with those of an evaluation.
         self.log_completions = bool(self.args.log_completions) and self._rollout_unlogged
         self._rollout_unlogged = False
         super().log(logs, start_time)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        whole = self.model if model is None else model
-        if isinstance(whole, PreTrainedModel) and hasattr(whole.config, "vision_config"):
-            # Written under the names of the hub and read as those of the model: nothing would be restored
-            # (transformers issue 43701), with no more than a warning.
-            saved = type(whole).from_pretrained(resume_from_checkpoint, dtype=whole.dtype)
-            whole.load_state_dict(saved.state_dict())
+        restore_vision_weights(self.model if model is None else model, resume_from_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -316,10 +274,10 @@ class CriticTrainer(GRPOTrainer):
         if self.value_model is not None and checkpoint is not None:
             self.value_model.load(checkpoint)
 
-    # -- their parts ------------------------------------------------------------------------------------------
+    # -- parts of the overrides -------------------------------------------------------------------------------
 
     def _rewards_and_advantages(self, local: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N,) each, of this rank's critiques, from the rewards gathered over all ranks."""
+        """(N,) rewards and (N,) advantages of this rank's N = `local` critiques, from the rewards of all ranks."""
         assert self._gathered_rewards is not None
         group = self.num_generations if self.model.training else self.num_generations_eval
         rewards_BG = self._gathered_rewards[:, 0].view(-1, group)
@@ -327,13 +285,13 @@ class CriticTrainer(GRPOTrainer):
             advantages_BG = objectives.rloo_advantages(rewards_BG)
         elif self.args.advantage == "grpo":
             advantages_BG = objectives.grpo_advantages(rewards_BG, epsilon=self.args.advantage_epsilon)
-        else:  # the baseline is the value model's
+        else:  # the value model is the baseline
             advantages_BG = rewards_BG.nan_to_num(nan=0.0)
         own = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
         return rewards_BG.flatten()[own], advantages_BG.flatten()[own]
 
     def _reward_kl(self, output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, T) each: per-token KL to the stage's start, and what a token pays for its own."""
+        """(N, T) per-token KL to the start of the training, and (N, T) costs of each token for its own KL."""
         name, mask_NT = self.args.kl_estimator, output["completion_mask"]
         logps = self._old_logps(output), output["ref_per_token_logps"]
         kl_NT = objectives.KL_ESTIMATES[name](*logps) * mask_NT
@@ -341,18 +299,18 @@ class CriticTrainer(GRPOTrainer):
         return kl_NT, objectives.KL_COSTS[name](*logps) * mask_NT
 
     def _log_update(self, output: dict[str, Any], *, kl_known: bool) -> None:
-        """Add what each critique does to the update to trl's record of the rollout: means over its tokens.
+        """Add each critique's token means of advantage and KL to trl's record of the rollout.
 
-        trl's own advantages are of no use here. Its queues hold one rollout, which this fills whole.
+        They replace trl's advantages. trl's queues hold one rollout.
         """
         self._rollout_unlogged = self.model.training
         if not self._rollout_unlogged:
             return
-        mask_NT, measured = output["completion_mask"], {"advantages": output["advantages"]}
+        mask_NT, columns = output["completion_mask"], {"advantages": output["advantages"]}
         if self.beta != 0.0 and kl_known:
             estimate = objectives.KL_ESTIMATES[self.args.kl_estimator]
-            measured["kl"] = estimate(output["old_per_token_logps"], output["ref_per_token_logps"])
-        for name, values_NT in measured.items():
+            columns["kl"] = estimate(output["old_per_token_logps"], output["ref_per_token_logps"])
+        for name, values_NT in columns.items():
             means_N = (values_NT * mask_NT).sum(1) / mask_NT.sum(1).clamp(min=1)
             column = self._logs["advantages"] if name == "advantages" else self._logs["extra"][name]
             column.extend(self.accelerator.gather(means_N).tolist())
@@ -360,7 +318,7 @@ class CriticTrainer(GRPOTrainer):
         self._logs["extra"]["rl_step"].extend([rl_step] * self.args.generation_batch_size)
 
     def _check_anchor(self, output: dict[str, Any]) -> None:
-        """Refuse, on the first rollout, a reference that is not the model that the run starts from."""
+        """Refuse, on the first rollout, a reference that differs from the start of the training."""
         self._anchor_checked = True
         kl_NT = objectives.kl_k3(self._old_logps(output), output["ref_per_token_logps"])
         kl = self._token_mean(kl_NT, output["completion_mask"])
@@ -373,16 +331,13 @@ class CriticTrainer(GRPOTrainer):
 
     def _old_logps(self, output: dict[str, Any]) -> torch.Tensor:
         """(N, T) log-probabilities of the policy that drew the critiques."""
-        if "old_per_token_logps" not in output:  # trl skips them where the update is on-policy
-            mask_NT = output["completion_mask"]
-            ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-            attention = torch.cat([output["prompt_mask"], mask_NT], dim=1)
+        if "old_per_token_logps" not in output:  # on-policy, trl skips them
             with torch.no_grad():
                 output["old_per_token_logps"], _, _ = self._get_per_token_logps_and_entropies(
                     self.model,
-                    ids,
-                    attention,
-                    mask_NT.size(1),
+                    torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
+                    torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+                    output["completion_mask"].size(1),
                     batch_size=self.args.per_device_train_batch_size,
                     **{name: output[name] for name in VISION_INPUTS if name in output},
                 )
@@ -397,27 +352,16 @@ class CriticTrainer(GRPOTrainer):
         self._metrics["train" if self.model.training else "eval"][name].append(value)
 
 
-_VISION_TOWER = re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.")
-
-
-def _processing_class(
-    model: str | Path | PreTrainedModel | PeftModel,
-    given: PreTrainedTokenizerBase | ProcessorMixin | None,
-    shows_images: bool,
-    args: CriticConfig,
-) -> PreTrainedTokenizerBase | ProcessorMixin | None:
-    """The processor of a model with vision, where trl would silently take its tokenizer; None leaves it to trl."""
-    name = str(model) if isinstance(model, str | Path) else str(model.config._name_or_path)
-    if given is None and name and is_vision_model(name):
-        given = load_processor(name, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
-    if not isinstance(given, ProcessorMixin):
-        if shows_images:
-            raise UserError(f"train_dataset has images, but {name or 'the critic'} is no model with vision.")
-        return given
-    tokenizer: Any = given.tokenizer
-    if tokenizer.padding_side != "left":
+def _check_start(model: Any, args: CriticConfig, *, new_adapter: bool) -> None:
+    """Refuse a critic in memory, or an adapter, where a second model must be loaded from its directory."""
+    in_memory = isinstance(model, PreTrainedModel) and not model.config._name_or_path
+    if in_memory and not new_adapter and args.beta:
         raise UserError(
-            "the processor's tokenizer pads on the right, where image tokens and their positions fall apart: set "
-            "processor.tokenizer.padding_side = 'left', or load it with critique_rl.vision.load_processor."
+            "the critic was built in memory, but the reference of its KL is loaded from a directory: save the "
+            "critic and pass the directory."
         )
-    return given
+    if args.advantage == "gae" and (in_memory or isinstance(model, PeftModel)):
+        raise UserError(
+            "advantage='gae' loads its value model from the critic's directory, which a model in memory does not "
+            "have: save it whole (an adapter after merge_and_unload()) and pass the directory."
+        )

@@ -1,7 +1,7 @@
 """The value model of PPO: a second network that predicts, at each token of a critique, the reward still to come.
 
-It has weights of its own, as in arXiv 2009.01325: a head on the critic would let its first, large errors move the
-critic, and would be saved with it. It starts as the model that the stage starts from, with a head of zeros.
+It has separate weights, as in arXiv 2009.01325. A head on the critic would let the first, large errors move the
+critic, and would be saved with it. It starts as the start of the training, with a head of zeros.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor
-from transformers import AutoModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoModel, TrainerCallback
 from trl.trainer.utils import disable_dropout_in_model
 
 from critique_rl.training import objectives
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from critique_rl.training.config import CriticConfig
 
 FILE = "value_model.pt"
-"""Weights and optimizer of the value model, in a checkpoint's folder."""
+"""File in a checkpoint's folder with the weights and the optimizer of the value model."""
 
 
 class ValueNetwork(torch.nn.Module):
-    """A language model without its LM head, and one number for each token of a completion.
+    """A language model whose LM head is replaced by one number for each token.
 
     Args:
         start: Directory or hub id of the language model.
-        **options: For `from_pretrained`.
+        **options: Arguments of `from_pretrained`.
     """
 
     def __init__(self, start: str, **options: Any) -> None:
@@ -44,21 +44,21 @@ class ValueNetwork(torch.nn.Module):
         disable_dropout_in_model(self.trunk)
 
     def forward(self, ids: Tensor, attention: Tensor, tokens: int) -> Tensor:
-        """(N, T) values of the states in which the last T = `tokens` tokens were chosen, before them."""
+        """(N, T) values of the states before each of the last T = `tokens` tokens."""
         hidden = self.trunk(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
         values_NT: Tensor = self.head(hidden[:, -tokens - 1 : -1]).squeeze(2).float()
         return values_NT
 
 
 class ValueModel(TrainerCallback):
-    """Predicts, learns, and is saved with the checkpoints; steps when the trainer's optimizer has stepped.
+    """The value model in training: predicts, learns after the critic, is saved with checkpoints.
 
-    Each rank holds the whole network, and gradients are averaged over ranks before a step.
+    Each rank holds the whole network; gradients are averaged over ranks before a step.
 
     Args:
-        start: Directory or hub id of the model that the stage starts from.
-        args: The stage's configuration; `value_learning_rate`, `value_clip`, `gae_lambda`, and what holds for both
-            models: AdamW's settings, `max_grad_norm`, micro-batches, checkpointing of activations.
+        start: Directory or hub id of the model that the training starts from.
+        args: The configuration: `value_learning_rate`, `value_clip` and `gae_lambda`. AdamW's settings,
+            `max_grad_norm`, micro-batches and checkpointing of activations are those of the critic.
         accelerator: The trainer's.
         record: Takes the name and value of a metric.
 
@@ -89,9 +89,7 @@ class ValueModel(TrainerCallback):
         options |= cast("dict[str, Any]", args.model_init_kwargs or {})  # a string is parsed by transformers
         # Steps of the size of the learning rate would be lost in bfloat16 weights.
         options |= {"dtype": torch.float32, "device_map": None}
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the critic's draws do not depend on there being a value model
+        with torch.random.fork_rng(devices=[]):  # the critic's draws must not depend on the value model
             self.network = ValueNetwork(start, **options).to(accelerator.device)
         if args.activation_checkpointing:
             self.network.trunk.activation_checkpointing_enable(
@@ -107,7 +105,7 @@ class ValueModel(TrainerCallback):
         )
 
     def values(self, batch: dict[str, Any]) -> Tensor:
-        """(N, T) values of a rollout or micro-batch of trl's."""
+        """(N, T) values of a rollout or micro-batch, in trl's form."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         with self.accelerator.autocast():
@@ -115,12 +113,12 @@ class ValueModel(TrainerCallback):
         return values_NT
 
     def advantages(self, rollout: dict[str, Any], rewards_NT: Tensor, mask_NT: Tensor) -> Tensor:
-        """Advantages of a rollout, in which what `learn` needs is left behind.
+        """Compute the advantages of a rollout, and store in it the tensors for `learn`.
 
         Args:
             rollout: This rank's rollout; `old_values`, `returns` and `value_mask` are added to it.
             rewards_NT: (N, T) per-token rewards.
-            mask_NT: (N, T) mask of the tokens that are learned from; a critique without reward has none.
+            mask_NT: (N, T) mask of the tokens to learn from; a critique without reward has none.
 
         Returns:
             (N, T) advantages of `objectives.gae`.
@@ -136,7 +134,7 @@ class ValueModel(TrainerCallback):
             )
         advantages_NT, returns_NT = objectives.gae(rewards_NT, values_NT, mask_NT, lam=self.args.gae_lambda)
         rollout.update(old_values=values_NT, returns=returns_NT, value_mask=mask_NT)
-        # Measured against the reward to go: the returns above are made from the values themselves.
+        # Measured against the reward to go: the returns above contain the values themselves.
         to_go_NT = objectives.reward_to_go(rewards_NT)
         explained = objectives.explained_variance(
             self._moments(to_go_NT - values_NT, mask_NT), self._moments(to_go_NT, mask_NT)
@@ -146,7 +144,7 @@ class ValueModel(TrainerCallback):
         return advantages_NT
 
     def learn(self, batch: dict[str, Any], *, parts: int) -> None:
-        """Add the gradient of one micro-batch, one of `parts` that make an optimizer step."""
+        """Add the gradient of one micro-batch, one of the `parts` of an optimizer step."""
         loss = objectives.value_loss(
             self.values(batch),
             batch["old_values"],
@@ -157,9 +155,7 @@ class ValueModel(TrainerCallback):
         (loss / parts).backward()
         self.record("value/loss", self.accelerator.reduce(loss.detach(), "mean").item())
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer right after the critic's optimizer step."""
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         for parameter in parameters:
@@ -178,7 +174,7 @@ class ValueModel(TrainerCallback):
         """Read what `save` wrote.
 
         Raises:
-            UserError: The checkpoint is of a run without value model.
+            UserError: The checkpoint has no value model; the stage must start anew.
         """
         path = Path(directory) / FILE
         if not path.exists():

@@ -1,13 +1,12 @@
-"""Images and the models that see: how an image is opened, and how such a model is loaded.
+"""Images, and models that take images: how an image is opened and how such a model is loaded.
 
-May import types alone."""
+May import `types` and `moved`. The names of `vision.models` are here as well.
+"""
 
 from typing import Any
 
 from critique_rl.moved import find
 
-_HOMES = ("vision.models",)
-
 
 def __getattr__(name: str) -> Any:
-    return find(name, __name__, _HOMES)
+    return find(name, __name__, ["vision.models"])

@@ -1,13 +1,12 @@
-"""Images: the path of a file, its bytes or a `data:` URL, opened in one way and hashed in two.
+"""Images: open the path of a file, its bytes or a `data:` URL; hash pixels exactly or perceptually.
 
-In problems, prompts and records an image is a string, so that records stay text: a path, or a URL that holds the
-file itself, as servers and browsers take it.
+In problems, prompts and records an image is a string, so that records stay text: a path, or a URL that contains
+the file, the form for servers and browsers.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import os
@@ -21,18 +20,18 @@ from critique_rl.types import UserError
 
 HASH_SIDE = 16
 HASH_MARGIN = 6
-"""Grey levels by which neighbours must differ: JPEG noise in an even area would otherwise set bits at random."""
+"""Least difference of neighbours, in grey levels: JPEG noise in an even area must not set bits at random."""
 
 _URL = "data:"
 _KINDS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
 
 class ImageError(UserError):
-    """An image that cannot be read."""
+    """An image cannot be read."""
 
 
 class MissingImageError(ImageError):
-    """The file of an image is not there."""
+    """The file of an image does not exist."""
 
 
 def open_image(image: str | bytes) -> Image.Image:
@@ -42,7 +41,7 @@ def open_image(image: str | bytes) -> Image.Image:
         image: Path of a file, its bytes, or a `data:` URL.
 
     Raises:
-        ImageError: It is no image, or one that is cut off; MissingImageError if there is no such file.
+        ImageError: The content is no image, or cut off; MissingImageError if the file does not exist.
     """
     try:
         content = image_bytes(image)
@@ -50,13 +49,13 @@ def open_image(image: str | bytes) -> Image.Image:
             return ImageOps.exif_transpose(opened).convert("RGB")
     except ImageError:
         raise
-    except Exception as error:  # the boundary: Pillow's decoders raise almost anything
-        what = image if isinstance(image, str) and not image.startswith(_URL) else f"{len(image)} bytes"
-        raise ImageError(f"{what}: not a readable image, {type(error).__name__}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise almost any class
+        source = image if isinstance(image, str) and not image.startswith(_URL) else f"{len(image)} bytes"
+        raise ImageError(f"{source}: not a readable image, {type(error).__name__}: {error}") from error
 
 
 def image_bytes(image: str | bytes) -> bytes:
-    """The content of an image file; arguments and errors are those of `open_image`."""
+    """The content of an image file, with the arguments and errors of `open_image`."""
     if isinstance(image, bytes):
         return image
     if not image.startswith(_URL):
@@ -71,12 +70,12 @@ def image_bytes(image: str | bytes) -> bytes:
         if not comma or not head.endswith(";base64"):
             raise ValueError("expected data:image/KIND;base64,CONTENT")
         return base64.b64decode(body, validate=True)
-    except (ValueError, binascii.Error) as error:
+    except ValueError as error:
         raise ImageError(f"{image[:40]}...: not a readable data URL, {error}") from error
 
 
 def data_url(content: bytes) -> str:
-    """The bytes of an image file as a URL that holds them.
+    """A URL that contains the bytes of an image file.
 
     >>> data_url(b"GIF89a")
     'data:image/gif;base64,R0lGODlh'
@@ -86,24 +85,24 @@ def data_url(content: bytes) -> str:
 
 
 def as_url(image: str) -> str:
-    """An image as servers take it: a URL is one already, a file becomes a `data:` URL.
+    """URL of an image: a URL stays, a file becomes a `data:` URL.
 
     Raises:
-        MissingImageError: There is no such file.
+        MissingImageError: The file does not exist.
     """
     return image if image.startswith((_URL, "http://", "https://")) else data_url(image_bytes(image))
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """Hash of size and pixels: equal for copies without loss, whatever their file format or metadata."""
+    """Hash of size and pixels: equal for lossless copies in any file format, with any metadata."""
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
 
 
 def difference_hash(image: Image.Image) -> npt.NDArray[np.uint64]:
-    """Perceptual hash: where the picture gets clearly lighter or darker, to the right and downwards.
+    """Perceptual hash: places where the picture gets clearly lighter or darker, to the right and downwards.
 
-    A difference hash (dHash) with three values instead of two: an even area sets no bit. It survives another
-    size, format and compression; not cropping, rotation or mirroring.
+    A difference hash (dHash) with three values instead of two: an even area sets no bit. Size, format and
+    compression do not change it much; cropping, rotation and mirroring do.
 
     Returns:
         4 * 16 * 16 bits as 16 numbers of 64 bits.
@@ -119,8 +118,8 @@ def difference_hash(image: Image.Image) -> npt.NDArray[np.uint64]:
 def hash_distances(one: npt.NDArray[np.uint64], others_NW: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     """Jaccard distances of a perceptual hash to others: 0 for the same bits, 1 for none in common.
 
-    Relative to the bits that are set, so that two drawings on white paper are not alike for their paper. A
-    picture without any structure is at distance 1 from everything, itself included.
+    Only set bits count: a common white background does not make two drawings alike. A picture without structure
+    has distance 1 to all pictures, itself included.
     """
     differ_N = np.bitwise_count(one ^ others_NW).sum(axis=-1, dtype=np.int64)
     either_N = np.bitwise_count(one | others_NW).sum(axis=-1, dtype=np.int64)
@@ -128,7 +127,7 @@ def hash_distances(one: npt.NDArray[np.uint64], others_NW: npt.NDArray[np.uint64
 
 
 def store_image(content: bytes, folder: Path) -> Path:
-    """Write the bytes of an image, unchanged, to a file that is named by their hash."""
+    """Write the bytes of an image, unchanged, to a file with their hash as its name."""
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{_suffix(content)}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

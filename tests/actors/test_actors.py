@@ -42,7 +42,7 @@ from transformers import (
 from critique_rl.actors import ActorError, OpenAIActor, TransformersActor, make_actor
 from critique_rl.actors import openai_actor as openai_actor_module
 from critique_rl.actors.base import GreedyCache
-from critique_rl.actors.transformers_actor import SeededSampler
+from critique_rl.actors.sampler import SeededSampler
 from critique_rl.cold_start import tiny_vl
 from critique_rl.types import Conversation, Generation, Sampling, UserError, child_seed
 from critique_rl.vision.images import data_url
@@ -606,6 +606,7 @@ def connect(server: Server, **options: Any) -> OpenAIActor:
     return OpenAIActor(server.url, "tiny", **{"max_retries": 1, "timeout_s": 20, **options})
 
 
+@pytest.mark.slow
 def test_greedy_over_http_equals_greedy_in_this_process(server: Server, model_dir: Path) -> None:
     remote = connect(server)
     prompts = [*varied_prompts(), *varied_prompts()]
@@ -628,6 +629,7 @@ def test_each_sampled_request_has_its_own_derived_seed(server: Server) -> None:
     assert remote.generate(prompts, Sampling(24, temperature=1.0, top_p=0.9, seed=8)) != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "hang"])
 def test_a_passing_fault_is_retried(server: Server, model_dir: Path, fault: str) -> None:
     remote = connect(server, timeout_s=1 if fault == "hang" else 20)
@@ -637,6 +639,7 @@ def test_a_passing_fault_is_retried(server: Server, model_dir: Path, fault: str)
     assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "error"), [("500", "injected 500"), ("drop", "RemoteProtocolError"), ("hang", "Timeout")]
 )
@@ -782,6 +785,7 @@ def test_the_check_at_construction(server: Server, monkeypatch: pytest.MonkeyPat
             OpenAIActor(server.url, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_or_hangs_is_an_error_in_seconds(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from PIL import Image
+from helpers import png, write_jsonl
 
 from critique_rl.benchmarks import (
     HUB,
@@ -44,16 +42,14 @@ from critique_rl.types import Conversation, Generation, Sampling, UserError
 from critique_rl.vision.images import data_url
 
 
-def png(grey: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (12, 8), (grey, 0, 255 - grey)).save(buffer, "PNG")
-    return buffer.getvalue()
+def picture(grey: int) -> bytes:
+    return png((grey, 0, 255 - grey), (12, 8))
 
 
 def pair(i: int, label: int = 1, source: str = "toy", **fields: Any) -> PreferencePair:
     better, worse = f"right {i}", f"wrong {i}"
     texts = (better, worse) if label == 1 else (worse, better)
-    made = PreferencePair(f"p{i}", source, png(i), f"Question {i}?", *texts, label)
+    made = PreferencePair(f"p{i}", source, picture(i), f"Question {i}?", *texts, label)
     return dataclasses.replace(made, **fields)
 
 
@@ -328,7 +324,7 @@ def test_a_killed_run_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
         {"seed": 1},
         {"pairs": PAIRS[1:]},
         {"pairs": [swap(p) for p in PAIRS]},
-        {"pairs": [dataclasses.replace(PAIRS[0], image=png(200)), *PAIRS[1:]]},
+        {"pairs": [dataclasses.replace(PAIRS[0], image=picture(200)), *PAIRS[1:]]},
         {"pairs": [dataclasses.replace(PAIRS[0], question="Another?"), *PAIRS[1:]]},
     ],
 )
@@ -345,7 +341,7 @@ def test_other_records_are_refused(tmp_path: Path, changed: dict[str, Any]) -> N
 def test_more_pairs_and_a_moved_image_leave_records_valid(tmp_path: Path) -> None:
     records = tmp_path / "r.jsonl"
     for name in ("a", "b"):
-        (tmp_path / f"{name}.png").write_bytes(png(7))
+        (tmp_path / f"{name}.png").write_bytes(picture(7))
     judge_pairs([pair(7, image=str(tmp_path / "a.png"))], Judge(oracle), seed=0, records=records)
     judge = Judge(oracle)
     judge_pairs([pair(7, image=str(tmp_path / "b.png")), pair(8)], judge, seed=0, records=records)
@@ -410,11 +406,6 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
 def test_vl_rewardbench_in_its_published_layout(tmp_path: Path) -> None:
     ids = {
         "wildvision-battle-1": "general",
@@ -427,14 +418,14 @@ def test_vl_rewardbench_in_its_published_layout(tmp_path: Path) -> None:
         "mmmu_pro_4": "reasoning",
     }
     rows = [
-        vl_row(row_id, [0, 1] if i % 2 else [1, 0], {"bytes": png(i), "path": None})
+        vl_row(row_id, [0, 1] if i % 2 else [1, 0], {"bytes": picture(i), "path": None})
         for i, row_id in enumerate(ids)
     ]
-    rows.append(vl_row("xyz", [0, 1], {"bytes": png(99), "path": None}, query_source="POVID"))
+    rows.append(vl_row("xyz", [0, 1], {"bytes": picture(99), "path": None}, query_source="POVID"))
     bench = load_reward_benchmark(VL_REWARDBENCH, write_parquet(tmp_path / "test.parquet", rows))
     assert [p.source for p in bench.pairs] == [*ids.values(), "hallucination"]
     assert [p.label for p in bench.pairs] == [2, 1] * 4 + [1]
-    assert bench.pairs[0].question == "What is shown?" and bench.pairs[3].image == png(3)
+    assert bench.pairs[0].question == "What is shown?" and bench.pairs[3].image == picture(3)
     assert bench.samples == {} and bench.not_judged == []
 
     result = evaluate_benchmark(bench, Judge(oracle), seed=0, records=tmp_path / "r.jsonl")
@@ -471,7 +462,7 @@ def mm_bench(tmp_path: Path) -> Any:
     folder = tmp_path / "images"
     folder.mkdir()
     for i, name in enumerate("abc"):
-        (folder / f"{name}.png").write_bytes(png(i))
+        (folder / f"{name}.png").write_bytes(picture(i))
     (tmp_path / "short").mkdir()
     (tmp_path / "short" / "broken.png").write_bytes(b"no picture")
     return load_reward_benchmark(
@@ -512,7 +503,7 @@ def test_acc_plus_is_not_both_orders(tmp_path: Path) -> None:
 
 
 def test_the_same_row_twice_counts_twice(tmp_path: Path) -> None:
-    rows = [vl_row("mmmu_1", [0, 1], {"bytes": png(1), "path": None})] * 2
+    rows = [vl_row("mmmu_1", [0, 1], {"bytes": picture(1), "path": None})] * 2
     bench = load_reward_benchmark(VL_REWARDBENCH, write_parquet(tmp_path / "t.parquet", rows))
     assert len({p.id for p in bench.pairs}) == 2
     again = load_reward_benchmark(VL_REWARDBENCH, write_parquet(tmp_path / "u.parquet", rows))
@@ -531,7 +522,7 @@ def test_the_same_row_twice_counts_twice(tmp_path: Path) -> None:
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    (tmp_path / "x.png").write_bytes(png(1))
+    (tmp_path / "x.png").write_bytes(picture(1))
     path = write_jsonl(tmp_path / "vl.jsonl", [vl_row("mmmu_1", [0, 1], "x.png") | change])
     with pytest.raises(DataError, match=message):
         load_reward_benchmark(VL_REWARDBENCH, path)
@@ -552,7 +543,7 @@ def test_other_files_and_names_are_refused(tmp_path: Path) -> None:
 
 def test_the_mean_of_both_benchmarks(tmp_path: Path) -> None:
     rows = [
-        vl_row(name, [0, 1], {"bytes": png(i), "path": None})
+        vl_row(name, [0, 1], {"bytes": picture(i), "path": None})
         for i, name in enumerate(("mmmu_1", "mmmu_2", "mmmu_3", "RLHF-V-1"))
     ]
     vl = load_reward_benchmark(VL_REWARDBENCH, write_parquet(tmp_path / "t.parquet", rows))

@@ -1,8 +1,7 @@
-"""The command line: a whole run from nothing, going on after each kind of end, and bad input of each kind."""
+"""The command line: a whole run from scratch, resuming after each kind of stop, and each kind of bad input."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -22,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MINI
-from rich.console import Console
+from helpers import MINI, asked_episode, environment, modified, serving_judge
 from safetensors.torch import load_file
-from test_audit import asked_episode, serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from critique_rl.actors import OpenAIActor, TransformersActor
 from critique_rl.cli import commands as cli
+from critique_rl.cli.parser import command_parser
 from critique_rl.cold_start.tiny import save_untrained
 from critique_rl.config.evaluation import ProtocolConfig
 from critique_rl.config.run import load_config
@@ -69,7 +67,7 @@ def run(config: Path, output: Path, *more: str, command: str = "run") -> int:
 
 @pytest.fixture(scope="module")
 def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run, from scratch. Only to be looked at: `fresh` gives copies."""
+    """A whole run, from scratch. Tests that change files take a copy from `fresh`."""
     output = tmp_path_factory.mktemp("runs") / "mini"
     assert run(config, output) == 0
     return output
@@ -85,12 +83,8 @@ def fresh(finished: Path, tmp_path: Path) -> Fresh:
     return copy
 
 
-def dates(output: Path) -> dict[str, int]:
-    return {str(p.relative_to(output)): p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
-
-
 def unfinish(step: Path) -> None:
-    """Leave a step as a kill would: begun and not finished."""
+    """Turn a finished step into one that was killed."""
     marker = step / "step.json"
     marker.write_text(marker.read_text(encoding="utf-8").replace('"finished": true', '"finished": false'))
 
@@ -169,7 +163,7 @@ def test_a_stage_starts_from_the_one_before_it(config: Path, fresh: Fresh) -> No
 
 
 def test_stages_of_adapters(config: Path, fresh: Fresh) -> None:
-    """Stage I trains one beside the SFT critic, Stage II goes on with it."""
+    """Stage I trains an adapter of the SFT critic, and Stage II trains it further."""
     output = fresh()
     for step in ("stage1", "stage2", "evaluate/stage1", "evaluate/stage2"):
         shutil.rmtree(output / "seed0" / step)
@@ -190,7 +184,7 @@ def test_the_actor_of_a_run_may_be_behind_a_server_and_a_row_may_have_another(
     config: Path, finished: Path, fresh: Fresh
 ) -> None:
     output = fresh()
-    with serving() as server:
+    with serving_judge() as server:
         served = load_config(config, [f"output={output}", f"actor_server={server.url}"])
         assert isinstance(Run(served).context.actor(), OpenAIActor)
     plain = load_config(config, [f"output={output}"])
@@ -213,19 +207,19 @@ def test_the_actor_of_a_run_may_be_behind_a_server_and_a_row_may_have_another(
 def test_a_second_run_does_nothing_again(config: Path, fresh: Fresh) -> None:
     output = fresh()
     assert run(config, output) == 0
-    before = dates(output)
+    before = modified(output)
     assert run(config, output) == 0
-    assert dates(output) == before
+    assert modified(output) == before
 
 
 def test_a_deleted_row_is_measured_again_alone_and_comes_out_the_same(
     config: Path, finished: Path, fresh: Fresh
 ) -> None:
     output = fresh()
-    before = dates(output)
+    before = modified(output)
     shutil.rmtree(output / "seed0" / "evaluate" / "stage1")
     assert run(config, output, command="evaluate") == 0
-    changed = {name for name, date in dates(output).items() if date != before.get(name)}
+    changed = {name for name, date in modified(output).items() if date != before.get(name)}
     assert changed == {f"seed0/evaluate/stage1/{TASK}/{name}" for name in (RECORDS, "step.json")}
     records = Path("seed0") / "evaluate" / "stage1" / TASK / RECORDS
     assert (output / records).read_bytes() == (finished / records).read_bytes()
@@ -247,13 +241,13 @@ def test_a_changed_setting_is_refused_with_the_difference(
     config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = fresh()
-    before = dates(output)
+    before = modified(output)
     assert run(config, output, "--set", "pool.samples=3") == 2
     error = capsys.readouterr().err
     assert "step 'seed0/pool'" in error and "pool.samples: 2 -> 3" in error
     assert run(config, output, "--set", "stages.stage2.trainer.beta=0.5") == 2
     assert "stage.trainer.beta: None -> 0.5" in capsys.readouterr().err
-    assert dates(output) == before
+    assert modified(output) == before
     # How fast the actor writes is no setting of the result.
     assert run(config, output, "--set", "actor.batch_size=8") == 0
 
@@ -268,9 +262,9 @@ def test_a_step_whose_input_is_missing_is_refused(
 
 def test_a_second_seed_gives_a_second_value(config: Path, finished: Path, fresh: Fresh) -> None:
     output = fresh()
-    before = dates(output)
+    before = modified(output)
     assert run(config, output, "--seeds", "0", "1") == 0
-    changed = {name for name, date in dates(output).items() if before.get(name, date) != date}
+    changed = {name for name, date in modified(output).items() if before.get(name, date) != date}
     # the report, and the cards, which have its figures
     assert {name for name in changed if Path(name).name != "README.md"} <= set(REPORT)
     content = json.loads((output / "report.json").read_text(encoding="utf-8"))
@@ -283,15 +277,12 @@ def test_a_second_seed_gives_a_second_value(config: Path, finished: Path, fresh:
     assert pools[0] != pools[1]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COVERAGE_PROCESS_START": ""}
-
-
 def hear_ctrl_c() -> None:
-    """What runs in the background of a shell ignores it, and so do its children."""
+    """Restore Ctrl-C: a process in the background of a shell ignores it, and so do its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.processes
 def test_ctrl_c_ends_with_130_and_the_stage_goes_on_from_its_checkpoint(
     config: Path, finished: Path, fresh: Fresh
 ) -> None:
@@ -326,17 +317,6 @@ def test_ctrl_c_ends_with_130_and_the_stage_goes_on_from_its_checkpoint(
         assert all((resumed[name] == unbroken[name]).all() for name in unbroken), stage
     state = json.loads((output / "seed0" / "stage1" / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["log_history"][: len(begun)] == begun  # times included: the first RL step was not made again
-
-
-def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) is None
-    for step, files in ((2, ["model.safetensors", "trainer_state.json"]), (10, ["model.safetensors"])):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        for file in files:
-            (tmp_path / f"checkpoint-{step}" / file).touch()
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    (tmp_path / "checkpoint-10" / "trainer_state.json").touch()
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 # -- bad input --------------------------------------------------------------------------------------------
@@ -528,7 +508,7 @@ def test_each_command_says_what_it_takes_with_examples_that_it_takes(
     shown = capsys.readouterr().out
     command = cli.COMMANDS[name]
     assert shown.startswith(f"usage: critique-rl {name} ") and command.examples
-    parser, _ = cli.command_line(name)
+    parser, _ = command_parser(name, command)
     for example in command.examples:
         assert f"\n  critique-rl {example}" in shown
         given = shlex.split(example.partition("|")[0])
@@ -602,7 +582,7 @@ def test_the_environment_of_the_config_holds_for_the_check_of_the_hub(
 
 
 def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The JSON document that a command wrote; there must be nothing else, and no progress."""
+    """The JSON document of a command; fails if there is other output or progress."""
     captured = capsys.readouterr()
     assert captured.err == ""
     content = json.loads(captured.out)
@@ -659,7 +639,7 @@ def test_json_of_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     rows = [asdict(replace(asked_episode(i), sample=sample)) for i in range(3) for sample in range(2)]
     records.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     few = ["--judge", str(judge), "--prompts", "compact", "--max-tokens", "8"]
-    with serving() as server:
+    with serving_judge() as server:
         for command, file, more in (
             ("self-critique", "self_critique.json", few),
             ("audit", "audit.json", ["--judge", server.url]),
@@ -713,6 +693,7 @@ def program(*given: str) -> list[str]:
     return [sys.executable, "-m", "critique_rl.cli", *given]
 
 
+@pytest.mark.processes
 def test_a_reader_that_goes_away_ends_it_with_1_and_without_a_traceback() -> None:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     for unbuffered in ("", "1"):
@@ -724,6 +705,7 @@ def test_a_reader_that_goes_away_ends_it_with_1_and_without_a_traceback() -> Non
         assert (process.returncode, error) == (1, ""), unbuffered
 
 
+@pytest.mark.processes
 def test_a_failure_of_the_program_ends_it_with_1_and_a_traceback_to_report(
     config: Path, fresh: Fresh
 ) -> None:
@@ -735,7 +717,7 @@ def test_a_failure_of_the_program_ends_it_with_1_and_a_traceback_to_report(
 
 
 def on_a_terminal(given: Sequence[str], more: dict[str, str]) -> str:
-    """What a command writes to stderr where that is a terminal."""
+    """Output of a command on stderr, which is a terminal."""
     leader, follower = os.openpty()
     shown = {key: value for key, value in environment().items() if key not in ("NO_COLOR", "FORCE_COLOR")}
     shown |= {"TERM": "xterm-256color", **more}
@@ -756,6 +738,7 @@ def on_a_terminal(given: Sequence[str], more: dict[str, str]) -> str:
     return written.decode()
 
 
+@pytest.mark.processes
 def test_colours_are_for_terminals_alone_and_not_with_no_color() -> None:
     given, colour = ["check-data", "modular_chain"], re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|38;|9[0-7])[0-9;]*m")
     assert colour.search(on_a_terminal(given, {}))
@@ -810,34 +793,3 @@ def test_tab_completes_commands_options_values_and_files(
     ).replace('\\"', '"')
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert set(done.stdout.split()) == expected, done.stderr
-
-
-# -- progress ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_progress_says_how_long_it_will_take_also_where_a_step_takes_minutes(terminal: bool) -> None:
-    stream, clock = io.StringIO(), [0.0]
-    shown = Display()
-    shown.console = Console(file=stream, force_terminal=terminal, width=100, get_time=lambda: clock[0])
-    with shown.step("seed0/stage1", 1, 1):
-        for done in range(40, 51):  # 40 of 50 were done before: they say nothing of the speed
-            clock[0] += 600
-            shown.advance(done, 50)
-            if done == 45 and shown._progress is not None:
-                shown._progress.refresh()
-    assert "0:50:00" in stream.getvalue()  # five more at ten minutes each
-    if not terminal:
-        lines = stream.getvalue().splitlines()
-        assert lines[1:-1] == ["    40/50", "    45/50  0:50:00 left", "    50/50"]
-
-
-def test_a_step_that_counts_two_things_shows_both(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Display()
-    with shown.step("sft", 1, 1):
-        for total in (3, 4):
-            for done in range(1, total + 1):
-                shown.advance(done, total)
-    assert [line.split()[0] for line in capsys.readouterr().err.splitlines()[1:-1]] == (
-        ["1/3", "2/3", "3/3", "1/4", "2/4", "3/4", "4/4"]
-    )

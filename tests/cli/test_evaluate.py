@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers import read_jsonl, write_jsonl
 
 from critique_rl.cli import commands as cli
 from critique_rl.prompts import VERDICT_LABEL
@@ -25,7 +26,7 @@ def test_two_models_are_measured_and_the_same_command_goes_on(
     assert evaluate(tmp_path, actor_dir, critic_dir, *more) == 0
     shown = capsys.readouterr().out
     records = tmp_path / "records.jsonl"
-    rows = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(records)
     problems = {row["id"] for row in rows}
     assert len(rows) == 4 * len(problems) and {row["dataset"] for row in rows} == {"modular_chain"}
     measured = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"][0]["metrics"]
@@ -57,7 +58,7 @@ def test_what_a_critic_has_written_needs_one(
     tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(tmp_path, actor_dir, None, "--limit", "5", "--critiques", "shuffled") == 2
-    assert "--critiques shuffled shows what a critic has written: give --critic" in capsys.readouterr().err
+    assert "--critiques shuffled uses the critic's critiques: give --critic" in capsys.readouterr().err
 
 
 def test_recorded_replies_do_not_take_the_place_of_an_evaluation(
@@ -90,8 +91,7 @@ RECORDED = [
 
 def write(path: Path, rows: list[dict]) -> Path:
     filled = [{"question": "How many?", "answer": "18", "kind": "number"} | row for row in rows]
-    path.write_text("".join(json.dumps(row) + "\n" for row in filled), encoding="utf-8")
-    return path
+    return write_jsonl(path, filled)
 
 
 def test_recorded_replies_are_compared_with_their_labels(
@@ -132,7 +132,7 @@ def test_recorded_critiques_are_read_by_the_one_parser(tmp_path: Path) -> None:
     [
         ({"response": 3}, "line 1, field 'response': found 3, expected text"),
         ({"response": "3", "kind": "numbr"}, "line 1, field 'kind': found 'numbr', expected one of"),
-        ({"response": "3", "kind": None}, "line 1: no field 'kind'; give all rows one with --kind"),
+        ({"response": "3", "kind": None}, "line 1: no field 'kind'; give the kind of all rows with --kind"),
         (
             {"response": "3", "critique": "c"},
             "line 1: a row has both `critique` and `refinement`, or neither",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
 import random
 import signal
 import statistics
@@ -18,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import teach, write_response
-from PIL import Image
+from helpers import environment, png, read_jsonl, teach, write_jsonl, write_response
 
 from critique_rl.cli import commands as cli
 from critique_rl.cli.self_critique import judges
@@ -34,13 +31,12 @@ from critique_rl.types import Conversation, Generation, Problem, Sampling, UserE
 from critique_rl.vision.images import data_url
 
 SAMPLES, PROBLEMS = 8, 30
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def judge_dir(tmp_path_factory: pytest.TempPathFactory, problems: list[Problem]) -> Path:
-    """A judge that names the response without an open step, and writes no box where both have one."""
+    """A judge that names the response without an open step, and names none if both have one."""
     rng = random.Random(0)
     chats = []
     for problem in problems * 6:
@@ -55,7 +51,7 @@ def judge_dir(tmp_path_factory: pytest.TempPathFactory, problems: list[Problem])
 
 @pytest.fixture(scope="module")
 def mute_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A judge with random weights, of which nothing can be read."""
+    """A judge with random weights, which writes no readable judgement."""
     directory = tmp_path_factory.mktemp("models") / "mute"
     save_untrained(directory, seed=1)
     return directory
@@ -86,18 +82,9 @@ def records(tmp_path_factory: pytest.TempPathFactory, problems: list[Problem]) -
     path, greedy = tmp_path_factory.mktemp("evaluated") / "records.jsonl", Sampling(20)
     protocol = Protocol(COMPACT, greedy, greedy, greedy, seed=1, samples=SAMPLES)
     evaluate(problems[:PROBLEMS], Sampler(problems), None, protocol, records=path)
-    rows = read(path)
+    rows = read_jsonl(path)
     rows[3]["response_correct"] = None
-    return write(path, rows)
-
-
-def read(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write(path: Path, rows: Sequence[Row]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_jsonl(path, rows)
 
 
 def command(records: Path, output: Path, *more: str, quiet: bool = True) -> int:
@@ -109,7 +96,7 @@ def command(records: Path, output: Path, *more: str, quiet: bool = True) -> int:
 def finished(
     tmp_path_factory: pytest.TempPathFactory, records: Path, judge_dir: Path, mute_dir: Path
 ) -> Path:
-    """What the command wrote of two judges."""
+    """Output folder of the command with two judges."""
     output = tmp_path_factory.mktemp("chosen") / "out"
     assert command(records, output, "--judge", str(judge_dir), "--judge", f"none={mute_dir}") == 0
     return output
@@ -120,13 +107,13 @@ def finished(
 
 def pools(records: Path) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
-    for row in sorted(read(records), key=lambda row: row["sample"]):
+    for row in sorted(read_jsonl(records), key=lambda row: row["sample"]):
         found.setdefault(row["id"], []).append(row)
     return found
 
 
 def replay(lines: Sequence[Row], pool: str) -> list[list[int]]:
-    """Who is left after each round, from the judgements in both orders of one problem."""
+    """Candidates left after each round, from the judgements of one problem in both orders."""
     mine = [line for line in lines if line["item"] == pool]
     left = [
         place
@@ -213,7 +200,7 @@ def test_the_tables_follow_from_records_and_judgements(finished: Path, records: 
             assert shown(accuracies, label)[place] == cell(values), (label, n)
 
     for name in ("judge", "none"):
-        lines = read(finished / "judgements" / f"{name}.jsonl")
+        lines = read_jsonl(finished / "judgements" / f"{name}.jsonl")
         assert len(lines) == PROBLEMS * 2 * (SAMPLES - 1)
         rounds = {i: replay(lines, i) for i in asked}
         assert all(rounds[i][0] == list(orders[i]) for i in asked)
@@ -321,8 +308,8 @@ def test_ctrl_c_ends_with_130_and_leaves_what_was_judged(
     whole = [(finished / place).read_bytes() for place in places]
     given = ["self-critique", str(records), str(output), *models, "--prompts", "compact"]
     given += ["--max-tokens", "12"]
-    arguments, environment = [sys.executable, "-m", "critique_rl.cli", *given], {**os.environ, **ONE_THREAD}
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    arguments = [sys.executable, "-m", "critique_rl.cli", *given]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         deadline, first = time.monotonic() + 120, output / places[0]
         while not (first.exists() and first.stat().st_size) and time.monotonic() < deadline:
             assert process.poll() is None
@@ -366,7 +353,7 @@ def test_a_larger_limit_goes_on_from_a_smaller_one_and_one_order_asks_half(
     for limit in (4, 9):
         more = ("--judge", f"x={mute_dir}", "--one-order", "--limit", str(limit))
         assert command(records, tmp_path, *more) == 0
-        lines = read(tmp_path / "judgements" / "x.jsonl")
+        lines = read_jsonl(tmp_path / "judgements" / "x.jsonl")
         judged.append({line["item"] for line in lines})
         assert len(judged[-1]) == limit
         row = json.loads((tmp_path / "self_critique.json").read_text(encoding="utf-8"))["rows"][-1]
@@ -379,21 +366,15 @@ def test_a_larger_limit_goes_on_from_a_smaller_one_and_one_order_asks_half(
 # --- images -------------------------------------------------------------------------------------------
 
 
-def picture(colour: str) -> str:
-    content = io.BytesIO()
-    Image.new("RGB", (84, 56), colour).save(content, "PNG")
-    return data_url(content.getvalue())
-
-
 def test_a_judge_with_vision_sees_the_image_of_each_problem(
     mute_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seeing = tmp_path / "seeing"
     tiny_vl.save_untrained(seeing, seed=0)
-    images = {"p0": picture("red"), "p1": picture("blue"), "p2": None}
-    records = write(tmp_path / "r.jsonl", [{**row, "image": images[row["id"]]} for row in episodes()])
+    images = {"p0": data_url(png("red")), "p1": data_url(png("blue")), "p2": None}
+    records = write_jsonl(tmp_path / "r.jsonl", [{**row, "image": images[row["id"]]} for row in episodes()])
     assert command(records, tmp_path / "out", "--judge", str(seeing)) == 0
-    made = read(tmp_path / "out" / "judgements" / "seeing.jsonl")
+    made = read_jsonl(tmp_path / "out" / "judgements" / "seeing.jsonl")
     forward = {j["item"]: j for j in made if j["order"] == "forward"}
     # The questions are one text of one length: what is more are the tokens of the image and its two ends.
     assert forward["p0"]["tokens"] == forward["p1"]["tokens"] == forward["p2"]["tokens"] + 6 + 2
@@ -426,7 +407,7 @@ def lines(rows: Sequence[Row]) -> str:
         ("", "is empty; give the records.jsonl"),
         ('{"id": "p0"}\n', "line 1 is no episode record"),
         (lines(episodes())[:-9], "the last line is cut short; let the evaluation go on"),
-        (lines(episodes(1)), "one sample of each problem leaves nothing to choose: evaluate with several"),
+        (lines(episodes(1)), "one sample per problem leaves no choice: evaluate with several"),
         (lines(episodes()[:-1]), "has 2 records of problem p0 and 1 of p2: let the evaluation go on"),
         (lines([*episodes(1), *episodes(1)]), "there are two records of problem p0, sample 0, round 0"),
         (lines(episodes(response_correct=None)), "none of its replies is graded"),

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the texts, the filter, and that completions alone are learned."""
+"""Supervised fine-tuning: the texts, the filter, and a loss on the completions only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from helpers import ToyActor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
@@ -28,26 +29,20 @@ from critique_rl.grading import grade
 from critique_rl.prompts import COMPACT, PAPER, PROMPT_SETS, PromptSet, Verdict, parse_verdict
 from critique_rl.tasks import load_task
 from critique_rl.tasks.modular_chain_teacher import Annotator, Solver
-from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError
+from critique_rl.types import Conversation, Problem, Sampling, UserError
 
 DRAW = Sampling(20, 0.7)
 FAST = {"learning_rate": 5e-3, "per_device_train_batch_size": 8, "gradient_checkpointing": False}
 
 
-class ToyActor:
-    """Replies by a rule on the question's number and whether it is asked to refine."""
+def toy_actor(rule: Callable[[int, bool], str]) -> ToyActor:
+    """Replies by a rule: on the number in the question, and on whether the prompt asks for a refinement."""
 
-    name = "toy"
+    def reply(prompt: Conversation) -> str:
+        number = int(prompt[0]["content"].split("apples")[0].split()[-1])
+        return rule(number, sum(message["role"] == "user" for message in prompt) > 1)
 
-    def __init__(self, rule: Callable[[int, bool], str]) -> None:
-        self.rule = rule
-        self.asked: list[Conversation] = []
-
-    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
-        self.asked += prompts
-        indices = [int(prompt[0]["content"].split("apples")[0].split()[-1]) for prompt in prompts]
-        refining = [sum(m["role"] == "user" for m in prompt) > 1 for prompt in prompts]
-        return [Generation(self.rule(i, r), 5, 5, False) for i, r in zip(indices, refining, strict=True)]
+    return ToyActor(reply)
 
 
 class ToyTeacher(ReferenceTeacher):
@@ -121,7 +116,7 @@ def test_exactly_the_critiques_before_a_right_refinement_are_kept(
     apples: list[Problem], prompts: PromptSet
 ) -> None:
     # Responses to 0..5 are right, to 6..11 wrong; refinements are right for multiples of three: 0, 3, 6, 9.
-    actor = ToyActor(
+    actor = toy_actor(
         lambda i, refining: right(i) if (i % 3 == 0 if refining else i < 6) else "The answer is 99."
     )
     found = critic_examples(apples, actor, ToyTeacher(), prompts, response=DRAW, refinement=DRAW, seed=0)
@@ -137,7 +132,7 @@ def test_exactly_the_critiques_before_a_right_refinement_are_kept(
 
 def test_kept_critiques_are_balanced_between_right_and_wrong_responses(apples: list[Problem]) -> None:
     # Nine right and three wrong responses, all refined rightly.
-    actor = ToyActor(lambda i, refining: right(i) if refining or i < 9 else "The answer is 99.")
+    actor = toy_actor(lambda i, refining: right(i) if refining or i < 9 else "The answer is 99.")
     found = critic_examples(apples, actor, ToyTeacher(), COMPACT, response=DRAW, refinement=DRAW, seed=0)
     kept = Counter(int(texts(e)[1].removeprefix("Critique of p")) < 9 for e in found)
     assert kept == {True: 3, False: 3}
@@ -155,14 +150,16 @@ def test_kept_critiques_are_balanced_between_right_and_wrong_responses(apples: l
 )
 def test_nothing_or_one_class_kept_is_refused(apples: list[Problem], rule: Callable, counts: str) -> None:
     with pytest.raises(UserError, match=f"critic SFT: of 12 critiques, {counts}"):
-        critic_examples(apples, ToyActor(rule), ToyTeacher(), COMPACT, response=DRAW, refinement=DRAW, seed=0)
+        critic_examples(
+            apples, toy_actor(rule), ToyTeacher(), COMPACT, response=DRAW, refinement=DRAW, seed=0
+        )
 
 
 # -- teachers ---------------------------------------------------------------------------------------------
 
 
 def test_the_model_teacher_asks_a_model_and_shows_it_no_gold_answer(apples: list[Problem]) -> None:
-    model = ToyActor(lambda i, refining: "refined" if refining else "criticised")
+    model = toy_actor(lambda i, refining: "refined" if refining else "criticised")
     teacher = ModelTeacher(model, PAPER, max_tokens=9, temperature=0.7)
     assert teacher.solve(apples[:1], seed=0) == ["0 + 1 = 1\nThe answer is 1."]
     critiques = teacher.critique(apples, ["My draft."] * 12, seed=0, polished=False)
@@ -240,7 +237,7 @@ def test_base_examples_have_as_many_of_each_kind_as_asked() -> None:
 
 
 def test_a_base_may_learn_to_follow_critiques_that_are_wrong() -> None:
-    """What is criticised stays right; refinements follow other critiques, wrong values and all."""
+    """Plain critiques stay right; refinements follow the polished critiques, also their wrong values."""
     problems = load_task("modular_chain", split="train", steps=1, size=60)
     teacher = ScriptedTeacher(Solver(), Annotator(), Annotator(wrong_value=1.0))
     found = base_examples(
@@ -305,6 +302,7 @@ def completion_loss(directory: Path, examples: list[dict[str, Conversation]]) ->
     return sum(losses) / len(losses)
 
 
+@pytest.mark.slow
 def test_fine_tuning_lowers_the_loss_on_completions_and_saves_a_loadable_model(
     untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +321,7 @@ def test_fine_tuning_lowers_the_loss_on_completions_and_saves_a_loadable_model(
     assert not list((tmp_path / "tuned").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_reproducible_and_depends_on_its_seed(untrained: Path, tmp_path: Path) -> None:
     examples = chain_examples(8)
     runs = [("a", 0), ("b", 0), ("c", 1)]

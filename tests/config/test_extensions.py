@@ -1,8 +1,7 @@
-"""Tasks, prompt sets, rewards and actors of one's own in a configured run, and problems of one's own file."""
+"""A user's tasks, prompt sets, rewards and actors in a configured run, and problems from a user's file."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import write_jsonl
 
 from critique_rl.actors import BACKENDS
 from critique_rl.cli import commands as cli
 from critique_rl.config.run import load_config
 from critique_rl.display import Display
 from critique_rl.prompts import PROMPT_SETS
-from critique_rl.rewards import REFINEMENT_REWARDS
 from critique_rl.reports.results import histories, result_rows
+from critique_rl.rewards import REFINEMENT_REWARDS
 from critique_rl.runs.run import Run
 from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError, problem_id
@@ -38,7 +38,7 @@ def load(*, source, split, seed, size=30):
 
 
 class Calculator:
-    """Answers 0 at first, and calculates once it is criticised; `offset` spoils that."""
+    """Answers 0 at first, and calculates after a critique; `offset` makes the result wrong."""
 
     name = "calculator"
 
@@ -87,7 +87,7 @@ evaluation:
 
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
-    """What an extension brings stays in the process; other tests know what the package has alone."""
+    """Restores the registries: additions by an extension would stay for other tests."""
     known: list[dict[str, Any]] = [TASKS.data, PROMPT_SETS, REFINEMENT_REWARDS, BACKENDS]
     before = [dict(registry) for registry in known]
     yield
@@ -134,22 +134,24 @@ def test_bad_names_and_files_of_extensions(config: Path, tmp_path: Path) -> None
         Run(load_config(config, ["actor={backend: calculator, offst: 1}"])).execute()
 
 
-# --- problems of one's own file -------------------------------------------------------------------------
-
-
-def write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+# --- problems from a user's file -------------------------------------------------------------------------
 
 
 def test_fields_of_any_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    path = write(
+    path = write_jsonl(
         tmp_path / "test.jsonl",
-        {"problem": "2 + 3?", "gold": 5},
-        {"problem": "Half?", "gold": 0.5, "why": "1 / 2 = 0.5"},
-        {"problem": "Is it red?", "gold": "yes", "kind": "yes_no", "picture": "a.png"},
-        {"problem": "Is it red?", "gold": "no", "kind": "yes_no", "picture": "data:image/png;base64,AAAA"},
+        [
+            {"problem": "2 + 3?", "gold": 5},
+            {"problem": "Half?", "gold": 0.5, "why": "1 / 2 = 0.5"},
+            {"problem": "Is it red?", "gold": "yes", "kind": "yes_no", "picture": "a.png"},
+            {
+                "problem": "Is it red?",
+                "gold": "no",
+                "kind": "yes_no",
+                "picture": "data:image/png;base64,AAAA",
+            },
+        ],
     )
     found = load_task(
         *("custom",),
@@ -172,7 +174,7 @@ def test_fields_of_any_name(tmp_path: Path) -> None:
 
 
 def test_one_file_gives_disjoint_splits(tmp_path: Path) -> None:
-    path = write(tmp_path / "all.jsonl", *({"question": f"{i}?", "answer": i} for i in range(200)))
+    path = write_jsonl(tmp_path / "all.jsonl", ({"question": f"{i}?", "answer": i} for i in range(200)))
     shares = {"train": 0.8, "test": 0.2}
     parts = {s: load_task("custom", source=str(path), split=s, splits=shares) for s in shares}
     ids = {s: {p.id for p in of} for s, of in parts.items()}
@@ -191,13 +193,13 @@ def test_one_file_gives_disjoint_splits(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_row_is_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "test.jsonl", {"question": "1?", "answer": 1}, row)
+    path = write_jsonl(tmp_path / "test.jsonl", [{"question": "1?", "answer": 1}, row])
     with pytest.raises(UserError, match=message):
         load_task("custom", source=str(path), split="test")
 
 
 def test_a_source_and_a_known_kind_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write(tmp_path / "test.jsonl", {"question": "1?", "answer": "x"})
+    path = write_jsonl(tmp_path / "test.jsonl", [{"question": "1?", "answer": "x"}])
     with pytest.raises(UserError, match="`source` is missing"):
         load_task("custom", split="test")
     with pytest.raises(UserError, match="kind 'text' is none of math, number"):

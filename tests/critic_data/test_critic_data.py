@@ -8,7 +8,6 @@ import io
 import json
 import random
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from helpers import write_jsonl
 from PIL import Image, ImageDraw
 from transformers import ProcessorMixin
 from transformers.models.qwen2_5_vl import Qwen2_5_VLProcessor
@@ -36,6 +36,7 @@ from critique_rl.critic_data import (
     load_pairs,
     markdown_table,
     open_image,
+    pairs_of_responses,
     parse_judgement,
     pixel_hash,
     split_prompt,
@@ -74,11 +75,6 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def png(seed: int) -> bytes:
     return encoded(draw(seed))
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
 
 
 @pytest.fixture
@@ -859,6 +855,7 @@ COPIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("why", "copy", "expected"), COPIES, ids=[why for why, _, _ in COPIES])
 def test_copies_of_benchmark_images_are_found(why: str, copy: Any, expected: str) -> None:
     for seed, image in [(s, photo(s)) for s in range(4)] + [(s, draw(s, (320, 240))) for s in range(4)]:
@@ -967,3 +964,43 @@ def test_a_benchmark_image_that_cannot_be_read_stops_the_check() -> None:
         decontaminate([toy(0, image=png(0))], [item(b"no image")])
     with pytest.raises(UserError, match="out of its range"):
         decontaminate([], [], share=0.0)
+
+
+# --- pairs of responses ------------------------------------------------------------------------------------
+
+
+def response_row(identity: str, response: str, correct: bool | None) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "dataset": "toy",
+        "question": f"Q{identity}",
+        "response": response,
+        "response_correct": correct,
+        "image": f"{identity}.png",
+    }
+
+
+def test_pairs_of_responses() -> None:
+    rows = [
+        *(
+            response_row("a", text, correct)
+            for text, correct in (("r1", True), ("r1", True), ("w1", False), ("r2", True))
+        ),
+        *(response_row("b", text, correct) for text, correct in (("r", True), ("?", None))),
+        *(response_row(str(i), text, text == "r") for i in range(40) for text in "rw"),
+    ]
+    pairs = pairs_of_responses(rows)
+    assert len(pairs) == 41 and {p.id.partition("-")[0] for p in pairs} == {"a", *map(str, range(40))}
+    assert all(better(p).startswith("r") and p.image == f"{p.question[1:]}.png" for p in pairs)
+    assert 10 < sum(p.label == 1 for p in pairs) < 31
+    assert len(pairs_of_responses([*rows, response_row("a", "w2", False)], most=2)) == 42
+    tied = [p for p in pairs_of_responses(rows, ties=True) if p.tie]
+    assert [(p.id, {p.response_1, p.response_2}) for p in tied] == []  # of a, one right response is left
+    # Of one wrong and three right responses, two right ones are left however many pairs there may be.
+    few = [response_row("c", "w", False), *(response_row("c", f"r{i}", True) for i in range(3))]
+    for most in (1, 2, 3):
+        assert len([p for p in pairs_of_responses(few, most=most, ties=True) if p.tie]) == 1
+    tied = [p for p in pairs_of_responses([*rows, response_row("a", "r3", True)], ties=True) if p.tie]
+    assert [(p.id, p.label, {p.response_1, p.response_2}) for p in tied] == [("a-right", 0, {"r2", "r3"})]
+    with pytest.raises(UserError, match="of 1 problems with right and 0 with wrong responses none has both"):
+        pairs_of_responses([response_row("b", "r", True)])

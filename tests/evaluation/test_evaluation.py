@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ToyActor
 
 from critique_rl.config.data import LengthConfig
 from critique_rl.config.evaluation import ProtocolConfig
@@ -17,24 +17,10 @@ from critique_rl.evaluation.episodes import Episode, read_episodes
 from critique_rl.evaluation.metrics import metrics, resampled
 from critique_rl.evaluation.protocol import ADVICE, Protocol, evaluate
 from critique_rl.prompts import COMPACT, PAPER, VERDICT_LABEL, PromptSet
-from critique_rl.runs.protocol import protocol_of
-from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError
+from critique_rl.runs.problems import protocol_of
+from critique_rl.types import Conversation, Problem, Sampling, UserError
 
 PROBLEMS = [Problem(f"id{i}", "toy", f"What is {i} + 1?", "", str(i + 1), "number") for i in range(10)]
-
-
-class ToyActor:
-    """Answers by a rule, and remembers what it was asked and how."""
-
-    def __init__(self, rule: Callable[[Conversation], str]) -> None:
-        self.name, self.rule = "toy", rule
-        self.asked: list[Conversation] = []
-        self.samplings: list[Sampling] = []
-
-    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
-        self.asked += prompts
-        self.samplings.append(sampling)
-        return [Generation(self.rule(prompt), 10, 3, False) for prompt in prompts]
 
 
 def number(conversation: Conversation) -> int:
@@ -168,27 +154,6 @@ def test_the_protocol_asks_in_order_and_records_what_came_back(tmp_path: Path) -
     assert len(actor.asked) == 20 and len(critic.asked) == 10
 
 
-def test_recomputing_the_metrics_from_the_file_gives_the_same(tmp_path: Path) -> None:
-    records = tmp_path / "records.jsonl"
-    measured = metrics(
-        evaluate(PROBLEMS, ToyActor(actor_rule), ToyActor(critic_rule), protocol(), records=records)
-    )
-    rows = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
-    says = {"correct": True, "wrong": False, "unparsed": None}
-    n = len(rows)
-    o, o2 = [r["response_correct"] for r in rows], [r["refinement_correct"] for r in rows]
-    f = [says[r["verdict"]] for r in rows]
-    assert measured["acc"] == sum(o) / n
-    assert measured["acc_refine"] == sum(o2) / n
-    assert measured["delta_ci"] == sum(a and not b for a, b in zip(o, o2, strict=True)) / n
-    assert measured["delta_ic"] == sum(b and not a for a, b in zip(o, o2, strict=True)) / n
-    assert measured["acc_dis"] == sum(a == b for a, b in zip(o, f, strict=True)) / n
-    assert measured["parse_rate"] == sum(v is not None for v in f) / n
-    assert measured["acc_dis_parsed"] == pytest.approx(
-        measured["acc_dis"] * n / sum(v is not None for v in f)
-    )
-
-
 def test_prefills_are_part_of_the_stored_texts(tmp_path: Path) -> None:
     actor = ToyActor(actor_rule)
     first = evaluate(
@@ -275,28 +240,11 @@ def test_an_evaluation_killed_inside_a_chain_goes_on_with_its_rounds(tmp_path: P
     assert evaluate(PROBLEMS, actor, critic, protocol(rounds=2), records=broken) == expected
 
 
-def test_a_last_line_cut_inside_a_character_is_dropped(tmp_path: Path) -> None:
-    records = tmp_path / "records.jsonl"
-    asked = [dataclasses.replace(p, question=f"What is {i} + 1? π") for i, p in enumerate(PROBLEMS[:2])]
-    expected = evaluate(asked, ToyActor(actor_rule), None, protocol(), records=records)
-    content = records.read_bytes()
-    cut = content.rfind("π".encode()) + 1
-    records.write_bytes(content[:cut])
-    assert read_episodes(records) == expected[:1]
-    assert records.read_bytes().endswith(b"\n")
-    assert evaluate(asked, ToyActor(actor_rule), None, protocol(), records=records) == expected
-
-
-def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
+def test_foreign_records_are_refused(tmp_path: Path) -> None:
     records = tmp_path / "records.jsonl"
     evaluate(PROBLEMS, ToyActor(actor_rule), None, protocol(), records=records)
     with pytest.raises(UserError, match="records of other problems"):
         evaluate(PROBLEMS[:5], ToyActor(actor_rule), None, protocol(), records=records)
-    lines = records.read_text(encoding="utf-8").splitlines(keepends=True)
-    for broken in ("{}\n", "no json\n", '{"id": "x", "score": 1}\n'):
-        records.write_text("".join([*lines[:2], broken, *lines[2:]]), encoding="utf-8")
-        with pytest.raises(UserError, match=r"records.jsonl, line 3 is no episode record"):
-            read_episodes(records)
 
 
 # -- rounds, samples and what the actor is shown ----------------------------------------------------------
@@ -415,7 +363,7 @@ def test_an_oracle_verifier_spares_right_responses(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"rounds": 0}, "rounds must be at least 1"),
-        ({"samples": 0}, "samples and rounds must be at least 1"),
+        ({"samples": 0}, "samples must be at least 1"),
         ({"history": "markow"}, "Did you mean 'markov'"),
         ({"critiques": "shufled"}, "Did you mean 'shuffled'"),
         ({"critiques": "shuffled", "spare_correct": True}, "set spare_correct to false"),

@@ -1,4 +1,4 @@
-"""Recorded replies as episodes; what the command prints of them is in `test_standalone.py`."""
+"""Recorded replies as episodes; what the command prints of them is in cli/test_evaluate.py."""
 
 from __future__ import annotations
 

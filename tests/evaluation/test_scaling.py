@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from critique_rl.evaluation.episodes import Episode, read_episodes
 from critique_rl.evaluation.intervals import interval, wilson
 from critique_rl.evaluation.protocol import Protocol, evaluate
 from critique_rl.evaluation.scaling import (
+    by_round,
     chains,
     majority_at,
     majority_by_problem,
@@ -24,6 +26,7 @@ from critique_rl.evaluation.scaling import (
     pass_at,
     pass_at_k,
     pass_by_problem,
+    powers_of_two,
     tokens_at,
 )
 from critique_rl.prompts import COMPACT, VERDICT_LABEL
@@ -227,6 +230,22 @@ def test_a_vote_that_could_not_be_graded_is_left_out() -> None:
         6: {"a": 1.0, "b": None},  # a tie of three, 1 first
     }
     assert majority_at(episodes, [2]) == {2: 0.5}
+
+
+def test_accuracy_by_round_and_the_numbers_of_samples() -> None:
+    assert powers_of_two(1) == [1] and powers_of_two(16) == [1, 2, 4, 8, 16] and powers_of_two(20)[-1] == 16
+    episodes = [
+        e
+        for e in (
+            {"id": "a", "round": 0, "refinement_correct": False},
+            {"id": "a", "round": 1, "refinement_correct": True},
+            {"id": "b", "round": 0, "refinement_correct": True},
+            {"id": "b", "round": 1, "refinement_correct": None},
+            {"id": "b", "round": 0, "refinement_correct": False},  # another sample
+        )
+    ]
+    values = by_round([1, 2])([SimpleNamespace(**e) for e in episodes])  # type: ignore[list-item]
+    assert values == {"refinement_at_1": {"a": 0.0, "b": 0.5}, "refinement_at_2": {"a": 1.0, "b": None}}
 
 
 # --- the real protocol --------------------------------------------------------------------------------

@@ -306,6 +306,7 @@ POISON = [
 ]
 
 
+@pytest.mark.processes
 def test_poison_ends_at_the_limit_and_the_next_item_is_graded(pool: Pool) -> None:
     assert pool.ask("math", "1/2", "0.5") == (True, "equal")
     for poison in POISON:
@@ -316,12 +317,14 @@ def test_poison_ends_at_the_limit_and_the_next_item_is_graded(pool: Pool) -> Non
         assert pool.ask("math", "1/2", "0.5") == (True, "equal"), poison
 
 
+@pytest.mark.processes
 def test_memory_is_limited() -> None:
     pool = Pool(size=1, limit_s=30, memory_bytes=2**25)
     assert pool.ask("math", "x+1", "(a+b+c+d+e+f+g+h)^{40}") == (None, "memory limit")
     pool.close()
 
 
+@pytest.mark.processes
 def test_threads_share_the_workers_and_poison_stays_alone() -> None:
     pool = Pool(size=2, limit_s=1)
     jobs = [(f"x+{i}", f"{i}+x") for i in range(40)]
@@ -336,6 +339,7 @@ def test_threads_share_the_workers_and_poison_stays_alone() -> None:
     assert results == expected
 
 
+@pytest.mark.processes
 def test_a_worker_killed_while_idle_is_replaced(pool: Pool) -> None:
     assert pool.ask("math", "1/2", "0.5")[0] is True
     os.kill(pool._idle[0]._process.pid, signal.SIGKILL)
@@ -356,6 +360,7 @@ def test_answers_of_workers_are_cached_across_replies() -> None:
     assert SHARED.pool._idle == []  # no worker was needed
 
 
+@pytest.mark.processes
 def test_grade_works_in_threads_and_in_forked_children() -> None:
     assert grade(gold="(w+1)^2", reply="The answer is $w^2+2w+1$", kind="math") is True
     parents = {w._process.pid for w in SHARED.pool._idle}
@@ -382,6 +387,7 @@ def test_grade_works_in_threads_and_in_forked_children() -> None:
     assert {w._process.pid for w in SHARED.pool._idle} == parents  # none was lost to the child
 
 
+@pytest.mark.processes
 def test_import_is_light_and_workers_end_with_a_killed_parent() -> None:
     code = (
         "import sys, os, signal, critique_rl.grading as g\n"
@@ -405,6 +411,7 @@ def test_import_is_light_and_workers_end_with_a_killed_parent() -> None:
     pytest.fail("the worker outlived its parent")
 
 
+@pytest.mark.processes
 def test_a_worker_stops_by_itself_if_nobody_does() -> None:
     command = [sys.executable, "-m", "critique_rl.grading.worker", "1", str(2**31)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import teach, write_critique, write_response
 from datasets import Dataset
+from helpers import read_jsonl, teach, write_critique, write_response
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from critique_rl.actors import TransformersActor
@@ -140,10 +139,6 @@ def sequence_logp(loaded: tuple[Any, Any], prompt: Conversation, reply: str) -> 
     return sum(logps[len(asked) - 1 + t, token].item() for t, token in enumerate(told))
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
 # -- names and options ------------------------------------------------------------------------------------
 
 
@@ -255,6 +250,7 @@ def test_self_refine_learns_all_three_turns(prompts: PromptSet) -> None:
 # -- self-training ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_star_learns_what_it_keeps_from_the_start_again_and_goes_on(inputs: Make) -> None:
     options = {"iterations": 2, "samples": 2, "temperature": 1.0, "problems": 40}
     notes: list[tuple[int, int]] = []
@@ -263,7 +259,7 @@ def test_star_learns_what_it_keeps_from_the_start_again_and_goes_on(inputs: Make
         display=Noted(lambda done, total, note: notes.append((done, total))),
     )
     STAR.train(given)
-    rounds = [read(given.output / f"iteration{i}" / "critiques.jsonl") for i in (0, 1)]
+    rounds = [read_jsonl(given.output / f"iteration{i}" / "critiques.jsonl") for i in (0, 1)]
     marked = [sum(MARK in row["critique"] for row in rows) / len(rows) for rows in rounds]
     assert marked[1] > marked[0] + 0.2  # the second round was drawn by a critic that learned the first
     assert notes == [(1, 2), (2, 2)]
@@ -316,11 +312,12 @@ def test_pairs_are_the_right_way_round_and_hold_no_critique_twice() -> None:
     assert preference_pairs([TABLE[0][0], TABLE[5][0]], COMPACT, most=1) == []  # of two responses
 
 
+@pytest.mark.slow
 def test_super_correct_prefers_the_chosen_critiques(inputs: Make) -> None:
     options = {"samples": 4, "temperature": 1.0, "problems": 40}
     given = inputs(options={**options, "dpo": {**FAST, "learning_rate": 1e-3, "num_train_epochs": 2}})
     baseline("super_correct").train(given)
-    judged = [JudgedCritique(**row) for row in read(given.output / "critiques.jsonl")]
+    judged = [JudgedCritique(**row) for row in read_jsonl(given.output / "critiques.jsonl")]
     pairs = preference_pairs(judged, COMPACT, most=2)
     assert len(pairs) > 10
     margins = [
@@ -370,6 +367,7 @@ def solo_dir(tmp_path_factory: pytest.TempPathFactory, problems: list[Problem], 
 # -- RL of the actor --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_actor_rl_raises_the_share_of_right_responses(inputs: Make, solo_dir: Path, few: Dataset) -> None:
     notes: list[tuple[int, int, str]] = []
     given = inputs(
@@ -397,6 +395,7 @@ def test_actor_rl_raises_the_share_of_right_responses(inputs: Make, solo_dir: Pa
     assert [note[:2] for note in notes] == [(i, 7) for i in range(1, 8)]
 
 
+@pytest.mark.slow
 def test_actor_rl_goes_on_from_its_last_checkpoint(
     inputs: Make, solo_dir: Path, few: Dataset, tmp_path: Path
 ) -> None:
@@ -527,6 +526,7 @@ def test_stage_one_holds_the_response_by_its_own_weight(solo_dir: Path, few: Dat
         torch.testing.assert_close(values, values[:1].expand_as(values), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_stage_two_raises_the_accuracy_of_the_second_turn(solo_dir: Path, few: Dataset, config: Make) -> None:
     settings = {"stage": 2, "alpha": 1.0, "rl_steps": 20, "num_generations": 8}
     trainer = score_trainer(solo_dir, few, config, **settings, per_device_train_batch_size=64)
@@ -535,6 +535,7 @@ def test_stage_two_raises_the_accuracy_of_the_second_turn(solo_dir: Path, few: D
     assert sum(found[-8:]) / 8 > sum(found[:2]) / 2 + 0.15, found
 
 
+@pytest.mark.slow
 def test_score_runs_both_stages_and_does_not_repeat_the_first(
     inputs: Make, solo_dir: Path, few: Dataset
 ) -> None:

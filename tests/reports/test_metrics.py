@@ -6,13 +6,12 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from critique_rl.reports.columns import COLUMNS, is_share, label
 from critique_rl.reports.curves import DRAWN
-from critique_rl.reports.metrics import CURVES, EVALUATION, GROUPS, TRAINING, Metric
+from critique_rl.reports.metrics import CURVES, EVALUATION, TRAINING, Metric
 from critique_rl.reports.pictures import PALETTE, colours, places
 
 ROOT = Path(__file__).parents[2]
@@ -35,15 +34,6 @@ def test_shares_are_told_from_scores_and_counts() -> None:
     assert is_share("delta", "percent") and is_share("critic_acc_mean_lenient", "score")
     assert not is_share("tokens_at_4", "percent")
     assert label("refinement_at_R") == "Refinement@R" and label("graded_rate") == "graded rate"
-
-
-def test_the_documentation_has_the_table() -> None:
-    spec: Any = importlib.util.spec_from_file_location("docs_tables", ROOT / "docs" / "tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
-    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert page == tables.filled(page), "run `python docs/tables.py`"
-    assert all(f"`{name}`" in page for group in GROUPS.values() for name in group)
 
 
 def test_a_method_has_one_colour_in_every_picture() -> None:

@@ -101,7 +101,7 @@ def test_its_checks_come_before_any_work_and_its_settings_guard_its_artifact(
         Run(config, display=Display(quiet=True)).steps()[-1].finished()
 
 
-def test_the_steps_of_a_seed_keep_their_names_order_and_digests(tmp_path: Path) -> None:
+def test_the_steps_of_a_seed_keep_their_names_and_order(tmp_path: Path) -> None:
     steps = Run(load_config(TINY, [f"output={tmp_path}"])).steps()
     assert [step.name for step in steps][:4] == [
         "seed0/pool",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import teach, write_response
+from helpers import teach, write_response
 
 from critique_rl.actors import TransformersActor
 from critique_rl.actors.base import ActorError
@@ -23,7 +23,6 @@ from critique_rl.evaluation.intervals import wilson
 from critique_rl.evaluation.protocol import Protocol, evaluate
 from critique_rl.evaluation.scaling import majority_at, pass_by_problem
 from critique_rl.evaluation.summary import summarise
-from critique_rl.pairwise_rewards import parse_preference
 from critique_rl.prompts import COMPACT
 from critique_rl.records import read_records
 from critique_rl.self_critique import (
@@ -388,16 +387,6 @@ def test_a_run_on_disk_can_be_audited_from_its_records(tmp_path: Path) -> None:
     assert len({entry.key for entry in entries}) == len({entry.item for entry in entries}) == 5
 
 
-def test_a_line_cut_inside_a_character_is_asked_again(tmp_path: Path) -> None:
-    records = tmp_path / "j.jsonl"
-    expected = on_disk(Watched(shy), records)
-    content = records.read_bytes()
-    records.write_bytes(content[: content.rfind("π".encode()) + 1])
-    again = Watched(shy)
-    assert on_disk(again, records) == expected
-    assert len(again.asked) == 1 and records.read_bytes() == content
-
-
 def test_items_that_are_added_later_leave_the_others_as_they_are(tmp_path: Path) -> None:
     first, second = Watched(shy), Watched(shy)
     some = on_disk(first, tmp_path / "j.jsonl", POOLS[:3])
@@ -405,7 +394,7 @@ def test_items_that_are_added_later_leave_the_others_as_they_are(tmp_path: Path)
     assert {c.item for c in second.asked} == {p.id for p in POOLS[3:]}
 
 
-def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
+def test_foreign_records_are_refused(tmp_path: Path) -> None:
     records = tmp_path / "j.jsonl"
     on_disk(Watched(shy), records)
     rewritten = dataclasses.replace(POOLS[0], candidates=("x 1", *POOLS[0].candidates[1:]))
@@ -422,11 +411,6 @@ def test_foreign_and_broken_records_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"j.jsonl holds judgements of another judge"):
             on_disk(judge, records, **settings)
         assert judge.asked == []
-    lines = records.read_text(encoding="utf-8").splitlines(keepends=True)
-    for broken in ("{}\n", "no json\n", "[1]\n"):
-        records.write_text("".join([*lines[:2], broken, *lines[2:]]), encoding="utf-8")
-        with pytest.raises(UserError, match=r"j.jsonl, line 3 is no entry record"):
-            on_disk(Watched(shy), records)
 
 
 @pytest.mark.parametrize("both_orders", [False, True])
@@ -444,44 +428,6 @@ def test_progress_counts_calls_and_no_reasks(tmp_path: Path, both_orders: bool) 
 
 
 # --- a model as judge ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (r"\boxed{1}", 1),
-        (r"\boxed{2}", 2),
-        (r"<think>It is 2.</think> \boxed{1}", 1),
-        (r"<think>\boxed{2}?</think>\boxed{ 1 }.", 1),  # boxes inside the thoughts do not count
-        (r"The chat template opened the thoughts.</think>\boxed{2}", 2),
-        (r"<think>a</think><think>\boxed{1}</think>\boxed{2}", 2),
-        (r"\boxed{(1)}", 1),
-        (r"\boxed{[2]}", 2),
-        (r"\boxed{Answer 1}", 1),
-        (r"\boxed{response  2}", 2),
-        (r"\boxed{\text{Answer 2}}", 2),
-        (r"\boxed{first}", 1),
-        (r"\boxed{B}", 2),
-        (r"\boxed{1.}", 1),
-        (r"\boxed{1} that is \boxed{Answer 1}", 1),  # the same twice
-        (r"\boxed{1} or \boxed{2}", None),
-        (r"\boxed{1} and \boxed{x}", None),
-        (r"\boxed{1 or 2}", None),
-        (r"\boxed{12}", None),
-        (r"\boxed{1, 2}", None),
-        (r"\boxed{}", None),
-        (r"\boxed{3}", None),
-        (r"\boxed{tie}", None),
-        (r"<think>\boxed{1}", None),  # cut while it thought
-        (r"<think>a</think>\boxed{1}<think>", None),
-        (r"<think>\boxed{1}</think> Answer 1 is better.", None),
-        (r"\boxed{1", None),
-        ("1", None),
-        ("", None),
-    ],
-)
-def test_the_reply_is_read_strictly(reply: str, expected: int | None) -> None:
-    assert parse_preference(reply, thinking=False) == expected
 
 
 class Toy:
@@ -609,13 +555,6 @@ def test_baselines_by_hand() -> None:
             ]
             voted.append(Counter(answers).most_common(1)[0][0] == "1")
         assert (values["majority"][4] or {})[item.id] == sum(voted) / 2
-
-
-def test_votes_are_counted_by_value_and_not_by_spelling() -> None:
-    spelled = ["2", "2", "2", "1", "1.0", "$1$", "1", "x = 1"]
-    texts = tuple(f"The answer is {a}" for a in spelled)
-    item = Item("a", "?", texts, tuple(a != "2" for a in spelled), "number")
-    assert by_item([item], {}, seed=0)["majority"][8] == {"a": 1.0}
 
 
 def test_what_could_not_be_graded_is_left_out_and_never_wrong() -> None:

@@ -15,17 +15,15 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import MINI
+from helpers import MINI, MINI_PICTURES, SCRIPT, harmless, modified
 from huggingface_hub import metadata_load
-from test_pair_evaluation import MINI as PAIRWISE
-from test_report import SCRIPT, harmless
 
 from critique_rl.config.evaluation import ProtocolConfig
 from critique_rl.config.reading import build as config_from
 from critique_rl.config.run import EXPERIMENTS, RunConfig, load_config
 from critique_rl.evaluation.episodes import read_episodes
 from critique_rl.evaluation.metrics import metrics
-from critique_rl.evaluation.scaling import by_round, majority, powers_of_two
+from critique_rl.evaluation.scaling import majority
 from critique_rl.methods import baseline
 from critique_rl.methods.actor_rl import GRPO
 from critique_rl.methods.arms import arms, coefficients, pairwise_arms, with_ancestors
@@ -73,10 +71,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 @pytest.fixture(scope="module")
 def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make("table1_main", build, study, tmp_path_factory.mktemp("results"))
-
-
-def dates(folder: Path) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
 def without_hours(content: bytes) -> dict[str, Any]:
@@ -170,6 +164,7 @@ def test_a_table_of_which_nothing_could_be_measured_is_a_page_without_a_picture(
     assert r"\begin{tabular}{llr" in (tmp_path / "table1_main.tex").read_text(encoding="utf-8")
 
 
+@pytest.mark.run
 def test_a_result_that_cannot_be_written_does_not_keep_the_others_from_it(
     study: Study, made: Path, tmp_path: Path
 ) -> None:
@@ -215,19 +210,21 @@ def test_checkpoints_of_a_table_have_cards_with_its_figures(study: Study, made: 
     assert "critic" in metadata_load(runs / "sft" / "README.md")["tags"]
 
 
+@pytest.mark.run
 def test_again_nothing_is_run_and_a_deleted_seed_is_run_alone(study: Study, made: Path) -> None:
     runs = study.config.directory
-    before, result = dates(runs), made.read_bytes()
+    before, result = modified(runs), made.read_bytes()
     make("table1_main", build, study, made.parent.parent)
-    assert dates(runs) == before and made.read_bytes() == result
+    assert modified(runs) == before and made.read_bytes() == result
     measured = "seed1/evaluate/stage2/modular_chain-test"
     shutil.rmtree(runs / measured)
     make("table1_main", build, study, made.parent.parent)
-    changed = {name for name, date in dates(runs).items() if date != before.get(name)}
+    changed = {name for name, date in modified(runs).items() if date != before.get(name)}
     assert changed == {f"{measured}/records.jsonl", f"{measured}/step.json"}
     assert without_hours(made.read_bytes()) == without_hours(result)
 
 
+@pytest.mark.run
 def test_seeds_beside_each_other_give_the_same_and_a_failure_stays_alone(study: Study, made: Path) -> None:
     runs = study.config.directory
     measured = [runs / f"seed{seed}/evaluate/{row}" for seed in (0, 1) for row in ("stage2", "no_critic")]
@@ -260,6 +257,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_what_runs_beside_ends_when_the_command_is_killed(tmp_path: Path) -> None:
     """Else the same command, started again, would be the second to write what the orphan still writes."""
@@ -292,12 +290,12 @@ def test_results_of_other_settings_never_mix(study: Study, made: Path) -> None:
         study.config.directory.parent / "mini.yaml",
         [f"output={study.config.directory}", "seeds=[0, 1]", *SHORT, "stages.stage2.trainer.beta_1=0.5"],
     )
-    before = dates(study.config.directory)
+    before = modified(study.config.directory)
     with pytest.raises(
         UserError, match=r"step 'seed0/stage2': .*made with other settings:\n.*beta_1: None -> 0.5"
     ):
         make("table1_main", build, Study("mini", changed, [0, 1]), made.parent.parent)
-    assert dates(study.config.directory) == before
+    assert modified(study.config.directory) == before
 
 
 def test_figures_of_a_round_are_those_of_its_records(study: Study, made: Path) -> None:
@@ -398,24 +396,6 @@ def test_what_is_trained_by_rl_is_an_adapter_where_the_stages_are(study: Study) 
     assert arms(study.config)["actor_rl"].lora is None
 
 
-def test_measures_by_hand() -> None:
-    assert powers_of_two(1) == [1] and powers_of_two(16) == [1, 2, 4, 8, 16] and powers_of_two(20)[-1] == 16
-    episodes = [
-        e
-        for e in (
-            {"id": "a", "round": 0, "refinement_correct": False},
-            {"id": "a", "round": 1, "refinement_correct": True},
-            {"id": "b", "round": 0, "refinement_correct": True},
-            {"id": "b", "round": 1, "refinement_correct": None},
-            {"id": "b", "round": 0, "refinement_correct": False},  # another sample
-        )
-    ]
-    from types import SimpleNamespace
-
-    values = by_round([1, 2])([SimpleNamespace(**e) for e in episodes])  # type: ignore[list-item]
-    assert values == {"refinement_at_1": {"a": 0.0, "b": 0.5}, "refinement_at_2": {"a": 1.0, "b": None}}
-
-
 @pytest.mark.parametrize("name", sorted(path.stem for path in (EXPERIMENTS / "configs").glob("*.yaml")))
 def test_every_arm_of_a_shipped_config_has_valid_options(name: str) -> None:
     path = EXPERIMENTS / "configs" / f"{name}.yaml"
@@ -452,6 +432,7 @@ def scripts(folder: Path) -> list[str]:
     return sorted(p.stem for p in folder.glob("*.py") if p.stem.startswith(("table", "figure", "controls")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", scripts(EXPERIMENTS))
 def test_every_script_of_critique_rl_can_be_built(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the preset of the laptop: its rows have arms that the run can make, its columns are known or measured."""
@@ -467,11 +448,12 @@ def test_every_script_of_critique_rl_can_be_built(stem: str, monkeypatch: pytest
     assert all(number <= of_all for number, of_all in rounds.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", scripts(EXPERIMENTS / "llava_critic_r1"))
 def test_every_script_of_the_pairwise_critic_can_be_built(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rows have arms that the preset's run can make, and its numbers are in the paper's file."""
     monkeypatch.syspath_prepend(EXPERIMENTS / "llava_critic_r1")
-    settings = yaml.safe_load(PAIRWISE)
+    settings = yaml.safe_load(MINI_PICTURES)
     study = Study("mini-vl", config_from(RunConfig, settings, "mini-vl"), [0])
     table = importlib.import_module(stem).build(study)
     paper = load_paper(study.scripts / "paper.yaml")

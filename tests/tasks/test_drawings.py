@@ -93,6 +93,7 @@ def answer_to(question: str, cells: list[str]) -> str:
     return str(bars[0] if len(bars) == 1 else bars[0] - bars[1])
 
 
+@pytest.mark.slow
 def test_pixels_questions_and_gold_answers_agree() -> None:
     for problem in [
         *PROBLEMS,
@@ -105,6 +106,7 @@ def test_pixels_questions_and_gold_answers_agree() -> None:
         assert reckon(problem.question, scene)[1] == problem.answer
 
 
+@pytest.mark.slow
 def test_all_that_there_is_to_draw_and_to_ask_occurs() -> None:
     cells = Counter(cell for p in GRIDS for cell in shown(p))
     assert len(cells) == 10
@@ -155,6 +157,7 @@ def test_problems_are_distinct_and_identified_by_question_and_picture() -> None:
         assert share_is([i < len(part) for i in range(3000)], share)
 
 
+@pytest.mark.slow
 def test_no_picture_is_in_two_splits_whatever_is_asked_and_drawn() -> None:
     drawn: dict[str, set[str | None]] = {split: set() for split in SPLITS}
     heights: dict[str, set[str]] = {split: set() for split in SPLITS}

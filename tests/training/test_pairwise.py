@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import teach, write_response
 from datasets import Dataset
+from helpers import plain_logps, push, teach, write_response
 from pyarrow import parquet
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from critique_rl import PairwiseCriticConfig, PairwiseCriticTrainer
@@ -61,23 +60,6 @@ def build(judge_dir: Path, pairs: Dataset, config: Make, **settings: Any) -> Pai
     short = {"num_generations": GROUP, "max_completion_length": 32}
     args = config(PairwiseCriticConfig, **(short | settings))
     return PairwiseCriticTrainer(judge_dir, args=args, train_dataset=pairs)
-
-
-def push(model: torch.nn.Module, size: float, *, seed: int) -> None:
-    """Move all weights at random, by a share of their own size."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(size * p.std() * torch.randn(p.shape, generator=generator))
-
-
-def plain_logps(model: torch.nn.Module, output: dict[str, Tensor]) -> Tensor:
-    """(N, T) log-probabilities of the completions, from nothing but the model's logits."""
-    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-    attention = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-    start = output["prompt_ids"].size(1)
-    logits = model(input_ids=ids, attention_mask=attention).logits[:, start - 1 : -1]
-    return logits.log_softmax(-1).gather(2, ids[:, start:, None]).squeeze(2)
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "bnpo"])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from helpers import plain_logps, push
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -35,28 +36,10 @@ def build(critic: Path, pool: Dataset, config: Make, **settings: Any) -> Stage1T
     return trainer
 
 
-def push(model: torch.nn.Module, scale: float, seed: int) -> None:
-    """Move a model away from where it is."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(scale * parameter.std().nan_to_num() * noise)
-
-
 def gradients(trainer: GRPOTrainer | RLOOTrainer, output: dict[str, Tensor]) -> dict[str, Tensor]:
     trainer.model.zero_grad()
     trainer._compute_loss(trainer.model, output).backward()
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
-
-
-def plain_logps(model: torch.nn.Module, output: dict[str, Tensor], temperature: float) -> Tensor:
-    """(N, T) log-probabilities of the completions, from nothing but the model's logits."""
-    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-    attention = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-    logits = model(input_ids=ids, attention_mask=attention).logits / temperature
-    start = output["prompt_ids"].size(1)
-    return logits[:, start - 1 : -1].log_softmax(-1).gather(2, ids[:, start:, None]).squeeze(2)
 
 
 def plain_rewards(
@@ -271,12 +254,28 @@ class TestWhatWeRelyOn:
         output = GRPOTrainer._generate_and_score_completions(trainer, rows)
         assert ("old_per_token_logps" in output) is computed
 
-    def test_trl_takes_a_lone_none_for_zero(self) -> None:
-        """Why `CritiqueReward` is one function: two would be joined by a `nansum`."""
-        source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
-        assert "nansum(dim=1)" in source and "torch.isnan(rewards_per_func).all(dim=1)" in source
+    def test_rollouts_are_shuffled_after_the_advantages_row_by_row(
+        self, critic_dir: Path, pool: Dataset, config: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Advantages need groups in order; what `CriticTrainer` adds to a rollout goes along with its rows."""
+        settings = {"advantage": "gae", "per_device_train_batch_size": 4, "generation_batch_size": 16}
+        trainer = build(critic_dir, pool, config, **settings)
+        rollouts: list[dict[str, Tensor]] = []
+        roll_out = trainer._generate_and_score_completions
 
-    def test_rollouts_are_shuffled_after_the_advantages(self) -> None:
-        """Advantages need groups in order; trl shuffles what the overridden method returns."""
-        source = inspect.getsource(GRPOTrainer._prepare_inputs)
-        assert source.index("self._generate_and_score_completions(") < source.index("shuffle_sequence_dict(")
+        def watched(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+            rollouts.append(roll_out(rows))
+            return rollouts[-1]
+
+        monkeypatch.setattr(trainer, "_generate_and_score_completions", watched)
+        rows = next(iter(trainer.get_train_dataloader()))
+        parts = []
+        for trainer._step in range(4):
+            parts.append(trainer._prepare_inputs(rows))
+        (rollout,) = rollouts
+        names = ("completion_ids", "advantages", "returns", "old_values", "old_per_token_logps")
+        before, after = (
+            [tuple(tuple(part[name][i].tolist()) for name in names) for part in batch for i in range(size)]
+            for batch, size in (([rollout], 16), (parts, 4))
+        )
+        assert before != after and sorted(before) == sorted(after)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,30 +11,24 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from helpers import LORA, ToyActor, history, run_in_two_processes, same, weights
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM
-from trl import GRPOTrainer
 
 from critique_rl.training.stage_config import CritiqueConfig, Stage2Config
 from critique_rl.training.stages import Stage1Trainer, Stage2Trainer
 from critique_rl.training.trainer import CriticTrainer
 from critique_rl.training.value_model import FILE, ValueModel
-from critique_rl.types import Conversation, Generation, Sampling, UserError
+from critique_rl.types import Conversation, UserError
 
 Make = Callable[..., Any]
-LORA: dict[str, Any] = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 VALUE = ("value/loss", "value/explained_variance")
 
 
-class Echo:
-    """An actor that repeats the response, so that the refinement is right where the response is."""
-
-    name = "echo"
-
-    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
-        said = [next(m["content"] for m in prompt if m["role"] == "assistant") for prompt in prompts]
-        return [Generation(text, 1, 1, False) for text in said]
+def echo(prompt: Conversation) -> str:
+    """The response again, so that the refinement is right where the response is."""
+    return next(message["content"] for message in prompt if message["role"] == "assistant")
 
 
 def ungraded(*rows: int) -> Callable[[Sequence[Mapping[str, str]]], list[bool | None]]:
@@ -48,18 +38,6 @@ def ungraded(*rows: int) -> Callable[[Sequence[Mapping[str, str]]], list[bool | 
         return [None if i in rows else i % 3 == 0 for i in range(len(items))]
 
     return grade
-
-
-def weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-
-
-def history(trainer: CriticTrainer, *names: str) -> list[tuple[float, ...]]:
-    return [tuple(log[name] for name in names) for log in trainer.state.log_history if "reward" in log]
 
 
 def build(critic: Any, pool: Dataset, args: CritiqueConfig, **extra: Any) -> CriticTrainer:
@@ -133,6 +111,7 @@ def test_without_values_at_lambda_1_it_is_the_reward_to_go(
 
 
 class TestLearning:
+    @pytest.mark.slow
     def test_it_comes_to_know_what_the_response_tells(
         self, critic_dir: Path, pool: Dataset, config: Make
     ) -> None:
@@ -148,7 +127,7 @@ class TestLearning:
             value_learning_rate=5e-3,
             value_clip=1.0,  # the default would let a value move by 0.2 in an RL step
         )
-        trainer = Stage2Trainer(critic_dir, Echo(), args, train_dataset=pool)
+        trainer = Stage2Trainer(critic_dir, ToyActor(echo), args, train_dataset=pool)
         trainer.train()
         explained = [value for (value,) in history(trainer, "value/explained_variance")]
         losses = [value for (value,) in history(trainer, "value/loss")]
@@ -161,7 +140,7 @@ class TestLearning:
         self, critic_dir: Path, pool: Dataset, config: Make, checkpointing: bool
     ) -> None:
         args = config(Stage2Config, advantage="gae", gradient_checkpointing=checkpointing)
-        trainer = build(critic_dir, pool, args, actor=Echo(), grader=ungraded(1, 6))
+        trainer = build(critic_dir, pool, args, actor=ToyActor(echo), grader=ungraded(1, 6))
         assert trainer.value_model.network.trunk.is_activation_checkpointing is checkpointing
         output = roll_out(trainer)
         assert trainer._gathered_rewards[:, 0].isnan().nonzero().flatten().tolist() == [1, 6]
@@ -183,7 +162,7 @@ class TestLearning:
         self, critic_dir: Path, pool: Dataset, config: Make
     ) -> None:
         args = config(Stage2Config, advantage="gae", value_learning_rate=1e-2)
-        trainer = build(critic_dir, pool, args, actor=Echo(), grader=ungraded(*range(16)))
+        trainer = build(critic_dir, pool, args, actor=ToyActor(echo), grader=ungraded(*range(16)))
         models = (trainer.model, trainer.value_model.network)
         before = [weights(model) for model in models]
         trainer.train()
@@ -213,6 +192,7 @@ class TestInvariance:
         trainer.train(**extra)
         return trainer
 
+    @pytest.mark.slow
     def test_accumulation_does_not_move_the_gradient(
         self, critic_dir: Path, pool: Dataset, config: Make
     ) -> None:
@@ -243,6 +223,7 @@ class TestInvariance:
         assert max((after[0][name] - p).abs().max() for name, p in start.items()) > 1e-2
         assert max((after[0][name] - p).abs().max() for name, p in after[1].items()) < 1e-5
 
+    @pytest.mark.slow
     def test_resumed_is_uninterrupted(
         self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
     ) -> None:
@@ -276,30 +257,12 @@ class TestInvariance:
             drawn.append(roll_out(trainer)["completion_ids"])
         assert drawn[0].equal(drawn[1])
 
+    @pytest.mark.processes
     def test_two_processes_learn_from_both_shares(
         self, critic_dir: Path, pool: Dataset, tmp_path: Path
     ) -> None:
         pool.save_to_disk(str(tmp_path / "pool"))
-        script = tmp_path / "two.py"
-        script.write_text(TWO_PROCESSES)
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-        root = str(Path(__file__).parents[2])
-        done = subprocess.run(
-            [*command, str(script), str(critic_dir), str(tmp_path)],
-            env=os.environ
-            | {
-                "OMP_NUM_THREADS": "1",
-                "GLOO_SOCKET_IFNAME": "lo",
-                "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
-            },
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
-        assert [r["processes"] for r in ranks] == [2, 2]
+        ranks = run_in_two_processes(TWO_PROCESSES, tmp_path, str(critic_dir))
         gradients = [r["gradient"] for r in ranks]
         assert not same(*gradients)
         # AdamW's first step by hand: of the mean of both gradients, m / (sqrt(v) + eps) = g / (|g| + eps)
@@ -316,7 +279,8 @@ TWO_PROCESSES = """
 import sys
 import torch
 from datasets import load_from_disk
-from critique_rl.stages import Stage1Config, Stage1Trainer
+from critique_rl.training.stage_config import Stage1Config
+from critique_rl.training.stages import Stage1Trainer
 
 torch.set_num_threads(1)
 critic, directory = sys.argv[1:]
@@ -393,6 +357,7 @@ class TestRefusals:
             config(advantage="gae", **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["model", "peft_config"])
 def test_other_ways_to_give_the_critic(critic_dir: Path, pool: Dataset, config: Make, mode: str) -> None:
     """A model that was loaded from a directory, and a new adapter on one: both start as its weights."""
@@ -405,17 +370,3 @@ def test_other_ways_to_give_the_critic(critic_dir: Path, pool: Dataset, config: 
     assert same(weights(network.trunk), weights(AutoModel.from_pretrained(critic_dir)))
     trainer.train()
     assert network.head.weight.abs().max() > 0.0
-
-
-def test_what_we_rely_on_in_the_trainers() -> None:
-    for name in ("_save_optimizer_and_scheduler", "_load_optimizer_and_scheduler"):
-        assert len(inspect.signature(getattr(GRPOTrainer, name)).parameters) == 2 and name in vars(
-            CriticTrainer
-        )
-    steps = inspect.getsource(GRPOTrainer._run_epoch)
-    first, second = (steps.index(f"{what}(") for what in ("self.optimizer.step", "on_optimizer_step"))
-    assert first < second < steps.index("model.zero_grad(")
-    whole = inspect.getsource(GRPOTrainer._prepare_inputs)
-    assert (
-        "shuffle_sequence_dict(" in whole and "split_tensor_dict(" in whole
-    )  # what `advantages` adds goes along

@@ -204,6 +204,7 @@ class TestGathering:
         ]
         assert means[0] == means[1]
 
+    @pytest.mark.slow
     def test_a_limit_keeps_the_same_problems_everywhere_and_whole_rl_steps(self, finished: Path) -> None:
         found = gather([finished], limit=120)  # 20 for each of six sources
         sources = by_key(found.sources)
@@ -553,6 +554,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page_of([folder / "many"], folder / "page.html")
 
 
+@pytest.mark.browser
 class TestBrowser:
     def test_planted_scripts_are_shown_and_do_nothing(self, browser: Browser, hostile: Path) -> None:
         browser.open(hostile)

@@ -154,6 +154,7 @@ def test_saved_files_name_the_whole_processor(model_dir: Path) -> None:
             AutoProcessor.from_pretrained(model_dir)
 
 
+@pytest.mark.slow
 def test_the_untrained_model_is_saved_and_depends_on_its_seed_alone(tmp_path: Path) -> None:
     for family in FAMILIES:
         before = torch.random.get_rng_state()
@@ -393,6 +394,7 @@ def naive_greedy(model_dir: Path, prompt: Conversation, max_tokens: int) -> Gene
     return Generation(text, len(ids), len(reply), truncated=reply[-1] != stop)
 
 
+@pytest.mark.slow
 def test_greedy_replies_are_those_of_each_prompt_alone(model_dir: Path) -> None:
     prompts = varied_prompts()
     replies = TransformersActor(model_dir).generate(prompts, GREEDY)
@@ -402,6 +404,7 @@ def test_greedy_replies_are_those_of_each_prompt_alone(model_dir: Path) -> None:
         assert TransformersActor(model_dir, batch_size=batch_size).generate(prompts, GREEDY) == replies
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_seed_and_the_image(model_dir: Path) -> None:
     prompts = varied_prompts()
     torch.manual_seed(3)
@@ -464,13 +467,13 @@ def test_each_image_is_preprocessed_once_for_a_call(
 ) -> None:
     actor = TransformersActor(dirs["qwen2_5_vl"], batch_size=2)
     seen: list[int] = []
-    preprocess = type(actor._processor.image_processor).preprocess
+    preprocess = type(actor._encoder.processor.image_processor).preprocess
 
     def counted(self: Any, images: Any, **options: Any) -> Any:
         seen.append(len(images))
         return preprocess(self, images, **options)
 
-    monkeypatch.setattr(type(actor._processor.image_processor), "preprocess", counted)
+    monkeypatch.setattr(type(actor._encoder.processor.image_processor), "preprocess", counted)
     prompts = [ask("red?" * i, picture(seed=i % 2)) for i in range(6)]
     actor.generate(prompts, SAMPLED)
     assert seen == [1, 1]

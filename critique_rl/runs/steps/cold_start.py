@@ -13,7 +13,7 @@ from critique_rl.records import is_first_process, wait_for, written_once
 from critique_rl.runs.context import Context
 from critique_rl.runs.cost import Cost, supervised
 from critique_rl.runs.folder import Artifact, RunFolder
-from critique_rl.runs.kind import Plan, Recipe
+from critique_rl.runs.kind import Plan, Recipe, StepKind
 from critique_rl.runs.step import Step
 from critique_rl.tasks.scripted import SCRIPTED
 from critique_rl.types import Problem, Sampling, UserError, child_seed
@@ -23,25 +23,16 @@ if TYPE_CHECKING:
     from critique_rl.cold_start.teachers import Teacher
 
 
-class _ColdStart:
+class _ColdStart(StepKind):
     """A model that all seeds share. Nothing is trained where the package ships it."""
 
     command: str
     trains = True
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
-        """See `StepKind.artifacts`."""
         return [folder.artifact(self.command)] if seed is None and folder.shipped is None else []
 
-    def check(self, context: Context) -> None:
-        """See `StepKind.check`; the base checks the whole cold start."""
-
-    def rows(self, folder: RunFolder, seeds: Sequence[int]) -> Iterable[dict[str, Any]]:
-        """No rows: what is made here is measured by the evaluation."""
-        return ()
-
     def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
-        """See `StepKind.cost`."""
         return supervised(self.command, artifact, self.command, size(str(artifact.directory)))
 
 
@@ -51,7 +42,6 @@ class BaseKind(_ColdStart):
     command = "base"
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
-        """See `StepKind.plan`."""
         config, made = plan.config, as_dict(plan.config.cold_start)["base"]
         origin = {"base": config.base, "base_gguf": config.base_gguf, "made": made}
         return Recipe({**plan.data, **origin, "seed": config.cold_start.seed})
@@ -62,7 +52,6 @@ class BaseKind(_ColdStart):
             check_cold_start(context)
 
     def make(self, step: Step, context: Context) -> None:
-        """See `StepKind.make`."""
         from critique_rl.cold_start import sft, tiny
         from critique_rl.cold_start.teachers import ScriptedTeacher
         from critique_rl.training.checkpoints import convert_gguf
@@ -108,11 +97,9 @@ class ActorKind(_ColdStart):
     command = "actor"
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
-        """See `StepKind.plan`."""
         return Recipe({**plan.data, "cold_start": _recipe(plan), "actor": plan.actor}, ("base",))
 
     def make(self, step: Step, context: Context) -> None:
-        """See `StepKind.make`."""
         from critique_rl.cold_start import sft
 
         cold = context.config.cold_start
@@ -142,11 +129,9 @@ class SFTKind(_ColdStart):
     command = "sft"
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
-        """See `StepKind.plan`."""
         return Recipe({**plan.data, "cold_start": _recipe(plan)}, ("base", "actor"))
 
     def make(self, step: Step, context: Context) -> None:
-        """See `StepKind.make`."""
         from critique_rl.cold_start import sft
 
         config, cold = context.config, context.config.cold_start

@@ -12,8 +12,8 @@ from critique_rl.evaluation.summary import summarise
 from critique_rl.runs.context import Context
 from critique_rl.runs.cost import Cost, hours
 from critique_rl.runs.folder import RECORDS, Artifact, Measurement, RunFolder, read_marker
-from critique_rl.runs.kind import Plan, Recipe
-from critique_rl.runs.protocol import protocol_of
+from critique_rl.runs.kind import Plan, Recipe, StepKind
+from critique_rl.runs.problems import protocol_of
 from critique_rl.runs.step import Step
 from critique_rl.runs.steps.pairs import pair_values
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from critique_rl.actors import Actor
 
 
-class EvaluateKind:
+class EvaluateKind(StepKind):
     """Episodes of one measurement: response, critique, refinement and grade of each problem."""
 
     command = "evaluate"
-    trains = False
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
-        """See `StepKind.artifacts`; a critic of pairs also needs samples of its own and of the actor."""
+        """A critic of pairs also needs samples of its own and of the actor."""
         if seed is None:
             return []
         pairwise = [m for m in folder.measurements if folder.judges_pairs(m)]
@@ -40,7 +39,7 @@ class EvaluateKind:
         return [folder.artifact(name, m, seed) for name, m in by_name.items()]
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
-        """See `StepKind.plan`; where replies are scored, the pool gives the scale of the ratings."""
+        """Where replies are scored, the pool gives the scale of the ratings."""
         m, seed = artifact.subject, artifact.seed
         inputs = ["actor", *(plan.pool_step(seed) if plan.config.scorer is not None else [])]
         if m.stage != "no_critic":
@@ -50,11 +49,8 @@ class EvaluateKind:
             {"task": task, "protocol": protocol, "actor": m.actor, **plan.texts, "seed": seed}, inputs
         )
 
-    def check(self, context: Context) -> None:
-        """Nothing beyond the checks of problems and models."""
-
     def make(self, step: Step, context: Context) -> None:
-        """See `StepKind.make`; it goes on after the last record."""
+        """It goes on after the last record."""
         from critique_rl.actors import TransformersActor, make_actor
         from critique_rl.evaluation.protocol import evaluate
 
@@ -77,13 +73,12 @@ class EvaluateKind:
         )
 
     def rows(self, folder: RunFolder, seeds: Sequence[int]) -> Iterable[dict[str, Any]]:
-        """See `StepKind.rows`; with several rounds, the share of right refinements after each."""
+        """With several rounds, the share of right refinements after each."""
         for m in folder.measurements:
             rounds = by_round(range(1, m.protocol.rounds + 1)) if m.protocol.rounds > 1 else None
             yield measured_row(folder, m, seeds, by_problem=rounds)
 
     def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
-        """See `StepKind.cost`."""
         m, spent = artifact.subject, hours(artifact.directory)
         tokens = sum(episode.tokens for episode in read_episodes(artifact.directory / RECORDS))
         settings = (read_marker(artifact.directory) or {}).get("settings", {})

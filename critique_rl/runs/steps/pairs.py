@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from critique_rl.benchmarks.pairs import PairEvaluation
 from critique_rl.config.reading import as_dict
 from critique_rl.evaluation.episodes import read_episodes
 from critique_rl.evaluation.intervals import ByProblem
 from critique_rl.runs.context import Context
-from critique_rl.runs.cost import Cost, time_alone
 from critique_rl.runs.folder import Artifact, Measurement, RunFolder
-from critique_rl.runs.kind import Plan, Recipe
+from critique_rl.runs.kind import Plan, Recipe, StepKind
 from critique_rl.runs.step import Step
 from critique_rl.types import child_seed
 
 
-class PairsKind:
+class PairsKind(StepKind):
     """Judgements of pairs by the model of one row; see `critique_rl.benchmarks.pairs`."""
 
     command = "judge"
-    trains = False
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
-        """See `StepKind.artifacts`."""
         if seed is None:
             return []
         pairwise = [m for m in folder.measurements if folder.judges_pairs(m)]
@@ -32,17 +28,14 @@ class PairsKind:
         return [folder.artifact(place.as_posix(), m, seed) for place, m in places]
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
-        """See `StepKind.plan`; the samples that it judges are its inputs."""
+        """The samples that it judges are its inputs."""
         m, seed = artifact.subject, artifact.seed
         settings = {"pairwise": as_dict(plan.config.evaluation.pairwise), **plan.texts, "seed": seed}
         samples = (plan.folder.sampled(m, "no_critic"), plan.folder.sampled(m))
         return Recipe(settings, list(dict.fromkeys(sample.step(seed) for sample in samples)))
 
-    def check(self, context: Context) -> None:
-        """Nothing beyond the checks of problems and models."""
-
     def make(self, step: Step, context: Context) -> None:
-        """See `StepKind.make`; it goes on after the last judgement."""
+        """It goes on after the last judgement."""
         m, seed = step.subject, step.seed
         assert seed is not None
         pair_evaluation(context.folder, m, seed).run(
@@ -51,14 +44,6 @@ class PairsKind:
             context.config.lengths.critique,
             context.display.advance,
         )
-
-    def rows(self, folder: RunFolder, seeds: Sequence[int]) -> Iterable[dict[str, Any]]:
-        """No rows of their own: its metrics are columns of the row that the evaluation makes."""
-        return ()
-
-    def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
-        """See `StepKind.cost`; the tokens of judgements are not recorded."""
-        return time_alone(self.command, artifact)
 
 
 def pair_evaluation(folder: RunFolder, m: Measurement, seed: int) -> PairEvaluation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ from critique_rl.config.reading import as_dict
 from critique_rl.config.run import RunConfig
 from critique_rl.evaluation.intervals import t_interval
 from critique_rl.runs.context import Context
-from critique_rl.runs.cost import Cost, time_alone
 from critique_rl.runs.folder import Artifact, RunFolder
-from critique_rl.runs.kind import Plan, Recipe
+from critique_rl.runs.kind import Plan, Recipe, StepKind
 from critique_rl.runs.step import Step
 from critique_rl.types import UserError
 
@@ -22,19 +21,16 @@ LMMS_EVAL_SPEED = ("python", "processes", "batch_size")
 """Options of lmms-eval that change where and how fast it works, not its scores."""
 
 
-class PolicyBenchmarksKind:
+class PolicyBenchmarksKind(StepKind):
     """Scores of one row's policy; see `critique_rl.benchmarks.policy`."""
 
     command = "evaluate"
-    trains = False
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
-        """See `StepKind.artifacts`."""
         rows = folder.policies if seed is not None else []
         return [folder.artifact(f"seed{seed}/benchmarks/{row}", row, seed) for row in rows]
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
-        """See `StepKind.plan`."""
         options = lmms_eval_options(plan.config)
         settings = {key: value for key, value in options.items() if key not in LMMS_EVAL_SPEED}
         return Recipe({"policy_benchmarks": settings}, (plan.model_step(artifact.subject, artifact.seed),))
@@ -54,7 +50,7 @@ class PolicyBenchmarksKind:
             )
 
     def make(self, step: Step, context: Context) -> None:
-        """See `StepKind.make`; an interrupted measurement begins anew. Adapters are merged for it."""
+        """An interrupted measurement begins anew. Adapters are merged for it."""
         from critique_rl.training.checkpoints import merge_adapter
 
         folder, row = context.folder, step.subject
@@ -66,7 +62,7 @@ class PolicyBenchmarksKind:
         shutil.rmtree(merged, ignore_errors=True)
 
     def rows(self, folder: RunFolder, seeds: Sequence[int]) -> Iterable[dict[str, Any]]:
-        """See `StepKind.rows`; a data set is a benchmark, a category, or all."""
+        """A data set is a benchmark, a category, or all."""
         for row in folder.policies:
             places = [folder.policy_scores(seed, row) for seed in seeds]
             scores = [policy.with_averages(policy.read_scores(place)) for place in places]
@@ -74,10 +70,6 @@ class PolicyBenchmarksKind:
                 metrics = {"acc": t_interval([of_seed[name] for of_seed in scores])}
                 paths = [str(place / policy.SCORES) for place in places]
                 yield {"row": row, "dataset": name, "metrics": metrics, "records": paths}
-
-    def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
-        """See `StepKind.cost`; lmms-eval does not record tokens."""
-        return time_alone(self.command, artifact)
 
 
 def lmms_eval_options(config: RunConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from critique_rl.benchmarks import PairJudgement, evaluate_benchmark, grouped_by_item, load_reward_benchmark
@@ -11,20 +11,17 @@ from critique_rl.config.reading import as_dict
 from critique_rl.evaluation.summary import summarise
 from critique_rl.records import read_records
 from critique_rl.runs.context import Context
-from critique_rl.runs.cost import Cost, time_alone
 from critique_rl.runs.folder import Artifact, RunFolder
-from critique_rl.runs.kind import Plan, Recipe
+from critique_rl.runs.kind import Plan, Recipe, StepKind
 from critique_rl.runs.step import Step
 
 
-class RewardBenchmarksKind:
+class RewardBenchmarksKind(StepKind):
     """Judgements of one reward benchmark by the model of one row; see `critique_rl.benchmarks`."""
 
     command = "judge"
-    trains = False
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
-        """See `StepKind.artifacts`."""
         asked = folder.benchmarks if seed is not None else []
         return [
             folder.artifact(f"seed{seed}/judge/{row}/{benchmark.name}", (row, benchmark), seed)
@@ -32,16 +29,12 @@ class RewardBenchmarksKind:
         ]
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
-        """See `StepKind.plan`."""
         row, benchmark = artifact.subject
         settings = {"benchmark": as_dict(benchmark), **plan.texts, "seed": artifact.seed}
         return Recipe(settings, (plan.model_step(row, artifact.seed),))
 
-    def check(self, context: Context) -> None:
-        """Nothing beyond the checks of problems and models."""
-
     def make(self, step: Step, context: Context) -> None:
-        """See `StepKind.make`; it goes on after the last judgement."""
+        """It goes on after the last judgement."""
         from critique_rl.self_critique import ActorJudge
 
         (row, benchmark), seed = step.subject, step.seed
@@ -64,7 +57,7 @@ class RewardBenchmarksKind:
         records.with_name("summary.json").write_text(summary, encoding="utf-8")
 
     def rows(self, folder: RunFolder, seeds: Sequence[int]) -> Iterable[dict[str, Any]]:
-        """See `StepKind.rows`; a data set is a benchmark."""
+        """A data set is a benchmark."""
         for row, benchmark in folder.benchmarks:
             paths = [folder.benchmark_records(seed, row, benchmark) for seed in seeds]
             values = [grouped_by_item(read_records(path, PairJudgement)) for path in paths]
@@ -75,7 +68,3 @@ class RewardBenchmarksKind:
                 "metrics": metrics,
                 "records": [str(path) for path in paths],
             }
-
-    def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
-        """See `StepKind.cost`; the tokens of judgements are not recorded."""
-        return time_alone(self.command, artifact)

@@ -13,7 +13,7 @@ from critique_rl.methods.options import option
 from critique_rl.runs.context import Context
 from critique_rl.runs.cost import Cost, hours, supervised
 from critique_rl.runs.folder import Artifact, RunFolder, training_state
-from critique_rl.runs.kind import Plan, Recipe
+from critique_rl.runs.kind import Plan, Recipe, StepKind
 from critique_rl.runs.step import Step
 from critique_rl.types import UserError, child_seed
 
@@ -22,19 +22,17 @@ if TYPE_CHECKING:
     from critique_rl.training.config import CriticConfig
 
 
-class TrainKind:
+class TrainKind(StepKind):
     """One stage; its method is a name in `critique_rl.methods`."""
 
     command = "train"
     trains = True
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
-        """See `StepKind.artifacts`."""
         stages = folder.config.stages if seed is not None else ()
         return [folder.artifact(f"seed{seed}/{name}", name, seed) for name in stages]
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
-        """See `StepKind.plan`."""
         stage, seed = plan.config.stages[artifact.subject], artifact.seed
         inputs = ["actor", *plan.pool_step(seed), plan.model_step(stage.start, seed)]
         return Recipe({"stage": as_dict(stage), **plan.texts, "seed": seed}, inputs)
@@ -59,18 +57,13 @@ class TrainKind:
                 raise stage_error(name, stage.method, error) from error
 
     def make(self, step: Step, context: Context) -> None:
-        """See `StepKind.make`; training by RL goes on from its last checkpoint."""
+        """Training by RL goes on from its last checkpoint."""
         from critique_rl.methods import method
 
         stage = context.config.stages[step.subject]
         method(stage.method).train(stage_inputs(context.folder, step.subject, step.seed, context))
 
-    def rows(self, folder: RunFolder, seeds: Sequence[int]) -> Iterable[dict[str, Any]]:
-        """No rows: what is trained here is measured by the evaluation."""
-        return ()
-
     def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
-        """See `StepKind.cost`."""
         stage = folder.config.stages[artifact.subject]
         logs = [
             training_state(place).get("log_history", [])
@@ -173,8 +166,8 @@ def stage_error(name: str, method: str, error: UserError) -> UserError:
 def _logged_hours(logs: Sequence[Sequence[dict[str, Any]]]) -> float:
     """Hours from the log, where the marker holds none.
 
-    The time of an optimizer step is logged as the mean over those of an RL step. `train_runtime`, logged at the end
-    of a training, counts from its last start.
+    The time of an optimizer step is logged as the mean over an RL step. `train_runtime`, logged at the end of a
+    training, counts from its last start.
     """
     seconds = 0.0
     for log in logs:  # each counts its steps from 1

@@ -1,11 +1,13 @@
-"""TODO docstring."""
+"""Parts of models that are made from nothing: a byte-level tokenizer, and seeded weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.qwen2 import Qwen2Tokenizer
 
 
@@ -13,7 +15,7 @@ def byte_tokenizer(
     phrases: Sequence[str], *, chat_template: str, specials: Sequence[str] = ()
 ) -> PreTrainedTokenizerBase:
     """Byte-level tokenizer of Qwen2's class, with each phrase and each special text as a single token."""
-    # A tokenizer of another class saved beside a Qwen2 config is silently reloaded as this one.
+    # Saved beside a Qwen2 config, a tokenizer of another class would be reloaded as this one, without a warning.
     from tokenizers.pre_tokenizers import ByteLevel
 
     tokenizer = Qwen2Tokenizer(
@@ -28,3 +30,16 @@ def byte_tokenizer(
     tokenizer.padding_side = "left"
     tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def seeded_model(
+    model_class: Any, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    """Untrained model in float32; `seed` fixes its weights, and torch's global generator does not move."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = model_class(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model

@@ -1,9 +1,9 @@
-"""Tests of a run on pictures: pairs from the pool, a pairwise critic, and both of its measurements."""
+"""A run on pictures: pairs from the pool, a pairwise critic and its controls, and all of their measurements."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import yaml
+from helpers import MINI_PICTURES, read_jsonl
 from safetensors.torch import load_file
 
 from critique_rl.benchmarks.pairs import PairEvaluation
@@ -34,58 +35,17 @@ from critique_rl.types import Conversation, Generation, Sampling, UserError
 from critique_rl.view.entries import of_training
 from critique_rl.vision.images import image_bytes
 
-MINI = """
-name: mini-vl
-base: tiny
-prompts: compact
-threads: 1
-train: [{name: drawings, options: {size: 240, kinds: [chart]}}]
-cold_start:
-  base:
-    solver: {glance: 0.3, misread: 0.2}
-    annotator: {}
-    passes:
-      - reasoning: 60
-        critiques: 0
-        refinements: 0
-        judgements: 60
-        sft: {<<: &cpu {gradient_checkpointing: false}, learning_rate: 8.0e-3, lr_scheduler_type: constant,
-              per_device_train_batch_size: 16, num_train_epochs: 5, max_length: null}
-  teacher: {kind: scripted, solver: {glance: 0.3, misread: 0.2}, judge: {glance: 0.5}}
-  reasoning: 20
-  refinements: 0
-  judgements: 20
-  critiques: 1
-  actor_sft: {<<: *cpu, learning_rate: 1.0e-3, per_device_train_batch_size: 20, max_length: null}
-pool: {problems: 60, samples: 4, temperature: 1.0, balanced: false}
-lengths: {response: 28, critique: 44, refinement: 28}
-stages:
-  critic:
-    label: Critic RL
-    start: actor
-    method: pairwise_critic
-    trainer: {<<: *cpu, rl_steps: 2, generation_batch_size: 16, per_device_train_batch_size: 16,
-              num_generations: 4, learning_rate: 1.0e-3, checkpoint_rl_steps: 1}
-evaluation:
-  rows: [no_critic, critic]
-  tasks: [{name: drawings, split: test, limit: 24, options: {size: 240, kinds: [chart]}}]
-  pairwise: {samples: 4, problems: 20, pairs: 8}
-"""
 ROWS = ("no_critic", "critic")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     directory = tmp_path_factory.mktemp("mini-vl")
-    (directory / "mini.yaml").write_text(MINI, encoding="utf-8")
+    (directory / "mini.yaml").write_text(MINI_PICTURES, encoding="utf-8")
     config = load_config(directory / "mini.yaml", [f"output={directory / 'run'}"])
     run = Run(config, display=Display(quiet=True))
     run.execute()
     return run
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def folder(run: Run, *parts: str) -> Path:
@@ -109,7 +69,7 @@ def test_each_figure_is_that_of_the_records(finished: Run, row: str) -> None:
     """Recomputed from the judgements and samples alone."""
     by_method = dict(zip(ROWS, result_rows(finished.folder), strict=True))
     shown = {name: m["mean"] for name, m in by_method[row]["metrics"].items()}
-    judged = lines(folder(finished, "judge", row, "drawings-test", "pairs.jsonl"))
+    judged = read_jsonl(folder(finished, "judge", row, "drawings-test", "pairs.jsonl"))
     right = [j["strict"] == j["label"] for j in judged]
     assert shown["critic_acc_mean"] == pytest.approx(fmean(right))
     pairs = {j["pair"] for j in judged}
@@ -117,14 +77,14 @@ def test_each_figure_is_that_of_the_records(finished: Run, row: str) -> None:
     assert shown["critic_acc_both"] == pytest.approx(fmean(both))
     assert 0 < len(pairs) <= 8 and len(judged) == 2 * len(pairs)
 
-    sampled = lines(folder(finished, "evaluate", row, "drawings-test-sampled", "records.jsonl"))
+    sampled = read_jsonl(folder(finished, "evaluate", row, "drawings-test-sampled", "records.jsonl"))
     grades: dict[str, list[bool]] = {}
     for record in sampled:
         grades.setdefault(record["id"], []).append(record["response_correct"])
     assert len(grades) == 20 and all(len(g) == 4 for g in grades.values())
     assert shown["single_at_4"] == pytest.approx(fmean(fmean(g) for g in grades.values()))
     assert shown["pass_at_4"] == pytest.approx(fmean(any(g) for g in grades.values()))
-    calls = lines(folder(finished, "judge", row, "drawings-test", "knockout.jsonl"))
+    calls = read_jsonl(folder(finished, "judge", row, "drawings-test", "knockout.jsonl"))
     assert len(calls) == 20 * 3 * 2  # n - 1 pairs, each in both orders
 
 
@@ -162,7 +122,7 @@ def test_pairs_are_judged_as_configured(
     assert set(values["critic_parse_rate"].values()) == {
         float(not thinking)
     }  # without a thought it is no reply
-    judgements = lines(tmp_path / "knockout.jsonl")
+    judgements = read_jsonl(tmp_path / "knockout.jsonl")
     orders = {j["order"] for j in judgements}  # an unparsed one is asked again, the other way round
     assert orders == ({"forward", "swapped"} if both_orders or thinking else {"forward"})
 
@@ -172,7 +132,7 @@ def test_all_rows_judge_the_same_pairs(finished: Run) -> None:
     shown = [
         {
             (j["pair"], j["order"], j["label"])
-            for j in lines(folder(finished, "judge", r, "drawings-test", "pairs.jsonl"))
+            for j in read_jsonl(folder(finished, "judge", r, "drawings-test", "pairs.jsonl"))
         }
         for r in ROWS
     ]
@@ -206,7 +166,7 @@ def test_what_is_there_is_not_judged_again(finished: Run) -> None:
 def test_a_wrong_setting_is_refused_before_any_work(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    settings = yaml.safe_load(MINI)
+    settings = yaml.safe_load(MINI_PICTURES)
     settings["stages"]["critic"]["trainer"] |= change
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     run = Run(load_config(tmp_path / "c.yaml", [f"output={tmp_path / 'run'}"]), display=Display(quiet=True))
@@ -215,47 +175,10 @@ def test_a_wrong_setting_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-def row(identity: str, response: str, correct: bool | None) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "dataset": "toy",
-        "question": f"Q{identity}",
-        "response": response,
-        "response_correct": correct,
-        "image": f"{identity}.png",
-    }
-
-
-def test_pairs_of_responses() -> None:
-    rows = [
-        *(
-            row("a", text, correct)
-            for text, correct in (("r1", True), ("r1", True), ("w1", False), ("r2", True))
-        ),
-        *(row("b", text, correct) for text, correct in (("r", True), ("?", None))),
-        *(row(str(i), text, text == "r") for i in range(40) for text in "rw"),
-    ]
-    pairs = pairs_of_responses(rows)
-    assert len(pairs) == 41 and {p.id.partition("-")[0] for p in pairs} == {"a", *map(str, range(40))}
-    better: Callable[[PreferencePair], str] = lambda p: p.response_1 if p.label == 1 else p.response_2  # noqa: E731
-    assert all(better(p).startswith("r") and p.image == f"{p.question[1:]}.png" for p in pairs)
-    assert 10 < sum(p.label == 1 for p in pairs) < 31
-    assert len(pairs_of_responses([*rows, row("a", "w2", False)], most=2)) == 42
-    tied = [p for p in pairs_of_responses(rows, ties=True) if p.tie]
-    assert [(p.id, {p.response_1, p.response_2}) for p in tied] == []  # of a, one right response is left
-    # Of one wrong and three right responses, two right ones are left however many pairs there may be.
-    few = [row("c", "w", False), *(row("c", f"r{i}", True) for i in range(3))]
-    for most in (1, 2, 3):
-        assert len([p for p in pairs_of_responses(few, most=most, ties=True) if p.tie]) == 1
-    tied = [p for p in pairs_of_responses([*rows, row("a", "r3", True)], ties=True) if p.tie]
-    assert [(p.id, p.label, {p.response_1, p.response_2}) for p in tied] == [("a-right", 0, {"r2", "r3"})]
-    with pytest.raises(UserError, match="of 1 problems with right and 0 with wrong responses none has both"):
-        pairs_of_responses([row("b", "r", True)])
-
-
+@pytest.mark.run
 def test_the_policy_itself_is_trained_on_pictures(finished: Run, tmp_path: Path) -> None:
     """The control of same size: GRPO on right answers; and methods that see no pictures are refused."""
-    settings = yaml.safe_load(MINI)
+    settings = yaml.safe_load(MINI_PICTURES)
     critic = settings["stages"].pop("critic")
     shown = {"label": "Policy RL", "start": "actor", "method": "actor_rl", "trainer": critic["trainer"]}
     settings["stages"]["policy"] = shown
@@ -274,8 +197,9 @@ def test_the_policy_itself_is_trained_on_pictures(finished: Run, tmp_path: Path)
         Run(load_config(tmp_path / "c.yaml", overrides), display=Display(quiet=True)).execute()
 
 
+@pytest.mark.run
 def test_questions_and_pairs_are_trained_on_together(finished: Run, tmp_path: Path) -> None:
-    settings = yaml.safe_load(MINI)
+    settings = yaml.safe_load(MINI_PICTURES)
     settings["stages"] = {"mixed": settings["stages"]["critic"] | {"label": "Mixed", "method": "mixed"}}
     settings["evaluation"] |= {"rows": ["mixed"]}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -351,8 +275,9 @@ def test_long_pairs_are_counted_with_the_images_that_the_trainer_will_see(
     assert [kept("small", max_pixels=3136), kept("large", min_pixels=10**5, max_pixels=10**6)] == [1, 0]
 
 
+@pytest.mark.run
 def test_supervised_labels_are_learned_from_the_same_pairs(finished: Run, tmp_path: Path) -> None:
-    settings = yaml.safe_load(MINI)
+    settings = yaml.safe_load(MINI_PICTURES)
     cpu = {"gradient_checkpointing": False, "per_device_train_batch_size": 8, "max_length": None}
     settings["stages"] = {
         "labels": {"label": "SFT on labels", "start": "actor", "method": "label_sft", "trainer": cpu}
@@ -362,16 +287,19 @@ def test_supervised_labels_are_learned_from_the_same_pairs(finished: Run, tmp_pa
     overrides = [f"output={finished.config.directory}"]
     run = Run(load_config(tmp_path / "c.yaml", overrides), display=Display(quiet=True))
     run.execute(("train",))
-    shown = lines(folder(run, "labels", "examples.jsonl"))
+    shown = read_jsonl(folder(run, "labels", "examples.jsonl"))
     pairs = pairs_of_responses(finished.context.pool(0))
     told = {e["prompt"][0]["content"]: e["completion"][0]["content"] for e in shown}
     assert len(told) == len(pairs)
     for pair in pairs:
-        prompt = run.context.prompts.pairwise_prompt(pair.question, pair.response_1, pair.response_2)[0]["content"]
+        prompt = run.context.prompts.pairwise_prompt(pair.question, pair.response_1, pair.response_2)[0][
+            "content"
+        ]
         assert told[prompt] == f"<think></think> \\boxed{{{pair.label}}}"
     assert folder(run, "labels", "model.safetensors").exists()
 
 
+@pytest.mark.run
 def test_a_run_brings_its_pairs_and_judges_a_benchmark(finished: Run, tmp_path: Path) -> None:
     """As the configs at the paper's scale do: no problems, pairs of a file, a reward benchmark as measurement."""
     problems = finished.context.problems(finished.config.train[0])[:24]
@@ -397,7 +325,7 @@ def test_a_run_brings_its_pairs_and_judges_a_benchmark(finished: Run, tmp_path: 
     text = "".join(json.dumps(item) + "\n" for item in items)
     (tmp_path / "benchmark.jsonl").write_text(text, encoding="utf-8")
     benchmark = str(tmp_path / "benchmark.jsonl")
-    settings = yaml.safe_load(MINI)
+    settings = yaml.safe_load(MINI_PICTURES)
     settings |= {"base": finished.folder.model_path("actor"), "train": [], "cold_start": {"critiques": 1}}
     settings["stages"]["critic"]["trainer"] |= {
         "pairs": {
@@ -414,7 +342,7 @@ def test_a_run_brings_its_pairs_and_judges_a_benchmark(finished: Run, tmp_path: 
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     run = Run(load_config(tmp_path / "c.yaml", [f"output={tmp_path / 'run'}"]), display=Display(quiet=True))
     run.execute()
-    kept = {pair["id"] for pair in lines(folder(run, "critic", "pairs.jsonl"))}
+    kept = {pair["id"] for pair in read_jsonl(folder(run, "critic", "pairs.jsonl"))}
     assert not kept & {"p0", "p1", "p2"} and len(kept) >= 8  # of so simple charts more look alike
     report = json.loads(folder(run, "critic", "pairs.json").read_text("utf-8"))
     dropped = report["sources"]["toy"]["dropped"]
@@ -424,7 +352,7 @@ def test_a_run_brings_its_pairs_and_judges_a_benchmark(finished: Run, tmp_path: 
         ("No critic", "VL-RewardBench"),
         ("Critic RL", "VL-RewardBench"),
     ]
-    judged = lines(folder(run, "judge", "critic", "VL-RewardBench", "pairs.jsonl"))
+    judged = read_jsonl(folder(run, "judge", "critic", "VL-RewardBench", "pairs.jsonl"))
     assert len(judged) == 6 and {j["source"] for j in judged} == {"general"}
     right = fmean(j["strict"] == j["label"] for j in judged)
     assert rows[1]["metrics"]["critic_acc_mean"]["mean"] == pytest.approx(right)
@@ -457,6 +385,7 @@ def cli_evaluate():
 '''
 
 
+@pytest.mark.slow
 def test_policies_are_measured_through_lmms_eval(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,7 +399,7 @@ def test_policies_are_measured_through_lmms_eval(
         "api/filter.py": "class FilterEnsemble:\n    def apply(self, instances, docs): ...\n",
     }.items():
         (package / name).write_text(text, encoding="utf-8")
-    settings = yaml.safe_load(MINI)
+    settings = yaml.safe_load(MINI_PICTURES)
     settings["evaluation"]["policy_benchmarks"] = {"benchmarks": ["MMStar", "ChartQA"]}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 

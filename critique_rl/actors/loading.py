@@ -1,0 +1,101 @@
+"""Load frozen models, tokenizers and processors with `transformers`; errors name the location and the reason."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, ProcessorMixin
+
+from critique_rl.actors.base import ActorError
+from critique_rl.actors.encoding import PromptEncoder
+from critique_rl.types import UserError, first_line
+from critique_rl.vision.models import is_vision_model, load_processor
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def check_location(location: str) -> None:
+    """Tell a mistyped path from a hub id, before the hub is asked for it.
+
+    Raises:
+        ActorError: `location` is neither a directory nor of the form of a hub id.
+    """
+    if not Path(location).is_dir() and not _HUB_ID.fullmatch(location):
+        raise ActorError(
+            f"no model at {location}: not a directory, and not the form of a hub id (owner/name)"
+        )
+
+
+def has_vision(location: str) -> bool:
+    """Whether the model at `location` takes images; False also if nothing is there, which loading reports."""
+    check_location(location)
+    try:
+        return is_vision_model(location)
+    except UserError:
+        return False
+
+
+def placement(device: str | None, dtype: str | torch.dtype | None) -> tuple[str, str | torch.dtype]:
+    """Fill in the defaults: CUDA if there is one; float32 on CPU, elsewhere the type of the checkpoint."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+    return device, dtype
+
+
+def load_pretrained(auto: Any, kind: str, location: str, **options: Any) -> Any:
+    """Load a model or tokenizer.
+
+    Args:
+        auto: Auto class of `transformers` that loads it.
+        kind: Word for it in messages.
+        location: Directory or hub id.
+        options: Further arguments of `from_pretrained`; those that are None are left out.
+
+    Raises:
+        ActorError: It cannot be loaded.
+    """
+    check_location(location)
+    try:
+        return auto.from_pretrained(location, **{k: v for k, v in options.items() if v is not None})
+    except (OSError, ValueError) as error:
+        is_dir = Path(location).is_dir()
+        place = f" in directory {location}" if is_dir else f": {location} is no directory, and as a hub id"
+        raise ActorError(f"cannot load a {kind}{place}: {first_line(error)}") from error
+
+
+def load_encoder(source: Any, name: str, gguf_file: str | None, *, vision: bool) -> PromptEncoder:
+    """Build the encoder of the model `name` from a tokenizer or processor.
+
+    A processor that cannot be loaded is not an error yet: the model may be needed for text alone.
+
+    Args:
+        source: Tokenizer or processor, or its path.
+        name: Name of the model.
+        gguf_file: GGUF file of the model; it holds the tokenizer too.
+        vision: Whether the model takes images.
+
+    Raises:
+        ActorError: The tokenizer cannot be loaded.
+    """
+    no_images = "" if vision else f"{name} is a model without vision"
+    if isinstance(source, str | Path):
+        location = str(source)
+        if vision:
+            check_location(location)
+            try:
+                source = load_processor(location)
+            except UserError as error:
+                no_images = str(error)
+        if not isinstance(source, ProcessorMixin):
+            gguf_file = gguf_file if location == name else None
+            source = load_pretrained(AutoTokenizer, "tokenizer", location, gguf_file=gguf_file)
+    if not isinstance(source, ProcessorMixin):
+        no_images = no_images or f"{name} was given a tokenizer, and images need its processor"
+        return PromptEncoder(name, source, None, no_images)
+    if not no_images and "image_grid_thw" not in source.model_input_names:
+        no_images = f"its processor has another form than Qwen-VL's; serve {name}, and use OpenAIActor"
+    return PromptEncoder(name, source.tokenizer, source, no_images)

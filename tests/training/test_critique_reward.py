@@ -1,0 +1,143 @@
+"""The reward of a critique by itself: its values, its metrics, and what is unknown or noisy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from helpers import ToyActor, follow_critique
+from transformers import TrainerState
+
+from critique_rl.actors import TransformersActor
+from critique_rl.grading import grade_batch
+from critique_rl.prompts import PAPER, VERDICT_LABEL
+from critique_rl.training.critique_reward import CritiqueReward
+from critique_rl.training.stage_config import CritiqueConfig, Stage1Config, Stage2Config
+
+Make = Callable[..., Any]
+RIGHT, WRONG = (f"Correctness of the final answer: {value}" for value in ("Correct", "Wrong"))
+
+
+class TestReward:
+    """`CritiqueReward` by itself: four critiques of responses of which the first two are right."""
+
+    CRITIQUES = (
+        f"Explanation: 7\n{RIGHT}",  # right verdict, right refinement
+        f"Explanation: 1\n{WRONG}",  # wrong verdict, wrong refinement
+        f"Explanation: 7\n{WRONG}",  # right verdict, right refinement
+        "Explanation: 7",  # no verdict, right refinement
+    )
+
+    def reward(
+        self,
+        args: CritiqueConfig,
+        actor: Any = None,
+        grader: Any = grade_batch,
+        correct: Any = (True, True, False, False),
+        extra: dict[str, list[Any]] | None = None,
+    ) -> tuple[list[float | None], dict[str, list[float]]]:
+        metrics: dict[str, list[float]] = {}
+        values = CritiqueReward(args, actor, grader)(
+            completions=[[{"role": "assistant", "content": c}] for c in self.CRITIQUES],
+            question=["3+4"] * 4,
+            response=["The answer is 7"] * 4,
+            answer=["7"] * 4,
+            kind=["number"] * 4,
+            response_correct=list(correct),
+            trainer_state=SimpleNamespace(global_step=0),
+            log_extra=lambda name, column: (extra if extra is not None else {}).update({name: column}),
+            log_metric=lambda name, value: metrics.setdefault(name, []).append(value),
+        )
+        return values, metrics
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({"refinement_reward": None}, [1.0, 0.0, 1.0, 0.0]),
+            ({"refinement_reward": None, "signed_dis": True}, [1.0, -1.0, 1.0, -1.0]),
+            ({}, [1.2, 0.0, 1.2, 1.0]),
+            ({"combination": "gated"}, [1.2, -1.0, 1.2, -1.0]),
+            ({"beta_1": 0.0}, [1.0, 0.0, 1.0, 1.0]),
+            ({"refinement_reward": "r_delta"}, [0.2, -1.0, 1.2, 1.0]),
+            ({"refinement_reward": "r_correction"}, [0.4, 0.0, 1.2, 1.0]),
+        ],
+    )
+    def test_values(self, config: Make, settings: dict[str, Any], expected: list[float]) -> None:
+        values, metrics = self.reward(config(Stage2Config, **settings), ToyActor(follow_critique))
+        assert values == pytest.approx(expected)
+        assert metrics["critic/acc_dis"] == [1.0, 0.0, 1.0, 0.0]
+        assert metrics["critic/parse_rate"] == [1.0, 1.0, 1.0, 0.0]
+
+    def test_the_metrics_of_each_critique(self, config: Make) -> None:
+        _, metrics = self.reward(config(Stage2Config), ToyActor(follow_critique))
+        # Of two right responses the second is spoiled, both wrong ones are corrected.
+        assert metrics["actor/acc_refine"] == [1.0, 0.0, 1.0, 1.0]
+        assert metrics["actor/delta_ci"] == [0.0, 1.0, 0.0, 0.0]
+        assert metrics["actor/delta_ic"] == [0.0, 0.0, 1.0, 1.0]
+        assert metrics["actor/delta_ci_given_correct"] == [0.0, 1.0]
+        assert metrics["actor/delta_ic_given_wrong"] == [1.0, 1.0]
+        _, metrics = self.reward(config(), correct=(True, True, True, False))
+        assert metrics["critic/acc_dis_on_correct"] == [1.0, 0.0, 0.0]
+        assert metrics["critic/acc_dis_on_wrong"] == [0.0]
+
+    def test_a_prefill_is_part_of_what_is_graded_and_recorded(self, config: Make) -> None:
+        extra: dict[str, list[Any]] = {}
+        self.reward(config(Stage2Config, prompts="paper"), ToyActor(follow_critique), extra=extra)
+        assert PAPER.refinement_prefill
+        assert all(text.startswith(PAPER.refinement_prefill) for text in extra["refinement"])
+
+    def test_what_is_unknown_is_no_score(self, config: Make) -> None:
+        def grader(items: Sequence[Mapping[str, str]]) -> list[bool | None]:
+            return [None if "1" in item["reply"] else True for item in items]
+
+        values, metrics = self.reward(config(Stage2Config), ToyActor(follow_critique), grader)
+        assert values == pytest.approx([1.2, None, 1.2, 1.0])
+        assert metrics["actor/graded_rate"] == [1.0, 0.0, 1.0, 1.0]
+        assert metrics["actor/acc_refine"] == [1.0, 1.0, 1.0]
+        values, metrics = self.reward(
+            config(Stage2Config), ToyActor(follow_critique), correct=(True, None, False, None)
+        )
+        assert values == pytest.approx([1.2, None, 1.2, None])
+        assert metrics["critic/acc_dis"] == [1.0, 1.0]
+        assert "critic/acc_dis_on_wrong" in metrics and len(metrics["critic/acc_dis_on_wrong"]) == 1
+        assert len(metrics["actor/delta_ic"]) == 2
+
+
+@pytest.mark.parametrize("stage", [Stage1Config, Stage2Config])
+def test_noisy_labels_reach_the_reward_and_not_the_log(
+    actor_dir: Path, pool: Dataset, config: Make, stage: type[CritiqueConfig]
+) -> None:
+    """Each verdict is right, so a Stage I reward is 0 just where the label is inverted."""
+    rows = [dict(row) for row in pool]
+    says = {True: "Correct", False: "Wrong"}
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    critiques = [f"{VERDICT_LABEL} {says[row['response_correct']]}" for row in rows]
+    logged: dict[str, list[float]] = {}
+    args = config(stage, oracle_noise=0.25, refinement_max_tokens=10)
+    reward = CritiqueReward(args, TransformersActor(actor_dir), grade_batch)
+    values = reward(
+        critiques,
+        **columns,
+        trainer_state=TrainerState(),
+        log_extra=lambda name, column: None,
+        log_metric=lambda name, value: logged.setdefault(name, []).append(value),
+    )
+    assert set(logged["critic/acc_dis"]) == {1.0}  # each verdict is right
+    if stage is Stage1Config:
+        wrong = values.count(0.0) / len(values)
+        assert set(values) == {0.0, 1.0} and 0.15 < wrong < 0.35
+    else:
+        plain = CritiqueReward(config(stage, refinement_max_tokens=10), reward.actor, grade_batch)
+        truth = plain(
+            critiques,
+            **columns,
+            trainer_state=TrainerState(),
+            log_extra=lambda name, column: None,
+            log_metric=lambda name, value: None,
+        )
+        changed = [a != b for a, b in zip(values, truth, strict=True)]
+        assert 0.3 < sum(changed) / len(changed) < 0.6  # 1 - 0.75^2 of the rows, where a label is inverted
