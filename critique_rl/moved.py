@@ -50,6 +50,8 @@ FORMER: dict[str, tuple[str, ...]] = {
         *("evaluation.summary", "evaluation.intervals", "records"),
     ),
     "reward_benchmarks": ("benchmarks", "critic_data.benchmarks"),
+    "reward_benchmarks.judging": ("benchmarks.judging",),
+    "reward_benchmarks.lenient": ("benchmarks.lenient",),
     "reward_benchmarks.load": ("critic_data.benchmarks",),
     "reward_benchmarks.measures": ("benchmarks.reward_measures",),
     "scaling": ("evaluation.scaling", "evaluation.intervals"),
@@ -104,7 +106,7 @@ def _homes(name: str) -> tuple[str, ...]:
     if former in FORMER:
         return FORMER[former]
     package, _, rest = former.partition(".")
-    places = [f"{home}.{rest}" for home in FORMER.get(package, ())]
+    places = [f"{home}.{rest}" for home in FORMER.get(package, ()) if len(FORMER[package]) == 1]
     return tuple(place for place in places if importlib.util.find_spec(f"critique_rl.{place}") is not None)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import griffe
 import pytest
 from datasets import Dataset
+from helpers import ROOT
 from trl import GRPOConfig
 
 import critique_rl
@@ -39,7 +40,6 @@ from critique_rl.training.config import CriticConfig
 from critique_rl.training.pairwise import PairwiseCriticTrainer
 from critique_rl.training.stages import Stage1Trainer, Stage2Trainer
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

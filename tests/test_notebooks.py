@@ -15,6 +15,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from helpers import ROOT, SCRIPT, png
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -27,7 +28,6 @@ from critique_rl.studies.notebook import Html, Picture, Text
 from critique_rl.types import UserError
 from critique_rl.vision.images import data_url
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 NAMES = (
     "01_two_stage_walkthrough",
@@ -38,7 +38,6 @@ NAMES = (
     "06_multimodal_critic",
     "07_bring_your_own_model_and_data",
 )
-SCRIPT = "<script>alert(1)</script>"
 
 
 def _execute_module() -> ModuleType:
@@ -272,9 +271,7 @@ def test_scripts_are_run_where_nothing_of_the_repository_is_written(
 
 
 def test_episodes_stand_side_by_side_and_are_escaped() -> None:
-    image = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(image, "PNG")
-    one = episode(question=SCRIPT, critique="a < b", image=data_url(image.getvalue()))
+    one = episode(question=SCRIPT, critique="a < b", image=data_url(png(size=(2, 2))))
     made = notebook.episodes({"x": one, "y": replace(one, verdict="unparsed", refinement_correct=None)}).html
     assert SCRIPT not in made and made.count("It is 3") == 1, "one response is shown once"
     assert (
@@ -308,10 +305,8 @@ def test_episodes_are_measured_with_intervals() -> None:
 
 
 def test_pictures_are_png() -> None:
-    image = io.BytesIO()
-    Image.new("RGB", (8, 6), "red").save(image, "PNG")
     made = [
-        notebook.sheet([(image.getvalue(), "costs $1 or $2")] * 4, columns=3),
+        notebook.sheet([(png(size=(8, 6)), "costs $1 or $2")] * 4, columns=3),
         notebook.lines({"a": [(2, 0.5, 0.4, 0.7), (1, 0.3)]}, x_label="K", y_label="share", logarithmic=True),
     ]
     for picture in made:

@@ -14,7 +14,7 @@ import sys
 import pytest
 
 import critique_rl
-from critique_rl.moved import FORMER
+from critique_rl.moved import FORMER, FormerPaths
 
 PUBLISHED = """
 critique_rl: OpenAIActor PairwiseCriticConfig PairwiseCriticTrainer Stage1Config Stage1Trainer
@@ -127,6 +127,21 @@ def test_a_former_path_leads_to_modules_that_exist(former: str) -> None:
         assert importlib.util.find_spec(f"critique_rl.{home}") is not None, home
     with pytest.raises(ImportError):
         exec(f"from critique_rl.{former} import no_such_name", {})
+
+
+def test_modules_of_other_packages_are_left_alone() -> None:
+    """`fsspec.callbacks` and `trl.trainer` end like former paths."""
+    for former in FORMER:
+        assert FormerPaths().find_spec(former) is None
+        assert FormerPaths().find_spec(f"fsspec.{former}") is None
+        assert FormerPaths().find_spec(f"other.critique_rl.{former}") is None
+
+
+def test_a_former_path_of_one_module_is_that_module() -> None:
+    """Two copies would have two classes of one name."""
+    for former, new in (("callbacks", "training.callbacks"), ("baselines.mixed", "methods.mixed")):
+        old = importlib.import_module(f"critique_rl.{former}")
+        assert old is importlib.import_module(f"critique_rl.{new}")
 
 
 def test_the_published_program_runs() -> None:

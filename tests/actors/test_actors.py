@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import os
 import random
 import shutil
 import socket
@@ -27,6 +26,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import environment
 from PIL import Image
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -860,10 +860,9 @@ def transformers_serve(model_dir: Path, tmp_path_factory: pytest.TempPathFactory
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
     options = ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [command, "serve", str(model_dir), *options], stdout=output, stderr=output, env=environment
+            [command, "serve", str(model_dir), *options], stdout=output, stderr=output, env=environment()
         )
     try:
         deadline = time.monotonic() + 90

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import CONFIGS, ROOT
 
 from critique_rl.cli import commands as cli
 from critique_rl.config.data import LengthConfig, TaskConfig
@@ -19,7 +20,7 @@ from critique_rl.runs.steps.train import trainer_args
 from critique_rl.training.stage_config import CritiqueConfig
 from critique_rl.types import UserError
 
-CONFIGS = sorted((Path(__file__).parents[2] / "experiments" / "configs").glob("*.yaml"))
+PRESETS = sorted(CONFIGS.glob("*.yaml"))
 MINIMAL = """
 name: mini
 base: some/model
@@ -253,7 +254,7 @@ def test_a_missing_setting_and_a_missing_file_are_named(
         load_config(minimal)
     with pytest.raises(UserError, match=r"no config at .*mimi.yaml. Did you mean .*mini.yaml"):
         load_config(minimal.with_name("mimi.yaml"))
-    monkeypatch.chdir(CONFIGS[0].parent.parent.parent)
+    monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=r"no config at tinny. Did you mean experiments/configs/tiny.yaml\?"):
         load_config("tinny")
     minimal.write_bytes(b"name: \xff")
@@ -292,7 +293,7 @@ def test_differences_name_each_changed_setting() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_a_shipped_config_plans_a_run_without_hub_gpu_or_weights(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,7 +321,7 @@ def test_a_single_local_file_is_cut_as_the_preset_of_real_data_says(
 ) -> None:
     rows = '{"Body": "Mia had %d shells.", "Question": "How many?", "Equation": "%d", "Answer": %d}\n'
     (tmp_path / "SVAMP.jsonl").write_text("".join(rows % (i, i, i) for i in range(60)), encoding="utf-8")
-    preset = next(path for path in CONFIGS if path.stem == "smollm2-135m")
+    preset = next(path for path in PRESETS if path.stem == "smollm2-135m")
     (splits,) = re.findall(r"train\.0\.options='(.*)'", preset.read_text(encoding="utf-8"))
     arguments = ["run", str(preset), "--dry-run", "--set", f"output={tmp_path}/run"]
     for task in ("train.0", "evaluation.tasks.0"):
@@ -329,7 +330,7 @@ def test_a_single_local_file_is_cut_as_the_preset_of_real_data_says(
     assert "SVAMP.jsonl: 48 problems" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_the_options_of_a_shipped_config_are_those_of_the_trainers(path: Path, tmp_path: Path) -> None:
     from critique_rl.runs.steps.cold_start import check_cold_start
 
@@ -352,7 +353,7 @@ def test_the_options_of_a_shipped_config_are_those_of_the_trainers(path: Path, t
 
 def test_the_paper_configs_hold_the_papers_values() -> None:
     configs = [
-        load_config(path) for path in CONFIGS if path.stem in ("llama3.2-3b", "qwen2.5-3b", "qwen2.5-7b")
+        load_config(path) for path in PRESETS if path.stem in ("llama3.2-3b", "qwen2.5-3b", "qwen2.5-7b")
     ]
     assert len(configs) == 3
     for config in configs:
@@ -389,6 +390,6 @@ def test_a_plan_knows_what_is_held_out(task: TaskConfig, size: int | None) -> No
 
 @pytest.mark.parametrize("name", ["qwen2.5-3b", "qwen2.5-7b", "llama3.2-3b"])
 def test_the_papers_number_of_traces_can_be_reached(name: str) -> None:
-    config = load_config(CONFIGS[0].parent / f"{name}.yaml")
+    config = load_config(CONFIGS / f"{name}.yaml")
     sizes = [(plan._published(task) or 0, task.limit) for task in config.train]
     assert sum(min(size, limit or size) for size, limit in sizes) >= config.cold_start.reasoning

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from helpers import environment
 
 from critique_rl.grading import explain, extract_answer, grade, grade_batch, paper_compat
 from critique_rl.grading.prepare import prepare
@@ -396,8 +396,9 @@ def test_import_is_light_and_workers_end_with_a_killed_parent() -> None:
         "print(g.SHARED.pool._idle[0]._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=env)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=environment()
+    )
     worker = int(out.stdout)
     for _ in range(50):
         try:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from critique_rl.reports.columns import COLUMNS, is_share, label
 from critique_rl.reports.curves import DRAWN
 from critique_rl.reports.metrics import CURVES, EVALUATION, TRAINING, Metric
 from critique_rl.reports.pictures import PALETTE, colours, places
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("metric", [*TRAINING.values(), *EVALUATION.values()], ids=lambda metric: metric.name)

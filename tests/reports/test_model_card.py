@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import ROOT
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
@@ -20,8 +21,6 @@ from critique_rl.reports.model_card import CRITIQUE_RL, LLAVA_CRITIC_R1, TRL, ca
 from critique_rl.reports.settings import CONFIGS
 from critique_rl.runs.folder import RunFolder, shipped_directory
 from critique_rl.runs.run import Run
-
-ROOT = Path(__file__).parents[2]
 
 
 def made(output: Path, *overrides: str, folders: tuple[str, ...] = ()) -> Run:

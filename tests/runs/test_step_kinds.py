@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import CONFIGS
 
 from critique_rl.config.run import load_config
 from critique_rl.display import Display
@@ -22,7 +23,7 @@ from critique_rl.runs.step import Step
 from critique_rl.runs.steps import STEP_KINDS, commands
 from critique_rl.types import UserError
 
-TINY = Path(__file__).parents[2] / "experiments" / "configs" / "tiny.yaml"
+TINY = CONFIGS / "tiny.yaml"
 
 
 class QuestionLengths:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from matplotlib.container import ErrorbarContainer
 
+from critique_rl.config.run import EXPERIMENTS
 from critique_rl.evaluation.intervals import t_interval
 from critique_rl.reports.pictures import save
 from critique_rl.studies import charts
@@ -28,7 +29,6 @@ from critique_rl.studies.results import combine, load_result
 from critique_rl.studies.tables import escape_latex, format_cell, latex, markdown
 from critique_rl.types import UserError
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Values = Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
 
 
