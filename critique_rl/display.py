@@ -78,8 +78,7 @@ class Display:
         self.console = Console(file=sys.stderr, quiet=quiet, highlight=False, force_interactive=interactive)
         self._progress: Progress | None = None
         self._task: Any = None
-        self._tenth = -1
-        self._total = 0
+        self._tenth, self._total = -1, 0
 
     @contextmanager
     def step(self, name: str, number: int, of: int) -> Iterator[None]:

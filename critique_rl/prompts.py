@@ -7,10 +7,13 @@ actor refines (arXiv 2510.24320, section 3.1 and Figure 2).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from importlib.resources import files
+from typing import Any, TypeVar
+
+import yaml
 
 from critique_rl.types import Conversation, Message, UserError, nearest
 
@@ -78,11 +81,6 @@ _NUMBER = re.compile(
 )
 
 
-def _number(text: str) -> float | None:
-    number = _NUMBER.match(text)
-    return float(number[1]) if number else None
-
-
 def parse_rating(critique: str) -> float | None:
     """Read the rating f(x, y, c) of a critique of a scored reply, in [1, 10]; `None` is unparsed.
 
@@ -92,7 +90,7 @@ def parse_rating(critique: str) -> float | None:
     >>> parse_rating("Comments: no date.\\nQuality score: 7"), parse_rating("Quality score: 7-8")
     (7.0, None)
     """
-    rating = _claimed(_RATING, critique, lambda match: {_number(match[1])})
+    rating = _claimed(_RATING, critique, lambda m: {float(n[1]) if (n := _NUMBER.match(m[1])) else None})
     return rating if rating is not None and LOWEST <= rating <= HIGHEST else None
 
 
@@ -238,10 +236,13 @@ def prompt_set(name: str) -> PromptSet:
     raise UserError(f"prompts: no prompt set '{name}'. {nearest(name, PROMPT_SETS)}")
 
 
-def _user(template: str, **fields: str) -> Message:
+def _fill(template: str, fields: Mapping[str, str]) -> str:
     # str.format fails on braces in LaTeX. One pass: a "{question}" inside a field stays as it is.
-    text = re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], m[0]), template)
-    return {"role": "user", "content": text}
+    return re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], m[0]), template)
+
+
+def _user(template: str, **fields: str) -> Message:
+    return {"role": "user", "content": _fill(template, fields)}
 
 
 def with_image(turns: Conversation, image: str | None) -> Conversation:
@@ -253,132 +254,26 @@ def _with_prefill(turns: Conversation, prefill: str) -> Conversation:
     return [*turns, {"role": "assistant", "content": prefill}] if prefill else turns
 
 
-THINK_SUFFIX = r"Reason first inside <think> </think>. After that state the final answer once in \boxed{}."
-"""End of every prompt of LLaVA-Critic-R1: policy and critic reply in the same form.
+def _read_sets() -> tuple[dict[str, str], dict[str, PromptSet]]:
+    """Parts that several prompts share, and all prompt sets, from `assets/prompts.yaml`."""
+    content = yaml.safe_load((files("critique_rl") / "assets" / "prompts.yaml").read_text("utf-8"))
+    parts = content.pop("parts")
 
-It has no comma, quotation mark or open bracket: lmms-eval takes it as an argument (see `benchmarks.policy`).
-"""
+    def filled(text: Any) -> Any:
+        """A text with its parts; versions are numbers."""
+        return text if isinstance(text, int) else _fill(text, parts)
 
-# Begin and end are marked, since an answer may contain headings and boxes.
-_PAIR = (
-    "[begin question]\n{question}\n[end question]\n\n[begin answer 1]\n{first}\n[end answer 1]\n\n"
-    "[begin answer 2]\n{second}\n[end answer 2]\n\n"
-)
-_PAIRWISE = (
-    "Below are a question and two answers to it. Decide which of the two is better: what counts most is whether "
-    "its final result is right, then whether each of its steps holds. Which one comes first, and how long each "
-    "is, says nothing.\n\n"
-    + _PAIR
-    + "Think it over inside <think> </think>. Then state your decision as \\boxed{1} or \\boxed{2}."
-)
-_PAIRWISE_TIE = " Where neither is better the final answer is \\boxed{tie}."
+    sets = {
+        name: PromptSet(name=name, **{field: filled(text) for field, text in texts.items()})
+        for name, texts in content.items()
+    }
+    return parts, sets
 
-PAPER = PromptSet(
-    name="paper",
-    version=1,
-    reasoning=(
-        "{question}\nReason through the problem, then state the final result on a last line of the form "
-        "'The answer is [your answer].'"
-    ),
-    reasoning_prefill="Let's break it down step by step:\n\n",
-    critique=(
-        "Instruction:\nBelow are a question and a step-by-step solution in which every sentence is one step. "
-        "The solution may contain mistakes. Go through it step by step: repeat the step, judge whether it is "
-        "correct, and explain your judgment in detail. At the end judge whether the final answer is correct.\n"
-        "Your answer format should be:\n"
-        "Step sentence: [...]\nCorrectness of the step: [Correct/Wrong]\nExplanation: [...]\n"
-        "(the three lines above for every step)\n\n"
-        "Correctness of the final answer: [Correct/Wrong]\nExplanation: [...]\n\n"
-        "Question:\n{question}\n\nSolution:\n{response}"
-    ),
-    next_critique=(
-        "The solution was rewritten after your critique. Check the new one in the same way and in the same answer "
-        "format.\n\nSolution:\n{response}"
-    ),
-    refinement=(
-        "Here is a step-by-step critique of your solution. Read it closely, above all what it says about each "
-        "step and why. Then follow its guidance and write a new, complete step-by-step solution that agrees "
-        "with the critique and shows every intermediate step. End with the final result on a line of the "
-        "form 'The answer is [your answer].'\n\n{critique}"
-    ),
-    refinement_prefill="Let's break it down step by step, strictly following the critique:\n\n",
-    pairwise=_PAIRWISE,
-    pairwise_tie=_PAIRWISE_TIE,
-)
-"""Critique-RL: structure and labels of the released code, in our own words."""
 
-COMPACT = PromptSet(
-    name="compact",
-    version=1,
-    reasoning="{question}",
-    reasoning_prefill="",
-    critique="Question: {question}\nSolution: {response}",
-    next_critique="Solution: {response}",
-    refinement="{critique}",
-    refinement_prefill="",
-    pairwise="Question: {question}\nAnswer 1: {first}\nAnswer 2: {second}",
-    pairwise_tie="\nOr a tie?",
-)
-"""For models too small to follow instructions: the same fields and verdict marker alone."""
-
-SUMMARY = PromptSet(
-    name="summary",
-    version=1,
-    reasoning=(
-        "{question}\n\nSummarise the text above in a few sentences. Give its main points, nothing that it "
-        "does not say, and write the summary alone."
-    ),
-    reasoning_prefill="",
-    critique=(
-        "Instruction:\nBelow are a text and a summary of it. Comment in turn on whether the summary has the "
-        "main points, whether the text bears out each of its statements, whether it is short, and whether it "
-        "reads well. Then rate it from 1 (useless) to 10 (could not be better) and say how to improve it.\n"
-        "Your answer format should be:\n"
-        f"Comments: [...]\n{RATING_LABEL} [a whole number]\nSuggestions: [...]\n\n"
-        "Text:\n{question}\n\nSummary:\n{response}"
-    ),
-    next_critique=(
-        "The summary was rewritten after your critique. Judge the new one in the same way and in the same answer "
-        "format.\n\nSummary:\n{response}"
-    ),
-    refinement=(
-        "Here is a critique of your summary. Follow its comments and suggestions and write a new summary of "
-        "the text; write the summary alone.\n\n{critique}"
-    ),
-    refinement_prefill="",
-    pairwise=_PAIRWISE,
-    pairwise_tie=_PAIRWISE_TIE,
-)
-"""For scored replies (paper, appendix E; its prompts were not released)."""
-
-THINKING = replace(
-    PAPER,
-    name="thinking",
-    reasoning="{question}\n\n" + THINK_SUFFIX,
-    reasoning_prefill="",
-    refinement=(
-        "Here is a step-by-step critique of your solution. Read it closely, above all what it says about each "
-        "step and why. Then follow its guidance and solve the problem anew. "
-        + THINK_SUFFIX
-        + "\n\n{critique}"
-    ),
-    refinement_prefill="",
-    pairwise=(
-        "You compare two answers to a question and decide which of them is better. If there is an image, look at "
-        "it before you weigh what they say. The order in which they stand, and how long each is, are no "
-        "reasons.\n\n" + _PAIR + "Four criteria count:\n"
-        "- accuracy: what the answer says is so;\n"
-        "- completeness: every part of the question is dealt with;\n"
-        "- clarity: a reader understands the answer at once;\n"
-        "- relevance: the answer keeps to the question.\n\n"
-        "The final answer is the number of the better one, 1 or 2. " + THINK_SUFFIX
-    ),
-)
-"""LLaVA-Critic-R1: policy and pairwise critic think first and answer in a box; otherwise `PAPER`.
-
-Task and criteria are those of VL-RewardBench, in our words. The benchmark asks for a sentence (`Overall Judgment:
-...`), the released code's suffix for a box. The two could disagree, so this prompt asks for the box alone.
-"""
-
-PROMPT_SETS = {p.name: p for p in (PAPER, COMPACT, SUMMARY, THINKING)}
+_PARTS, PROMPT_SETS = _read_sets()
 """Prompt sets by name, the value of `prompts` in a configuration."""
+
+PAPER, COMPACT = PROMPT_SETS["paper"], PROMPT_SETS["compact"]
+SUMMARY, THINKING = PROMPT_SETS["summary"], PROMPT_SETS["thinking"]
+THINK_SUFFIX = _PARTS["think"]
+"""End of every prompt of LLaVA-Critic-R1, which asks for a thought and a box."""

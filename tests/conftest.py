@@ -38,6 +38,7 @@ SLOW_FIXTURES = {
     "made",
     "seeing",
     "site",
+    "solo_dir",
     "transformers_serve",
 }
 """Whoever asks for one of these waits for it: it trains, builds, or starts something."""

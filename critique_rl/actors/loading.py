@@ -24,13 +24,12 @@ def check_location(location: str) -> None:
         ActorError: `location` is neither a directory nor of the form of a hub id.
     """
     if not Path(location).is_dir() and not _HUB_ID.fullmatch(location):
-        raise ActorError(
-            f"no model at {location}: not a directory, and not the form of a hub id (owner/name)"
-        )
+        reason = "not a directory, and not the form of a hub id (owner/name)"
+        raise ActorError(f"no model at {location}: {reason}")
 
 
 def has_vision(location: str) -> bool:
-    """Whether the model at `location` takes images; False also if nothing is there, which loading reports."""
+    """Whether the model at `location` takes images; False also without a config, which loading then reports."""
     check_location(location)
     try:
         return is_vision_model(location)

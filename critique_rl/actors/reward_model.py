@@ -34,8 +34,7 @@ class RewardModelScorer:
         too_long: Items that were not scored because of their length.
 
     Raises:
-        UserError: The model cannot be loaded, has another number of outputs than one, or lacks weights in its
-            checkpoint, which would be random.
+        UserError: The model cannot be loaded, does not have one output, or its checkpoint lacks weights.
     """
 
     def __init__(
@@ -59,15 +58,14 @@ class RewardModelScorer:
         self.too_long = 0
         device, dtype = placement(device, dtype)
         options = {"dtype": dtype, "output_loading_info": True}
-        model, report = load_pretrained(AutoModel, "reward model", self.name, **options)
+        loaded, report = load_pretrained(AutoModel, "reward model", self.name, **options)
         if report["missing_keys"]:  # transformers would only warn, and score with random weights
             missing = ", ".join(sorted(report["missing_keys"]))
             raise UserError(f"{self.name} is no reward model: its checkpoint lacks {missing}.")
-        if model.config.num_labels != 1:
-            raise UserError(
-                f"{self.name} is no reward model: it has {model.config.num_labels} outputs, not one."
-            )
-        self._model = model.to(device).requires_grad_(False).eval()
+        outputs = loaded.config.num_labels
+        if outputs != 1:
+            raise UserError(f"{self.name} is no reward model: it has {outputs} outputs, not one.")
+        self._model = loaded.to(device).requires_grad_(False).eval()
         self._tokenizer: Any = load_pretrained(AutoTokenizer, "tokenizer", self.name)
         config = self._model.config.get_text_config()
         if config.pad_token_id is None and self._tokenizer.pad_token_id != self._tokenizer.eos_token_id:

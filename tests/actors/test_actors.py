@@ -749,6 +749,7 @@ def test_a_server_without_continuation_needs_prefill_user(server: Server) -> Non
         remote.generate([[{"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}]], GREEDY)
 
 
+@pytest.mark.slow
 def test_the_actor_can_be_called_from_many_threads_and_inside_a_running_loop(server: Server) -> None:
     remote = connect(server)
     prompts = varied_prompts()[:4]
@@ -763,6 +764,7 @@ def test_the_actor_can_be_called_from_many_threads_and_inside_a_running_loop(ser
     assert asyncio.run(inside()) == server.actor.generate(prompts[:2], GREEDY)
 
 
+@pytest.mark.slow
 def test_the_check_at_construction(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert OpenAIActor(server.url).name == "tiny"
     assert server.keys == {"Bearer EMPTY"}

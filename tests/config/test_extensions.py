@@ -104,6 +104,7 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "c.yaml"
 
 
+@pytest.mark.run
 def test_a_configuration_names_what_an_extension_brings(config: Path, tmp_path: Path) -> None:
     run = Run(load_config(config, [f"output={tmp_path / 'run'}"]), display=Display(quiet=True))
     run.execute()

@@ -148,6 +148,7 @@ def test_the_draw_is_fixed_by_the_seed() -> None:
     assert not {p.id for p in load(3)} & {p.id for p in load(4)}
 
 
+@pytest.mark.slow
 def test_problems_are_distinct_and_identified_by_question_and_picture() -> None:
     parts = [load_task("drawings", split=split, size=3000) for split in SPLITS]
     everything = [p for part in parts for p in part]
@@ -459,6 +460,7 @@ def tokenizer() -> Qwen2Tokenizer:
     return made
 
 
+@pytest.mark.slow
 def test_texts_consist_of_phrases_and_single_characters(tokenizer: Qwen2Tokenizer) -> None:
     assert len(set(PHRASES)) == len(PHRASES)
     known = {*PHRASES, *"0123456789ABC+-=()}?\n "}

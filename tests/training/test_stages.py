@@ -139,6 +139,7 @@ class TestReference:
         assert not any(after[n].equal(p) for n, p in trained.items())
         assert abs(history(second, "kl")[0][0]) < 1e-6
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("placement", ["reward", "loss"])
     def test_an_edited_model_is_refused(
         self, critic_dir: Path, pool: Dataset, config: Make, placement: str
@@ -168,6 +169,7 @@ class TestReference:
 
 
 class TestActor:
+    @pytest.mark.slow
     def test_the_actor_stays_bit_for_bit(
         self, critic_dir: Path, actor_dir: Path, pool: Dataset, config: Make
     ) -> None:
@@ -181,6 +183,7 @@ class TestActor:
         assert actor.fingerprint() == before
         assert not same(weights(trainer.model), start)
 
+    @pytest.mark.slow
     def test_stage_1_never_asks_it(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
         Stage1Trainer(critic_dir, DeadActor(), config(rl_steps=2), train_dataset=pool).train()
 
@@ -196,6 +199,7 @@ class TestActor:
         Stage2Trainer(critic_dir, Watched(follow_critique), config(Stage2Config), train_dataset=pool)
         assert pickled == []
 
+    @pytest.mark.slow
     def test_its_error_ends_the_training(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
         args = config(Stage2Config, rl_steps=3)
         trainer = Stage2Trainer(critic_dir, DeadActor(calls=1), args, train_dataset=pool)

@@ -358,6 +358,7 @@ class TestRecord:
         )
 
 
+@pytest.mark.slow
 class TestAsATrainer:
     """The parts of `transformers.Trainer` that users expect to find."""
 

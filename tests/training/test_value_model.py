@@ -158,6 +158,7 @@ class TestLearning:
         for name, parameter in network.named_parameters():
             assert (ours[name] - parameter.grad).abs().max() / norm < 1e-5, name
 
+    @pytest.mark.slow
     def test_nothing_graded_leaves_both_as_they_are(
         self, critic_dir: Path, pool: Dataset, config: Make
     ) -> None:

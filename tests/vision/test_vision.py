@@ -119,6 +119,7 @@ def logits(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
 # --- processors -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_what_is_loaded(model_dir: Path, tmp_path: Path) -> None:
     family = model_dir.name.rstrip("0123456789")
     assert is_vision_model(model_dir)
@@ -434,6 +435,7 @@ def test_a_model_in_memory_reads_its_processor(dirs: dict[str, Path]) -> None:
     assert all(p.grad is not None for p in model.model.visual.patch_embed.parameters())
 
 
+@pytest.mark.slow
 def test_an_adapter_sees_what_its_base_sees(dirs: dict[str, Path], tmp_path: Path) -> None:
     path = dirs["qwen2_5_vl"]
     config = LoraConfig(target_modules=r".*language_model.*q_proj", init_lora_weights=False)
