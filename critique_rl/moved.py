@@ -111,7 +111,11 @@ class FormerPaths(MetaPathFinder, Loader):
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Spec of a former path; None for any other name."""
-        return ModuleSpec(name, self, is_package=True) if _homes(name) else None
+        homes = _homes(name)
+        is_package = len(homes) == 1 or any(
+            f"critique_rl.{former}".startswith(f"{name}.") for former in FORMER
+        )
+        return ModuleSpec(name, self, is_package=is_package) if homes else None
 
     def exec_module(self, module: ModuleType) -> None:
         """Replace a former path by its new module, or let it search its new modules."""

@@ -46,27 +46,26 @@ def load_pairs(
     keep_ties: bool = False,
     bad_rows: Literal["raise", "drop"] = "raise",
 ) -> Selection:
-    """Read preference pairs, whatever their layout, in balanced order and with images that can be read.
+    """Read preference pairs of any layout, in balanced order and with readable images.
 
-    Left out and counted: ties (unless kept), responses that are empty or the same, pairs that occur twice,
-    images that are missing or corrupt, and the pairs that a set's own rule leaves out (VLFeedback: no rating,
-    small gap).
+    Pairs are dropped and counted if they are ties (unless kept), occur twice, have empty or equal responses or a
+    missing or corrupt image, or if a set has a rule of its own (VLFeedback: no rating, small gap).
 
     Args:
         origin: File (.jsonl, .json, .parquet), folder of such files, split on the hub, or a name of `HUB`.
-        layout: Name in `LAYOUTS`; found by the fields of the first row if it is not given.
-        source: Source of all pairs; else the row's field `source`, else the name of the layout.
-        image_root: Where relative image paths start; the folder of the file if it is not given.
-        image_store: Folder to which images that rows hold as bytes are written, to not stay in memory.
-        block: Where question and responses are in other judge prompts, see `split_prompt`.
-        min_gap: VLFeedback: pairs whose mean ratings differ by more are used (paper: 0.6); equal ones are ties.
+        layout: Name in `LAYOUTS`; None recognises it by the fields of the first row.
+        source: Source of all pairs; None takes the row's field `source`, or the name of the layout.
+        image_root: Folder that relative image paths start from; None is the folder of the file.
+        image_store: Folder to write images to that rows hold as bytes; None keeps them in memory.
+        block: Pattern of question and responses in another judge prompt, see `split_prompt`.
+        min_gap: VLFeedback: least difference of mean ratings (paper: 0.6); equal ratings are ties.
         keep_ties: Keep ties, with label 0.
-        bad_rows: What to do with rows that do not have the layout: refuse the file, or leave them out, counted.
+        bad_rows: `raise` refuses a file with rows of another layout, `drop` counts and drops the rows.
 
     Raises:
-        DataError: No such file, no rows, rows without the layout, an id used for different pairs, or no pair that
-            is left, for instance since no image can be read.
-        UserError: The hub cannot be reached, or an argument is not one of its values.
+        DataError: The file is missing or empty, a row has another layout, an id names different pairs, or no pair
+            is left.
+        UserError: The hub cannot be reached, or an argument has an unknown value.
     """
     if bad_rows not in ("raise", "drop"):
         raise UserError(f"bad_rows: found {bad_rows!r}, expected 'raise' or 'drop'")
@@ -79,43 +78,55 @@ def load_pairs(
         store=None if image_store is None else Path(image_store),
         options=Options(min_gap=min_gap, block=block),
     )
-    pairs: list[PreferencePair] = []
-    drops: list[Drop] = []
+    kept = _Kept(keep_ties)
     bad: list[DataError] = []
-    seen: dict[str, PreferencePair] = {}
     for part in _parts(origin):
         chosen = reader.layout
         for row in read_rows(part):
             try:
                 chosen = chosen or layout_of(row)
-                found = list(reader.read(row, chosen, part))
-                for item in found:
-                    _check_identity(item, seen, row.place)
+                items = list(reader.read(row, chosen, part))
+                for item in items:
+                    _check_identity(item, kept.seen, row.place)
             except DataError as error:
                 bad.append(error)
-                drops.append(Drop(row.place, source or _name_of(row, chosen), "bad row", str(error)))
+                kept.drops.append(Drop(row.place, source or _name_of(row, chosen), "bad row", str(error)))
                 continue
-            for item in found:
-                if isinstance(item, Drop):
-                    drops.append(item)
-                elif item.id in seen:
-                    drops.append(_duplicate(item, seen[item.id], row.place))
-                else:
-                    seen[item.id] = item
-                    if item.tie and not keep_ties:
-                        drops.append(Drop(item.id, item.source, "tie", row.place))
-                    else:
-                        pairs.append(item)
-    if bad and (bad_rows == "raise" or not seen):
+            for item in items:
+                kept.add(item, row.place)
+    if bad and (bad_rows == "raise" or not kept.seen):
         raise DataError(_refusal(bad, can_drop=bad_rows == "raise"))
-    if not pairs:
-        counts = Counter(d.reason for d in drops)
+    if not kept.pairs:
+        counts = Counter(d.reason for d in kept.drops)
         why = ", ".join(f"{reason} ({n})" for reason, n in counts.most_common())
         raise DataError(f"{origin}: no pair is left; left out: {why}")
-    selection = Selection(balance(pairs), drops).through(drop_unreadable)
+    selection = Selection(balance(kept.pairs), kept.drops).through(drop_unreadable)
     if selection.drops:
         logger.warning("%s: kept %d pairs, left out %d", origin, len(selection.pairs), len(selection.drops))
     return selection
+
+
+class _Kept:
+    """Pairs that are kept, and what is left out, with the reason."""
+
+    def __init__(self, keep_ties: bool) -> None:
+        self.keep_ties = keep_ties
+        self.pairs: list[PreferencePair] = []
+        self.drops: list[Drop] = []
+        self.seen: dict[str, PreferencePair] = {}
+
+    def add(self, item: PreferencePair | Drop, place: str) -> None:
+        """Take what a row holds: a pair, unless it is a tie or occurs twice, or the reason why there is none."""
+        if isinstance(item, Drop):
+            self.drops.append(item)
+        elif item.id in self.seen:
+            self.drops.append(_duplicate(item, self.seen[item.id], place))
+        else:
+            self.seen[item.id] = item
+            if item.tie and not self.keep_ties:
+                self.drops.append(Drop(item.id, item.source, "tie", place))
+            else:
+                self.pairs.append(item)
 
 
 def _refusal(bad: list[DataError], *, can_drop: bool) -> str:

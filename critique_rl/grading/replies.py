@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Replies to problems as the grader and the scorers take them."""
 
 from __future__ import annotations
 

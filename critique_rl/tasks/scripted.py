@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Tasks whose texts can be scripted, and who writes them: solver, annotator and judge of each task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result file, its table and its curves; what is shown while a run works."""
+"""The result file, its table, its pages and its curves."""
 
 from __future__ import annotations
 
