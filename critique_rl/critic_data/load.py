@@ -79,21 +79,7 @@ def load_pairs(
         options=Options(min_gap=min_gap, block=block),
     )
     kept = _Kept(keep_ties)
-    bad: list[DataError] = []
-    for part in _parts(origin):
-        chosen = reader.layout
-        for row in read_rows(part):
-            try:
-                chosen = chosen or layout_of(row)
-                items = list(reader.read(row, chosen, part))
-                for item in items:
-                    _check_identity(item, kept.seen, row.place)
-            except DataError as error:
-                bad.append(error)
-                kept.drops.append(Drop(row.place, source or _name_of(row, chosen), "bad row", str(error)))
-                continue
-            for item in items:
-                kept.add(item, row.place)
+    bad = _read_all(_parts(origin), reader, kept)
     if bad and (bad_rows == "raise" or not kept.seen):
         raise DataError(_refusal(bad, can_drop=bad_rows == "raise"))
     if not kept.pairs:
@@ -104,6 +90,28 @@ def load_pairs(
     if selection.drops:
         logger.warning("%s: kept %d pairs, left out %d", origin, len(selection.pairs), len(selection.drops))
     return selection
+
+
+def _read_all(parts: list[Path | HubSplit], reader: _Reader, kept: _Kept) -> list[DataError]:
+    """Read all rows into `kept`; errors of rows without the layout."""
+    bad: list[DataError] = []
+    for part in parts:
+        layout = reader.layout
+        for row in read_rows(part):
+            try:
+                layout = layout or layout_of(row)
+                items = list(reader.read(row, layout, part))
+                for item in items:
+                    _check_identity(item, kept.seen, row.place)
+            except DataError as error:
+                bad.append(error)
+                kept.drops.append(
+                    Drop(row.place, reader.source or _name_of(row, layout), "bad row", str(error))
+                )
+                continue
+            for item in items:
+                kept.add(item, row.place)
+    return bad
 
 
 class _Kept:
