@@ -174,7 +174,7 @@ def _filtered(inputs: Inputs, options: PairOptions, ties: bool) -> list[dict[str
     selection = load_pairs(str(options.origin), **({"keep_ties": ties} | options.settings))
     for name, file in options.keep_out.items():
         benchmark = load_benchmark(REWARD_BENCHMARKS[name] if file == "hub" else file, name=name)
-        selection = selection.through(lambda pairs, benchmark=benchmark: decontaminate(pairs, benchmark))  # type: ignore[misc]
+        selection = selection.through(lambda pairs, benchmark=benchmark: decontaminate(pairs, benchmark))
     if options.max_prompt_tokens is not None:
         limits = {name: inputs.options.get(name) for name in ("min_pixels", "max_pixels")}
         sees = is_vision_model(inputs.start)
