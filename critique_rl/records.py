@@ -49,8 +49,7 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
     content = path.read_bytes()  # a line may have been cut inside a character
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):  # the next record would be appended to the half line
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
+        os.truncate(path, len(whole))
     records = []
     for number, line in enumerate(whole.split(b"\n"), start=1):
         if line:
@@ -95,11 +94,7 @@ class Journal(Generic[Key, Record]):
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def missing(self, keys: Sequence[Key], size: int) -> list[tuple[Sequence[Key], int]]:
-        """Cut the keys without a record into chunks of at most `size`.
-
-        Returns:
-            Each chunk, with the number of `keys` that are done after it.
-        """
+        """Chunks of at most `size` keys without a record, each with the number of `keys` done after it."""
         missing = [key for key in keys if key not in self.done]
         finished = len(keys) - len(missing)
         chunks = [missing[start : start + size] for start in range(0, len(missing), size)]

@@ -23,30 +23,49 @@ Features = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class PromptImage:
-    """An image of a prompt."""
+    """An image of a prompt.
 
-    source: str  # path of a file, or a `data:` URL
-    digest: str  # SHA-256 of the content; the file may be overwritten between calls
-    tokens: int  # number of tokens that it takes
+    Attributes:
+        source: Path of a file, or a `data:` URL.
+        digest: SHA-256 of the content, as the file may be overwritten between calls.
+        tokens: Number of tokens that it takes.
+    """
+
+    source: str
+    digest: str
+    tokens: int
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as the model reads it."""
+    """A prompt as the model reads it.
 
-    text: str  # the rendered chat, one token for each image
-    ids: list[int]  # token ids, each image expanded to all its tokens
-    images: tuple[PromptImage, ...]  # in the order of their tokens
+    Attributes:
+        text: The rendered chat, with one token for each image.
+        ids: Token ids, with each image expanded to all its tokens.
+        images: Images in the order of their tokens.
+    """
+
+    text: str
+    ids: list[int]
+    images: tuple[PromptImage, ...]
 
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Renders conversations with a model's chat template and tokenizes them."""
+    """Renders conversations with a model's chat template and tokenizes them.
 
-    name: str  # name of the model, for messages
+    Attributes:
+        name: Name of the model, for messages.
+        tokenizer: Its tokenizer.
+        processor: Its processor of text and images; None where there is only a tokenizer.
+        no_images: Reason why the model takes no images; empty if it takes them.
+    """
+
+    name: str
     tokenizer: Any
-    processor: Any  # of text and images; None where only a tokenizer is known
-    no_images: str  # reason why the model takes no images; "" if it takes them
+    processor: Any
+    no_images: str
 
     def encode(self, prompts: Sequence[Conversation]) -> list[EncodedPrompt]:
         """Encode prompts; images are measured, not preprocessed.

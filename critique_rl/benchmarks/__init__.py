@@ -21,12 +21,7 @@ from typing import Any
 
 from critique_rl.moved import find
 
-_HOMES = (
-    "benchmarks.reward_measures",
-    "benchmarks.judging",
-    "benchmarks.lenient",
-    "critic_data.benchmarks",
-)
+_HOMES = ("benchmarks.reward_measures", "benchmarks.judging", "benchmarks.lenient", "critic_data.benchmarks")
 
 
 def __getattr__(name: str) -> Any:

@@ -83,7 +83,7 @@ def judge_pairs(
     if not name:
         raise UserError("the judge has no name: pass `name`, with all settings that change its answers.")
     _check_pairs(pairs)
-    asked = {key: (pair, order) for pair in pairs for order, key in _keys(pair, name, seed)}
+    asked = {key: (shown, order) for pair in pairs for key, shown, order in _keys(pair, name, seed)}
     journal = Journal(
         records,
         PairJudgement,
@@ -105,14 +105,14 @@ def judge_pairs(
 
 
 def _judgement(
-    pair: PreferencePair, order: Order, answer: Judgement, *, seed: int, name: str, key: str
+    shown: PreferencePair, order: Order, answer: Judgement, *, seed: int, name: str, key: str
 ) -> PairJudgement:
     return PairJudgement(
-        pair=pair.id,
-        source=pair.source,
+        pair=shown.id,
+        source=shown.source,
         order=order,
-        drawn=order == drawn_order(pair.id, seed),
-        label=_in_order(pair, order).label,
+        drawn=order == drawn_order(shown.id, seed),
+        label=shown.label,
         strict=answer.label,
         lenient=parse_lenient(answer.reply) if answer.reply else answer.label,
         reply=answer.reply,
@@ -138,21 +138,19 @@ def _check_pairs(pairs: Sequence[PreferencePair]) -> None:
             raise UserError(f"{counts[pair.id]} pairs have the identity {pair.id!r}: give each its own.")
 
 
-def _in_order(pair: PreferencePair, order: Order) -> PreferencePair:
-    return pair if order == "forward" else swap(pair)
-
-
-def _keys(pair: PreferencePair, name: str, seed: int) -> Iterator[tuple[Order, str]]:
+def _keys(pair: PreferencePair, name: str, seed: int) -> Iterator[tuple[str, PreferencePair, Order]]:
+    """Key of each judgement of a pair, the pair as the judge is shown it, and the order."""
     # Content of the image instead of its path: a folder may move, and another image is another question.
     image = hashlib.sha256(image_bytes(pair.image) if pair.image else b"").hexdigest()
     texts = (pair.id, pair.source, pair.question, pair.response_1, pair.response_2, pair.label)
-    for order in ORDERS:
+    for shown, order in zip((pair, swap(pair)), ORDERS, strict=True):
         content = repr((name, seed, order, *texts, image))
-        yield order, hashlib.sha256(content.encode()).hexdigest()[:16]
+        yield hashlib.sha256(content.encode()).hexdigest()[:16], shown, order
 
 
-def _comparison(pair: PreferencePair, order: Order) -> Comparison:
-    shown = _in_order(pair, order)
-    image = data_url(pair.image) if isinstance(pair.image, bytes) else pair.image
+def _comparison(shown: PreferencePair, order: Order) -> Comparison:
+    image = data_url(shown.image) if isinstance(shown.image, bytes) else shown.image
     places = (0, 1) if order == "forward" else (1, 0)
-    return Comparison(pair.id, 0, 0, order, places, pair.question, shown.response_1, shown.response_2, image)
+    return Comparison(
+        shown.id, 0, 0, order, places, shown.question, shown.response_1, shown.response_2, image
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from critique_rl.actors.base import Actor
 from critique_rl.benchmarks.reward_measures import pair_accuracy
@@ -66,24 +67,11 @@ class PairEvaluation:
         pairs = pairs_of_responses(asdict(e) for e in self.held_out)
         if self.config.pairs is not None:
             pairs = subsample_pairs(pairs, self.config.pairs, self.seed)
-        critic = pair_accuracy(
-            pairs,
-            judge,
-            seed=self.seed,
-            records=self.directory / "pairs.jsonl",
-            name=self.name,
-            on_progress=on_progress,
-        )
+        settings: dict[str, Any] = {"name": self.name, "seed": self.seed, "on_progress": on_progress}
+        critic = pair_accuracy(pairs, judge, records=self.directory / "pairs.jsonl", **settings)
         items = items_of(self.own)
-        brackets = self_critique(
-            items,
-            judge,
-            name=self.name,
-            seed=self.seed,
-            both_orders=self.config.both_orders,
-            records=self.directory / "knockout.jsonl",
-            on_progress=on_progress,
-        )
+        settings |= {"both_orders": self.config.both_orders, "records": self.directory / "knockout.jsonl"}
+        brackets = self_critique(items, judge, **settings)
         chosen = metrics_by_item(by_item(items, {METHOD: brackets}, seed=self.seed))
         return {**critic.by_item, **chosen}
 

@@ -54,19 +54,15 @@ def command(
     """Command line with which lmms-eval measures a checkpoint; run it where lmms-eval is installed.
 
     Generation is greedy, with `max_new_tokens` in place of the tasks' own limits: many allow 16 tokens, which
-    cuts a thought off.
+    cuts a thought off. `model`, `model_args`, `processes` and `batch_size` are as in `PolicyBenchmarksConfig`.
 
     Args:
         checkpoint: Path or hub id.
         output: Folder for the results file and, per task, the replies.
         benchmarks: Names of the paper's benchmarks; by default all that have a task.
-        model: Name of the model class in lmms-eval.
-        model_args: Further arguments of that class, for instance `max_pixels`.
         thinking: End each question with the suffix with which the policy is trained, and score the boxed answer.
             The simple variant of a model class adds a suffix, so `--force_simple` chooses it; only qwen2_5_vl and
             qwen3_vl can do this. The tasks' own requests stay, such as to give the letter alone.
-        processes: Processes, one for each GPU.
-        batch_size: Questions at once in each process.
         max_new_tokens: Most tokens of a reply; 2048 in the released evaluation.
         limit: Questions of each task, for a trial; `read_results` refuses such results.
         python: Interpreter of the environment with lmms-eval and this package; None is the running one.
@@ -112,9 +108,8 @@ def _joined(arguments: Mapping[str, Any]) -> str:
     """Arguments in one text. lmms-eval splits it at commas outside of quotes and brackets, and has no escape."""
     for name, value in arguments.items():
         text = str(value)
-        if any(sign in text for sign in ",'\"") or any(
-            text.count(a) != text.count(b) for a, b in ("{}", "[]")
-        ):
+        unbalanced = any(text.count(a) != text.count(b) for a, b in ("{}", "[]"))
+        if unbalanced or any(sign in text for sign in ",'\""):
             raise UserError(
                 f"{name}={text!r} cannot be passed to lmms-eval, which splits its arguments at commas: no "
                 "comma, quotation mark or open bracket; rename the folder, or link to it."

@@ -56,16 +56,12 @@ class Benchmark:
     note: str = ""
 
 
-def _read() -> dict[str, Benchmark]:
-    """Read the list beside this module."""
-    listed = yaml.safe_load((files(__package__) / "policy_catalogue.yaml").read_text("utf-8"))
-    return {
-        name: Benchmark(name, **{**fields, "parts": tuple(fields.get("parts", ()))})
-        for name, fields in listed.items()
-    }
+_LIST = yaml.safe_load((files(__package__) / "policy_catalogue.yaml").read_text("utf-8"))
 
-
-BENCHMARKS: dict[str, Benchmark] = _read()
+BENCHMARKS = {
+    name: Benchmark(name, **{**fields, "parts": tuple(fields.get("parts", ()))})
+    for name, fields in _LIST.items()
+}
 """Benchmarks by name, in the order of the released scripts."""
 
 HEADLINE = tuple(b.name for b in BENCHMARKS.values() if b.headline)
@@ -76,10 +72,7 @@ POLICY = tuple(name for name in HEADLINE if BENCHMARKS[name].category != REWARD)
 
 
 def weight(name: str) -> float:
-    """Weight of a benchmark in the headline average.
-
-    Raises:
-        UserError: There is no such benchmark.
+    """Weight of a benchmark in the headline average; errors of `find_benchmark`.
 
     >>> weight("MMMU") * 24, weight("Agent 1")
     (1.0, 0.0)

@@ -135,9 +135,9 @@ def averages(scores: Mapping[str, float], *, leave_out: Collection[str] = ()) ->
         raise UserError(
             f"both given and left out: {', '.join(both)}; remove the score or the name in leave_out."
         )
-    missing = [name for name in HEADLINE if name not in scores and name not in leave_out]
+    missing = [BENCHMARKS[name] for name in HEADLINE if name not in scores and name not in leave_out]
     if missing:
-        reasons = "; ".join(_source(BENCHMARKS[name]) for name in missing)
+        reasons = "; ".join(f"{b.name} ({f'task {b.task}' if b.task else b.note})" for b in missing)
         raise UserError(f"no score of {len(missing)} of {len(HEADLINE)} benchmarks: {reasons}")
     used = [BENCHMARKS[name] for name in HEADLINE if name in scores]
     categories = {
@@ -153,8 +153,3 @@ def averages(scores: Mapping[str, float], *, leave_out: Collection[str] = ()) ->
         "headline": fmean(scores[b.name] for b in used) if complete else None,
         "left_out": [name for name in HEADLINE if name in leave_out],
     }
-
-
-def _source(benchmark: Benchmark) -> str:
-    """Name of a benchmark, with its task or the reason why it has none."""
-    return f"{benchmark.name} ({f'task {benchmark.task}' if benchmark.task else benchmark.note})"

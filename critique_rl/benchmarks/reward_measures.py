@@ -13,6 +13,7 @@ from critique_rl.benchmarks.judging import PairJudgement, judge_pairs
 from critique_rl.critic_data.benchmarks import RewardBenchmark
 from critique_rl.critic_data.pairs import PreferencePair
 from critique_rl.evaluation.intervals import Z975, percent, wilson
+from critique_rl.evaluation.scaling import mean_of_known
 from critique_rl.markdown import table
 from critique_rl.self_critique.knockout import Judge
 
@@ -20,7 +21,7 @@ Scorer = Literal["strict", "lenient"]
 SCORERS: tuple[Scorer, ...] = ("strict", "lenient")
 METRICS = ("acc", "acc_both", "acc_mean", "agreement", "said_first", "parse_rate")
 
-Share = dict[str, float | int | None]
+Share = dict[str, Any]
 """`mean`, `low` and `high`, None without values, and `n`, the number of pairs or samples."""
 
 Values = dict[str, dict[str, float | None]]
@@ -93,24 +94,21 @@ def _by_pair(judgements: Iterable[PairJudgement], scorer: Scorer) -> dict[str, d
     paired: dict[str, list[PairJudgement]] = defaultdict(list)
     for judgement in judgements:
         paired[judgement.pair].append(judgement)
+    metrics: dict[str, dict[str, float | None]] = {}
     for pair, both in paired.items():
         if sorted(j.order for j in both) != ["forward", "swapped"]:
             raise ValueError(f"pair {pair!r} needs one judgement in each order")
-    return {pair: _of_pair(both, scorer) for pair, both in paired.items()}
-
-
-def _of_pair(both: Sequence[PairJudgement], scorer: Scorer) -> dict[str, float | None]:
-    answers = [getattr(j, scorer) for j in both]
-    right = [answer == j.label for answer, j in zip(answers, both, strict=True)]
-    read = [answer for answer in answers if answer is not None]
-    return {
-        "acc": float(next(r for r, j in zip(right, both, strict=True) if j.drawn)),
-        "acc_both": float(all(right)),
-        "acc_mean": fmean(right),
-        "agreement": float(right[0] == right[1]) if len(read) == 2 else None,
-        "said_first": fmean(answer == 1 for answer in read) if read else None,
-        "parse_rate": len(read) / len(answers),
-    }
+        right = {j.order: getattr(j, scorer) == j.label for j in both}
+        read = [answer for j in both if (answer := getattr(j, scorer)) is not None]
+        metrics[pair] = {
+            "acc": float(next(right[j.order] for j in both if j.drawn)),
+            "acc_both": float(all(right.values())),
+            "acc_mean": fmean(right.values()),
+            "agreement": float(right["forward"] == right["swapped"]) if len(read) == 2 else None,
+            "said_first": mean_of_known(answer == 1 for answer in read),
+            "parse_rate": len(read) / 2,
+        }
+    return metrics
 
 
 def summarise_pairs(
@@ -177,13 +175,10 @@ def _share(values: Iterable[float | None]) -> Share:
     wide. Counting judgements instead of pairs would make it too narrow, since the two of a pair are correlated.
     """
     known = [value for value in values if value is not None]
-    if not known:
-        return {"mean": None, "low": None, "high": None, "n": 0}
     n = len(known)
     # Counted in halves, so that successes are whole: 2 n trials at sqrt(2) z give the interval of n trials at z.
-    ends = wilson(round(2 * sum(known)), 2 * n, z=Z975 * math.sqrt(2))
-    assert ends is not None
-    return {"mean": fmean(known), "low": ends[0], "high": ends[1], "n": n}
+    low, high = wilson(round(2 * sum(known)), 2 * n, z=Z975 * math.sqrt(2)) or (None, None)
+    return {"mean": mean_of_known(known), "low": low, "high": high, "n": n}
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
@@ -192,21 +187,14 @@ def mean_of(shares: Sequence[Share]) -> Share:
     The interval follows from their intervals by variance recovery (G. Y. Zou, A. Donner, Statistics in Medicine
     27 (2008)): the lower end is mean - sqrt(sum of (mean_i - low_i)^2) / k, the upper end likewise.
     """
-    n = sum(int(s["n"] or 0) for s in shares)
-    means = [s["mean"] for s in shares if s["mean"] is not None]
-    if not shares or len(means) < len(shares):
+    n = sum(s["n"] for s in shares)
+    if not shares or any(s["mean"] is None for s in shares):
         return {"mean": None, "low": None, "high": None, "n": n}
-    mean = fmean(means)
+    mean = fmean(s["mean"] for s in shares)
     below, above = (
-        math.sqrt(sum(_distance(s, end) ** 2 for s in shares)) / len(shares) for end in ("low", "high")
+        math.sqrt(sum((s["mean"] - s[end]) ** 2 for s in shares)) / len(shares) for end in ("low", "high")
     )
     return {"mean": mean, "low": mean - below, "high": mean + above, "n": n}
-
-
-def _distance(share: Share, end: str) -> float:
-    mean, bound = share["mean"], share[end]
-    assert mean is not None and bound is not None  # a share has all three or none
-    return mean - bound
 
 
 def visual_rewardbench(

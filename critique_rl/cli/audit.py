@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from critique_rl.actors import Actor, make_actor
+from critique_rl.actors import make_actor
 from critique_rl.cli.shared import add_task_arguments, task_config, write_result
-from critique_rl.config.data import TaskConfig
 from critique_rl.config.reading import as_dict
 from critique_rl.display import Display, Outcome
 from critique_rl.evaluation import audit
-from critique_rl.evaluation.episodes import Episode, read_finished
+from critique_rl.evaluation.episodes import read_finished
 from critique_rl.evaluation.localisation import problem_of
 from critique_rl.runs.problems import load_problems
 from critique_rl.types import AnswerKind, Problem, UserError
@@ -40,9 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     """Have the judge read critiques; write opinions and their summary.
 
-    Returns:
-        The summary as a table.
-
     Raises:
         UserError: The records are missing, empty or not finished, no critique corrected a response, the task lacks
             one of the problems, or the folder holds another audit.
@@ -56,8 +51,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if not audit.corrections(episodes):
         raise UserError(f"{records} has no critique to audit: none turned a wrong response into a right one.")
     display = Display(quiet=arguments.quiet)
-    problems = _problems(episodes, task, display)
-    judge = _judge(arguments)  # a local one takes long to load: after all checks
+    if task is None:  # records lack the solutions
+        rows = ((e.id, e.dataset, e.question, "", e.answer, cast(AnswerKind, e.kind)) for e in episodes)
+        problems = {row[0]: Problem(*row) for row in rows}
+    else:
+        by_id = {p.id: p for p in load_problems(task, display)}
+        problems = {e.id: problem_of(by_id, e.id) for e in episodes}
+    server = {"backend": "openai", "base_url": arguments.judge, "model": arguments.model}
+    # A local judge takes long to load: after all checks.
+    judge = make_actor(arguments.judge if arguments.model is None else server)
     with display.step(f"audit by {judge.name}", 1, 1):
         opinions = audit.audit(
             episodes,
@@ -83,21 +85,3 @@ def run(arguments: argparse.Namespace) -> Outcome:
     write_result(path, settings, arguments.seed, [row])
     text = f"{audit.markdown_table(summary)}\n\nresults: {path}"
     return Outcome(text, [row], {"opinions": output / "opinions.jsonl", "audit": path})
-
-
-def _problems(
-    episodes: Sequence[Episode], task: TaskConfig | None, display: Display
-) -> Mapping[str, Problem]:
-    """Problems of the episodes by id: from the task, or from the records, which lack the solutions."""
-    if task is not None:
-        by_id = {p.id: p for p in load_problems(task, display)}
-        return {e.id: problem_of(by_id, e.id) for e in episodes}
-    return {
-        e.id: Problem(e.id, e.dataset, e.question, "", e.answer, cast(AnswerKind, e.kind)) for e in episodes
-    }
-
-
-def _judge(arguments: argparse.Namespace) -> Actor:
-    if arguments.model is None:
-        return make_actor(arguments.judge)
-    return make_actor({"backend": "openai", "base_url": arguments.judge, "model": arguments.model})

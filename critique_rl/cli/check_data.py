@@ -18,10 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    """Grade the gold answers of one split.
-
-    Returns:
-        Counts of gold answers graded correct, wrong or ungradable, and each failure; exit code 2 if there is one.
+    """Count the gold answers graded correct, wrong or ungradable, and list the failures; exit code 2 if any.
 
     Raises:
         UserError: The split cannot be loaded, or an option is wrong.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from importlib import import_module
@@ -28,14 +28,7 @@ dots, also in lists (train.0.limit=5); VALUE is YAML (seeds=[0,1], train.0.optio
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: Arguments; None takes those of the process.
-
-    Returns:
-        An exit code of `critique_rl.cli.overview.EXIT_CODES`.
-    """
+    """Run the command `argv`, or the process's own if None; returns one of `overview.EXIT_CODES`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forking graders would warn on every batch
     words = list(sys.argv[1:] if argv is None else argv)
@@ -84,21 +77,16 @@ def _write(text: str = "", status: int = 0) -> int:
     return status
 
 
-def _in_module(name: str) -> Callable[[], tuple[Any, Any]]:
-    """Loads `add_arguments` and `run` from a module of this package."""
-
-    def load() -> tuple[Any, Any]:
-        module = import_module(f"critique_rl.cli.{name}")
-        return module.add_arguments, module.run
-
-    return load
+def _load(name: str) -> tuple[Any, Any]:
+    """Import a module of this package; returns its `add_arguments` and `run`."""
+    module = import_module(f"critique_rl.cli.{name}")
+    return module.add_arguments, module.run
 
 
 def _steps(group: str, text: str, example: str, *kinds: str) -> Command:
     """Command that makes the steps of some kinds."""
-    examples = (example, f"{example} --json --quiet")
-    work = partial(run_steps, kinds=kinds)
-    return Command(group, text, examples, lambda: (config_arguments, work), details=PRECEDENCE)
+    work = config_arguments, partial(run_steps, kinds=kinds)
+    return Command(group, text, (example, f"{example} --json --quiet"), lambda: work, details=PRECEDENCE)
 
 
 TINY = "experiments/configs/tiny.yaml"
@@ -115,10 +103,7 @@ COMMANDS: Mapping[str, Command] = {
         details=PRECEDENCE,
     ),
     "sft": _steps(
-        "Train",
-        "only the cold start: fine-tune actor and SFT critic",
-        f"sft {TINY}",
-        *("base", "actor", "sft"),
+        "Train", "only the cold start: fine-tune actor and SFT critic", f"sft {TINY}", "base", "actor", "sft"
     ),
     "pool": _steps("Train", "only the pool: collect responses", f"pool {TINY}", "pool"),
     "train": _steps("Train", "only the RL stages: train the critic", f"train {TINY} --seeds 0", "train"),
@@ -133,7 +118,7 @@ COMMANDS: Mapping[str, Command] = {
             "eval OUT --task gsm8k --actor http://localhost:8000/v1 --samples 8 --temperature 0.7",
             "eval OUT --recorded replies.jsonl --kind number --json",
         ),
-        _in_module("evaluate"),
+        partial(_load, "evaluate"),
         models=True,
     ),
     "self-critique": Command(
@@ -143,14 +128,14 @@ COMMANDS: Mapping[str, Command] = {
             "self-critique OUT/records.jsonl CHOSEN --judge ACTOR",
             "self-critique OUT/records.jsonl CHOSEN --judge self=ACTOR --judge http://localhost:8000/v1",
         ),
-        _in_module("self_critique"),
+        partial(_load, "self_critique"),
         models=True,
     ),
     "audit": Command(
         "Measure",
         "have a judge model read the critiques of an evaluation",
         ("audit OUT/records.jsonl AUDIT --judge http://localhost:8000/v1 --task gsm8k",),
-        _in_module("audit"),
+        partial(_load, "audit"),
         models=True,
     ),
     "report": Command(
@@ -164,13 +149,13 @@ COMMANDS: Mapping[str, Command] = {
         "Look at results",
         "make a page of a run: curves, table, single episodes",
         ("view runs/tiny",),
-        _in_module("view"),
+        partial(_load, "view"),
         reports=False,
     ),
     "check-data": Command(
         "Check",
         "load a data set and grade each gold answer as a reply",
         ("check-data gsm8k path/to/gsm8k_test.jsonl", "check-data math --split math500 --json"),
-        _in_module("check_data"),
+        partial(_load, "check_data"),
     ),
 }

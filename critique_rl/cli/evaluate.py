@@ -54,24 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--spare-correct", action="store_true", help="keep right responses: an oracle verifier")
     how.add_argument("--scorer", metavar="MODEL", help="reward model of a task with scores, or keywords")
-    how.add_argument(
-        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="scores that are ratings of 1 and 10"
-    )
-    how.add_argument(
-        "--tokens",
-        type=int,
-        nargs=3,
-        metavar=("RESPONSE", "CRITIQUE", "REFINEMENT"),
-        help="most tokens of each text",
-    )
+    ends = ("LOW", "HIGH")
+    how.add_argument("--range", type=float, nargs=2, metavar=ends, help="scores that are ratings of 1 and 10")
+    texts = ("RESPONSE", "CRITIQUE", "REFINEMENT")
+    how.add_argument("--tokens", type=int, nargs=3, metavar=texts, help="most tokens of each text")
     how.add_argument("--seed", type=int, default=0, help="seed of draws and intervals")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Measure, and write records and report.
-
-    Returns:
-        The report's table.
 
     Raises:
         UserError: An argument is missing or wrong, or the folder holds another measurement.

@@ -19,11 +19,7 @@ Tab completes commands, options and files with this line in ~/.bashrc (or zsh's,
 
 
 class Overview(Parser):
-    """Parser of the options before a command; its help lists all commands.
-
-    Args:
-        commands: Commands by name.
-    """
+    """Parser of the options before a command; its help lists all commands."""
 
     def __init__(self, commands: Mapping[str, Command]) -> None:
         super().__init__(
@@ -50,8 +46,7 @@ class Overview(Parser):
         lines += ["", "Options:"]
         lines += [f"  {', '.join(a.option_strings):<20}{a.help}" for a in self._actions if a.option_strings]
         examples = ("run experiments/configs/tiny.yaml", "run experiments/configs/tiny.yaml --dry-run")
-        lines += ["", "Examples:", *(f"  critique-rl {example}" for example in examples)]
-        lines += ["  critique-rl COMMAND --help"]
+        lines += ["", "Examples:", *(f"  critique-rl {example}" for example in (*examples, "COMMAND --help"))]
         lines += ["", COMPLETION]
         lines += ["", "Exit codes:", *(f"  {code:<5}{text}" for code, text in EXIT_CODES.items())]
         return "\n".join(lines) + "\n"

@@ -53,9 +53,7 @@ class Parser(argparse.ArgumentParser):
                 break
             if re.match(r"-[^\d.\s]\S*\Z", option) and not any(name.startswith(option) for name in known):
                 names = [name for name in known if name.startswith("--")]
-                raise UserError(
-                    f"unrecognized arguments: {option}. {nearest(option, names)} See `{self.prog} --help`."
-                )
+                self.error(f"unrecognized arguments: {option}. {nearest(option, names)}")
         return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -82,11 +80,8 @@ def command_parser(name: str, command: Command) -> tuple[Parser, Work]:
     if command.reports:
         output = parser.add_argument_group("output")
         output.add_argument("--quiet", action="store_true", help="no progress on stderr")
-        output.add_argument(
-            "--json",
-            action="store_true",
-            help="one JSON document on stdout: command, exit_status, rows, paths",
-        )
+        text = "one JSON document on stdout: command, exit_status, rows, paths"
+        output.add_argument("--json", action="store_true", help=text)
     return parser, work
 
 

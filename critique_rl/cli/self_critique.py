@@ -23,18 +23,10 @@ from critique_rl.evaluation.episodes import Episode, read_finished
 from critique_rl.evaluation.intervals import percent
 from critique_rl.markdown import table
 from critique_rl.prompts import PROMPT_SETS, prompt_set
+from critique_rl.self_critique import results
 from critique_rl.self_critique.judges import ActorJudge
 from critique_rl.self_critique.knockout import Bracket, Item
 from critique_rl.self_critique.records import self_critique
-from critique_rl.self_critique.results import (
-    BASELINES,
-    Estimate,
-    by_item,
-    curve,
-    difference,
-    items_of,
-    judge_summary,
-)
 from critique_rl.types import UserError, child_seed
 
 LABELS = {
@@ -72,21 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask about each pair once: half the calls, but a preference for a position can decide a match",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of pairing, coins, draw and intervals")
-    parser.add_argument(
-        "--prompts",
-        default="paper",
-        choices=list(PROMPT_SETS),
-        help="prompt set; thinking is LLaVA-Critic-R1's",
-    )
+    names, text = list(PROMPT_SETS), "prompt set; thinking is LLaVA-Critic-R1's"
+    parser.add_argument("--prompts", default="paper", choices=names, help=text)
     parser.add_argument("--max-tokens", type=int, default=2048, help="most tokens of a reply")
     parser.add_argument("--limit", type=int, help="most problems, drawn by seed")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Have each judge choose; write judgements, tables and result.
-
-    Returns:
-        The tables.
 
     Raises:
         UserError: An argument is wrong; the records are missing, cut short, scored or ungraded, or have one
@@ -158,7 +143,7 @@ def judges(items: Sequence[str]) -> dict[str, str]:
         name, spec = named.groups() if named else (_default_name(item), item)
         if not spec:
             raise UserError(f"--judge {item!r} has no model: give a path, a hub id or the URL of a server.")
-        if name in BASELINES:
+        if name in results.BASELINES:
             raise UserError(f"--judge {item}: {name!r} is a baseline: give it another name, NAME={spec}.")
         if name in specs:
             raise UserError(f"--judge {item}: two judges are called {name!r}: name them, NAME={spec}.")
@@ -187,7 +172,7 @@ def _pools(records: Path, episodes: Sequence[Episode], seed: int) -> list[Item]:
             "records of a task with gold answers."
         )
     try:
-        items = items_of(episodes)
+        items = results.items_of(episodes)
         if len(items[0].candidates) == 1:
             raise UserError(
                 "one sample per problem leaves no choice: evaluate with several, for instance "
@@ -198,7 +183,7 @@ def _pools(records: Path, episodes: Sequence[Episode], seed: int) -> list[Item]:
                 "none of its replies is graded, so no choice is right or wrong: evaluate a task whose answers "
                 "can be graded, see `critique-rl check-data`."
             )
-        by_item(items, {}, seed=seed)
+        results.by_item(items, {}, seed=seed)
     except UserError as error:
         raise UserError(f"{records}: {error}") from error
     return items
@@ -221,22 +206,25 @@ def rows(
         by problem. `counts` has for each N the problems with a value, and the calls and tokens of one choice.
         Judges also have `judge`, see `judge_summary`.
     """
-    values = by_item(items, brackets, seed=seed)
-    points = curve(items, brackets, seed=seed)
-    result = []
+    values = results.by_item(items, brackets, seed=seed)
+    points = results.curve(items, brackets, seed=seed)
+    table_rows = []
     for method in values:
         own = [p for p in points if p.method == method]
         metrics = {f"acc_at_{p.n}": p.accuracy for p in own}
         row: dict[str, Any] = {"method": method, "dataset": dataset}
         if method in brackets:
-            metrics |= {f"gain_at_{p.n}": difference(values, method, "majority", p.n, seed=seed) for p in own}
-            summary = judge_summary(items, brackets[method])
-            row["judge"] = {k: asdict(v) if isinstance(v, Estimate) else v for k, v in summary.items()}
+            gains = {p.n: results.difference(values, method, "majority", p.n, seed=seed) for p in own}
+            metrics |= {f"gain_at_{n}": gain for n, gain in gains.items()}
+            row["judge"] = {
+                name: asdict(value) if isinstance(value, results.Estimate) else value
+                for name, value in results.judge_summary(items, brackets[method]).items()
+            }
         known = {name: estimate for name, estimate in metrics.items() if estimate.mean is not None}
         row["metrics"] = {name: {**asdict(e), "values": [e.mean]} for name, e in known.items()}
         row["counts"] = {str(p.n): {"problems": p.items, "calls": p.calls, "tokens": p.tokens} for p in own}
-        result.append(row)
-    return result
+        table_rows.append(row)
+    return table_rows
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -9,8 +9,6 @@ from pathlib import Path
 from critique_rl.config.checks import at_least
 from critique_rl.types import UserError
 
-LIMIT = 20_000
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `critique-rl view`."""
@@ -22,17 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         type=int,
-        default=LIMIT,
+        default=20_000,
         help="most episodes of each run: the same problems from all evaluations, and whole RL steps spread over "
         "a training (default: %(default)s)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the run folders, write the page and print its path.
-
-    Returns:
-        The exit code.
+    """Read the run folders, write the page, print its path, and return the exit code.
 
     Raises:
         UserError: A folder is missing or holds nothing to show, or a file cannot be read or written.

@@ -6,8 +6,6 @@ from typing import Any
 
 from critique_rl.moved import find
 
-_HOMES = ("cold_start.sft", "training.config")
-
 
 def __getattr__(name: str) -> Any:
-    return find(name, __name__, _HOMES)
+    return find(name, __name__, ("cold_start.sft", "training.config"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 import torch
 from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.qwen2 import Qwen2Tokenizer
 
@@ -14,10 +16,11 @@ from transformers.models.qwen2 import Qwen2Tokenizer
 def byte_tokenizer(
     phrases: Sequence[str], *, chat_template: str, specials: Sequence[str] = ()
 ) -> PreTrainedTokenizerBase:
-    """Byte-level tokenizer of Qwen2's class, with each phrase and each special text as a single token."""
-    # Saved beside a Qwen2 config, a tokenizer of another class would be reloaded as this one, without a warning.
-    from tokenizers.pre_tokenizers import ByteLevel
+    """Byte-level tokenizer of Qwen2's class, with each phrase and each special text as a single token.
 
+    `chat_template` names a file of `assets/chat_templates`; its line ends are no part of the template.
+    """
+    # Saved beside a Qwen2 config, a tokenizer of another class would be reloaded as this one, without a warning.
     tokenizer = Qwen2Tokenizer(
         vocab={byte: i for i, byte in enumerate(sorted(ByteLevel.alphabet()))},
         merges=[],
@@ -28,7 +31,8 @@ def byte_tokenizer(
     )
     tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in phrases])
     tokenizer.padding_side = "left"
-    tokenizer.chat_template = chat_template
+    template = files("critique_rl") / "assets" / "chat_templates" / f"{chat_template}.jinja"
+    tokenizer.chat_template = "".join(template.read_text("utf-8").splitlines())
     return tokenizer
 
 

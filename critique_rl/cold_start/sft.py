@@ -57,13 +57,9 @@ def actor_examples(
     """Reasoning for every problem, refinements and judgements for some.
 
     Args:
-        problems: Train problems.
         drafts: Responses before refinement, one per problem, without prefill.
-        teacher: Writer of the texts.
-        prompts: Prompt set.
         refinements: Number of problems, from the first on, that also get a refinement.
         keep_wrong: Keep refinements with a wrong answer; only for a teacher whose errors are wanted.
-        seed: Seed of the teacher.
         judgements: Number of preferences between two of the teacher's responses.
         scorer: Scorer of replies: a refinement counts as right if it scores no less than the draft. None grades
             replies instead.
@@ -74,9 +70,8 @@ def actor_examples(
     bare = [prompts.without_prefill(y) for y in responses]
     critiques = teacher.critique(refined, bare, seed=seed, polished=True)
     texts = teacher.refine(refined, responses, critiques, seed=seed)
-    grades = _improved(refined, responses, texts, scorer)
+    kept = [keep_wrong or bool(right) for right in _improved(refined, responses, texts, scorer)]
     asked = prompts_for(prompts.refinement_prompt, refined, responses, critiques)
-    kept = [keep_wrong or bool(grade) for grade in grades]
     refining = list(compress(_examples(asked, texts), kept))
     logger.info("actor SFT: %d solutions, %d of %d refinements kept", len(solving), sum(kept), len(kept))
     judging = judgement_examples(problems, teacher, teacher, prompts, wanted=judgements, seed=seed)
@@ -92,9 +87,7 @@ def judgement_examples(
         problems: Train problems, used in turn until there are enough pairs.
         writer: Writer of two responses per problem; only pairs with one right and one wrong response are judged.
         judge: Writer of the preferences, a `ScriptedTeacher`.
-        prompts: Prompt set.
         wanted: Number of preferences.
-        seed: Seed of writer and judge.
 
     Raises:
         UserError: The judge is another teacher, or `4 * wanted` pairs of responses hold too few right-wrong pairs.
@@ -113,7 +106,7 @@ def judgement_examples(
             f"{wanted} are needed: lower judgements, or take a solver that is right more or less often."
         )
     asked = [asked[i] for i in decided]
-    first, second = [first[i] for i in decided], [second[i] for i in decided]
+    first, second = ([replies[i] for i in decided] for replies in (first, second))
     written = judge.judge(asked, first, second, seed=seed)
     return _examples(prompts_for(prompts.pairwise_prompt, asked, first, second), written)
 
@@ -144,17 +137,12 @@ def critic_examples(
     bare = [prompts.without_prefill(y) for y in responses]
     critiques = teacher.critique(problems, bare, seed=seed, polished=False)
     asked = prompts_for(prompts.refinement_prompt, problems, responses, critiques)
-    refined = actor.generate(asked, refinement)
-    refinements = [prompts.refinement_prefill + g.text for g in refined]
+    refinements = [prompts.refinement_prefill + g.text for g in actor.generate(asked, refinement)]
     after = _improved(problems, responses, refinements, scorer)
+    asked = prompts_for(prompts.critique_prompt, problems, responses)
     rows: list[dict[str, Any]] = [
-        {
-            "dataset": p.dataset,
-            "response_correct": o,
-            "prompt": prompts.critique_prompt(p.question, y, image=p.image),
-            "critique": c,
-        }
-        for p, y, c, o, o2 in zip(problems, responses, critiques, before, after, strict=True)
+        {"dataset": p.dataset, "response_correct": o, "prompt": prompt, "critique": c}
+        for p, prompt, c, o, o2 in zip(problems, asked, critiques, before, after, strict=True)
         if (o is not None or scorer) and o2 and c.strip()
     ]
     logger.info("critic SFT: %d of %d critiques kept by the refinement filter", len(rows), len(problems))
@@ -183,8 +171,6 @@ def fine_tune(
 
     Args:
         model: Directory or hub id to start from.
-        examples: Prompts with their completions.
-        output: Directory to write.
         seed: Seed of order and dropout.
         options: Fields of trl's `SFTConfig`.
 
@@ -261,20 +247,17 @@ def base_examples(
         problems: Train problems, used in turn until there are enough examples.
         teacher: Writer of reasoning, critiques and refinements; refinements follow its polished critiques.
         faulty: Writer of the responses that are criticised, refined and compared.
-        prompts: Prompt set.
         reasoning: Number of reasoning examples; `critiques`, `refinements` and `judgements` count the others.
-        seed: Seed of both teachers.
     """
     asked = [problems[i % len(problems)] for i in range(max(reasoning, critiques, refinements))]
     drafts = faulty.solve(asked, seed=seed)
     written = teacher.critique(asked[:critiques], drafts[:critiques], seed=seed, polished=False)
     solved = teacher.solve(asked[:reasoning], seed=seed)
     refined = (asked[:refinements], drafts[:refinements])
-    followed = teacher.critique(*refined, seed=seed, polished=True)
-    refining = prompts_for(prompts.refinement_prompt, *refined, followed)
+    followed = (*refined, teacher.critique(*refined, seed=seed, polished=True))
     return [
         *_examples(prompts_for(prompts.reasoning_prompt, asked[:reasoning]), solved),
         *_examples(prompts_for(prompts.critique_prompt, asked[:critiques], drafts[:critiques]), written),
-        *_examples(refining, teacher.refine(*refined, followed, seed=seed)),
+        *_examples(prompts_for(prompts.refinement_prompt, *followed), teacher.refine(*followed, seed=seed)),
         *judgement_examples(problems, faulty, teacher, prompts, wanted=judgements, seed=seed),
     ]

@@ -30,7 +30,8 @@ class Teacher(Protocol):
     """Writes texts to fine-tune on: one text per problem, in order, without prefills."""
 
     def solve(self, problems: Problems, *, seed: int) -> list[str]:
-        """Reasoning that ends in the answer."""
+        """Reasoning that ends in the answer: the data set's own, unless a teacher writes another."""
+        return [gold_reasoning(problem) for problem in problems]
 
     def critique(self, problems: Problems, responses: Texts, *, seed: int, polished: bool) -> list[str]:
         """Critiques of responses; `polished` ones may lack the faults that the critic shall start with."""
@@ -39,23 +40,17 @@ class Teacher(Protocol):
         """Refinements that follow the critiques."""
 
 
-class ModelTeacher:
+class ModelTeacher(Teacher):
     """The paper's recipe: published reasoning; critiques and refinements by a model of the same size.
 
     Args:
         model: Writer of critiques and refinements, for instance the -Instruct version of the base.
-        prompts: Prompt set.
         max_tokens: Largest number of tokens of a text.
-        temperature: Sampling temperature.
     """
 
     def __init__(self, model: Actor, prompts: PromptSet, *, max_tokens: int, temperature: float) -> None:
         self.model, self.prompts = model, prompts
         self.max_tokens, self.temperature = max_tokens, temperature
-
-    def solve(self, problems: Problems, *, seed: int) -> list[str]:
-        """The data set's reasoning, with the ending that the reasoning prompt asks for."""
-        return [gold_reasoning(problem) for problem in problems]
 
     def critique(self, problems: Problems, responses: Texts, *, seed: int, polished: bool) -> list[str]:
         """Critiques by the model, which does not see the gold answer."""
@@ -63,26 +58,21 @@ class ModelTeacher:
 
     def refine(self, problems: Problems, responses: Texts, critiques: Texts, *, seed: int) -> list[str]:
         """Refinements by the model, in the actor's place."""
-        return self._write(
-            prompts_for(self.prompts.refinement_prompt, problems, responses, critiques), seed, "refine"
-        )
+        prompts = prompts_for(self.prompts.refinement_prompt, problems, responses, critiques)
+        return self._write(prompts, seed, "refine")
 
     def _write(self, prompts: list[Conversation], seed: int, purpose: str) -> list[str]:
         sampling = Sampling(self.max_tokens, self.temperature, seed=child_seed(seed, f"teacher {purpose}"))
         return [generation.text for generation in self.model.generate(prompts, sampling)]
 
 
-class ReferenceTeacher:
+class ReferenceTeacher(Teacher):
     """Critiques and refinements composed from the gold reasoning, without a model; not the paper's recipe.
 
     A line of a response counts as right if its last number occurs in the gold reasoning or the question. The
     critique calls the first other line wrong, and explains it with the gold reasoning. This is rough, but it
     teaches a model of 135 M parameters the format, which the prompt alone does not.
     """
-
-    def solve(self, problems: Problems, *, seed: int) -> list[str]:
-        """The data set's reasoning."""
-        return [gold_reasoning(problem) for problem in problems]
 
     def critique(self, problems: Problems, responses: Texts, *, seed: int, polished: bool) -> list[str]:
         """Critiques from the gold reasoning."""
@@ -101,15 +91,14 @@ class ReferenceTeacher:
             wrong = bool(numbers) and numbers[-1] not in known
             verdict = "Wrong" if wrong else "Correct"
             why = f"It should be: {gold_reasoning(problem)}" if wrong else "This follows from the question."
-            steps.append(
-                f"{STEP_LABEL} {line}\nCorrectness of the step: {verdict}\nExplanation: {' '.join(why.split())}"
-            )
+            judged = f"{STEP_LABEL} {line}\nCorrectness of the step: {verdict}"
+            steps.append(f"{judged}\nExplanation: {' '.join(why.split())}")
             if wrong:
                 break
         return "\n".join([*steps, f"\n{VERDICT_LABEL} {verdict}"])
 
 
-class ScriptedTeacher:
+class ScriptedTeacher(Teacher):
     """A faulty solver and an unreliable annotator for an embedded task, see `critique_rl.tasks.scripted.SCRIPTED`.
 
     Args:
@@ -126,22 +115,16 @@ class ScriptedTeacher:
 
     def solve(self, problems: Problems, *, seed: int) -> list[str]:
         """Responses with the solver's errors."""
-        return [self.solver.solve(p, _rng(seed, "solve", i)) for i, p in enumerate(problems)]
+        return _scripted(self.solver.solve, seed, "solve", problems)
 
     def critique(self, problems: Problems, responses: Texts, *, seed: int, polished: bool) -> list[str]:
         """Critiques with the annotator's faults."""
         annotator = self.polished if polished else self.annotator
-        return [
-            annotator.critique(p, y, _rng(seed, "critique", i))
-            for i, (p, y) in enumerate(zip(problems, responses, strict=True))
-        ]
+        return _scripted(annotator.critique, seed, "critique", problems, responses)
 
     def refine(self, problems: Problems, responses: Texts, critiques: Texts, *, seed: int) -> list[str]:
         """Refinements with the values that the critiques explain."""
-        return [
-            self.solver.refine(p, c, _rng(seed, "refine", i))
-            for i, (p, c) in enumerate(zip(problems, critiques, strict=True))
-        ]
+        return _scripted(self.solver.refine, seed, "refine", problems, critiques)
 
     def judge(self, problems: Problems, first: Texts, second: Texts, *, seed: int) -> list[str]:
         """Preferences between two responses, with the judge's faults.
@@ -152,10 +135,13 @@ class ScriptedTeacher:
         if self.judging is None:
             tasks = ", ".join(name for name, scripts in SCRIPTED.items() if scripts.judge)
             raise UserError(f"this task has no scripted judge: set judgements to 0, or train on {tasks}.")
-        return [
-            self.judging.judge(p, a, b, _rng(seed, "judge", i))
-            for i, (p, a, b) in enumerate(zip(problems, first, second, strict=True))
-        ]
+        return _scripted(self.judging.judge, seed, "judge", problems, first, second)
+
+
+def _scripted(write: Callable[..., str], seed: int, kind: str, *columns: Sequence[object]) -> list[str]:
+    """One text per row of problems and earlier texts; each row has its own random stream."""
+    rows = enumerate(zip(*columns, strict=True))
+    return [write(*row, random.Random(child_seed(seed, "scripted", kind, i))) for i, row in rows]
 
 
 def _numbers(text: str) -> list[str]:
@@ -168,7 +154,3 @@ def gold_reasoning(problem: Problem) -> str:
     if problem.kind == "score" or (problem.answer in solution.split("\n")[-1] and "answer is" in solution):
         return solution
     return f"{solution}\nThe answer is {problem.answer}.".strip()
-
-
-def _rng(seed: int, name: str, index: int) -> random.Random:
-    return random.Random(child_seed(seed, "scripted", name, index))

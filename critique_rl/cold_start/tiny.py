@@ -52,30 +52,21 @@ PHRASES = {"modular_chain": CHAIN_PHRASES, "made_up_facts": FACT_PHRASES}
 
 CONTEXT = 512
 
-# ChatML without a system turn, as in the paper's runs.
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' -}}"
-    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
-)
-
 
 def build_tokenizer(task: str = "modular_chain") -> PreTrainedTokenizerBase:
     """Tokenizer of a task without images, with the task's phrases as single tokens."""
-    return byte_tokenizer(PHRASES[task], chat_template=CHAT_TEMPLATE)
+    return byte_tokenizer(PHRASES[task], chat_template="chatml")
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerBase, *, seed: int, hidden_size: int = 64, layers: int = 2, heads: int = 4
-) -> PreTrainedModel:
+def build_model(tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
     """Untrained Qwen2 model in float32; `seed` fixes its weights."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=2 * hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -17,8 +17,8 @@ from transformers.models.qwen3_vl import Qwen3VLConfig, Qwen3VLForConditionalGen
 from transformers.processing_utils import ProcessorMixin
 
 from critique_rl.cold_start.from_scratch import byte_tokenizer, seeded_model
+from critique_rl.config.checks import one_of
 from critique_rl.tasks import drawings_teacher
-from critique_rl.types import UserError, nearest
 from critique_rl.vision.models import IMAGE_ONLY
 
 Family = Literal["qwen2_5_vl", "qwen3_vl"]
@@ -35,28 +35,16 @@ _SPREAD = 0.1
 with it, the model learned nothing about the pictures from 20,000 examples."""
 _VISION_SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
-# ChatML without a system turn; a content is a string or a list of parts.
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message.role + '\\n' -}}"
-    "{%- if message.content is string -%}{{- message.content -}}{%- else -%}"
-    "{%- for part in message.content -%}"
-    "{%- if part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
-    "{%- else -%}{{- part.text -}}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}"
-    "{{- '<|im_end|>' -}}"
-    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
-)
-
 
 def build_tokenizer(phrases: Sequence[str] = drawings_teacher.PHRASES) -> PreTrainedTokenizerBase:
     """Byte-level tokenizer of Qwen2's class, with each phrase and each vision token as a single token."""
-    return byte_tokenizer(phrases, chat_template=CHAT_TEMPLATE, specials=_VISION_SPECIALS)
+    return byte_tokenizer(phrases, chat_template="chatml_images", specials=_VISION_SPECIALS)
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, *, family: Family = "qwen2_5_vl") -> ProcessorMixin:
     """Processor of the family, without torchvision; images of 4 to 16 tokens are only rounded to whole tokens."""
-    token_side = PATCH[_checked(family)] * MERGE
+    one_of("family", family, tuple(PATCH))
+    token_side = PATCH[family] * MERGE
     image_processor = Qwen2VLImageProcessorPil(
         patch_size=PATCH[family],
         merge_size=MERGE,
@@ -74,47 +62,9 @@ def build_model(
     tokenizer: PreTrainedTokenizerBase, *, seed: int, family: Family = "qwen2_5_vl"
 ) -> PreTrainedModel:
     """Untrained model in float32; `seed` fixes its weights."""
-    text = _text_settings(tokenizer)
-    vision: dict[str, Any] = {
-        "depth": 2,
-        "hidden_size": _HIDDEN,
-        "intermediate_size": _HIDDEN,
-        "num_heads": _HEADS,
-        "patch_size": PATCH[_checked(family)],
-        "spatial_merge_size": MERGE,
-        "temporal_patch_size": 2,
-        "out_hidden_size": _HIDDEN,
-        "initializer_range": _SPREAD,
-    }
-    config_class: Any
-    model_class: Any
-    if family == "qwen2_5_vl":
-        # A window is 2 x 2 tokens, so that both kinds of layers differ already on small images.
-        vision |= {"window_size": 2 * MERGE * PATCH[family], "fullatt_block_indexes": [1]}
-        config_class, model_class = Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-    else:
-        text["head_dim"] = _HIDDEN // _HEADS
-        text["rope_parameters"]["mrope_interleaved"] = True
-        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-        config_class, model_class = Qwen3VLConfig, Qwen3VLForConditionalGeneration
-    ids = {
-        "image_token_id": "<|image_pad|>",
-        "video_token_id": "<|video_pad|>",
-        "vision_start_token_id": "<|vision_start|>",
-        "vision_end_token_id": "<|vision_end|>",
-    }
-    config = config_class(
-        text_config=text,
-        vision_config=vision,
-        tie_word_embeddings=True,
-        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in ids.items()},
-    )
-    return seeded_model(model_class, config, tokenizer, seed)
-
-
-def _text_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    one_of("family", family, tuple(PATCH))
     head = _HIDDEN // _HEADS
-    return {
+    text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": _HIDDEN,
         "intermediate_size": 2 * _HIDDEN,
@@ -132,6 +82,34 @@ def _text_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": _HIDDEN,
+        "intermediate_size": _HIDDEN,
+        "num_heads": _HEADS,
+        "patch_size": PATCH[family],
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+        "out_hidden_size": _HIDDEN,
+        "initializer_range": _SPREAD,
+    }
+    config_class: Any
+    model_class: Any
+    if family == "qwen2_5_vl":
+        # A window is 2 x 2 tokens, so that both kinds of layers differ already on small images.
+        vision |= {"window_size": 2 * MERGE * PATCH[family], "fullatt_block_indexes": [1]}
+        config_class, model_class = Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    else:
+        text["head_dim"] = head
+        text["rope_parameters"]["mrope_interleaved"] = True
+        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+        config_class, model_class = Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    ids = map(tokenizer.convert_tokens_to_ids, _VISION_SPECIALS)
+    config = config_class(
+        text_config=text, vision_config=vision, tie_word_embeddings=True, **dict(zip(names, ids, strict=True))
+    )
+    return seeded_model(model_class, config, tokenizer, seed)
 
 
 def save_untrained(
@@ -145,9 +123,3 @@ def save_untrained(
     tokenizer = build_tokenizer(phrases)
     build_model(tokenizer, seed=seed, family=family).save_pretrained(directory)
     build_processor(tokenizer, family=family).save_pretrained(directory)
-
-
-def _checked(family: str) -> str:
-    if family not in get_args(Family):
-        raise UserError(f"family: unknown {family!r}. {nearest(family, get_args(Family))}")
-    return family

@@ -6,11 +6,7 @@ from typing import Any
 
 from critique_rl.moved import find
 
-_HOMES = (
-    *("config.run", "config.data", "config.cold_start", "config.training", "config.evaluation"),
-    *("config.methods", "config.reading", "config.extensions", "config.checks"),
-)
-
 
 def __getattr__(name: str) -> Any:
-    return find(name, __name__, _HOMES)
+    parts = ("run", "data", "cold_start", "training", "evaluation", "methods", "reading", "extensions")
+    return find(name, __name__, [f"config.{part}" for part in (*parts, "checks")])

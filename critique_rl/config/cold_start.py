@@ -8,8 +8,6 @@ from typing import Any
 from critique_rl.config.checks import at_least, one_of
 from critique_rl.types import UserError
 
-TEACHERS = ("model", "reference", "scripted")
-
 
 @dataclass(frozen=True)
 class TeacherConfig:
@@ -106,7 +104,7 @@ class ColdStartConfig:
         """Refuse an unknown teacher, numbers that are too small, and a base without training."""
         if self.base is not None and not self.base.passes:
             raise UserError("cold_start.base.passes is empty: an untrained base cannot learn from RL.")
-        one_of("cold_start.teacher.kind", self.teacher.kind, TEACHERS)
+        one_of("cold_start.teacher.kind", self.teacher.kind, ("model", "reference", "scripted"))
         at_least(1, "cold_start.", reasoning=self.reasoning, critiques=self.critiques)
         at_least(0, "cold_start.", refinements=self.refinements, judgements=self.judgements)
         if self.judgements and self.teacher.kind != "scripted":

@@ -173,9 +173,7 @@ class EvaluationConfig:
         at_least(1, "evaluation.", most_samples=self.most_samples, sampled_problems=self.sampled_problems)
         names = [f"{task.title}, {task.split}" for task in [*self.tasks, *self.out_of_domain]]
         if not names and not self.benchmarks:
-            raise UserError(
-                "evaluation.tasks is empty: name a task, or a benchmark in evaluation.benchmarks."
-            )
+            raise UserError("evaluation.tasks is empty: name a task, or one of evaluation.benchmarks.")
         if name := repeated(names):  # title and split name the file of records
             raise UserError(f"evaluation.tasks names {name} twice.")
         for key, tasks in (("tasks", self.tasks), ("out_of_domain", self.out_of_domain)):

@@ -20,9 +20,7 @@ def import_extensions(extensions: Sequence[str]) -> None:
     for extension in extensions:
         if not extension.endswith(".py"):
             if importlib.util.find_spec(extension.partition(".")[0]) is None:
-                raise UserError(
-                    f"extensions: no module '{extension}' is installed; the name of a file ends in .py."
-                )
+                raise UserError(f"extensions: no module '{extension}' is installed; a file ends in .py.")
             importlib.import_module(extension)
             continue
         path = Path(extension).resolve()

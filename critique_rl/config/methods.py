@@ -39,6 +39,7 @@ class MethodInfo(NamedTuple):
     options: str | None = None
 
 
+_MIXED = MethodInfo("mixed", roles=("actor",), images=True, by_rl=True, pairs=True, options=PAIRWISE_CONFIG)
 METHODS = {
     "critique_rl": MethodInfo(
         "critique_rl", images=True, by_rl=True, scored=True, checkpoints=True, options=CRITIQUE_CONFIG
@@ -49,19 +50,8 @@ METHODS = {
     "super_correct": MethodInfo("super_correct"),
     "actor_rl": MethodInfo("actor_rl", roles=("actor",), images=True, by_rl=True, options=CRITIQUE_CONFIG),
     "score": MethodInfo("score", roles=("actor", "critic"), options=CRITIQUE_CONFIG),
-    "pairwise_critic": MethodInfo(
-        "pairwise_critic",
-        roles=("actor",),
-        images=True,
-        by_rl=True,
-        pairs=True,
-        problems=False,
-        options=PAIRWISE_CONFIG,
-    ),
-    "mixed": MethodInfo(
-        "mixed", roles=("actor",), images=True, by_rl=True, pairs=True, options=PAIRWISE_CONFIG
-    ),
+    "pairwise_critic": _MIXED._replace(module="pairwise_critic", problems=False),
+    "mixed": _MIXED,
     "label_sft": MethodInfo("label_sft", roles=("actor",), images=True, pairs=True, problems=False),
 }
 """All methods by name, as `method` of a stage has it."""
-PLACES = METHODS

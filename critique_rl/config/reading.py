@@ -85,9 +85,8 @@ def override(data: dict[str, Any], item: str) -> None:
         settings = settings[place]
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain data, for result files and for comparison."""
-    return dataclasses.asdict(config)
+as_dict = dataclasses.asdict
+"""Makes plain data of a configuration, for result files and for comparison."""
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -128,8 +127,7 @@ def typed(cls: Any, data: dict[str, Any], source: str, path: str = "") -> Any:
     """Make a dataclass from plain data; only names and types are checked.
 
     Args:
-        cls: The dataclass.
-        data: Its fields; a field that is a dataclass itself has a mapping.
+        data: Values of fields; a field that is a dataclass itself has a mapping.
         source: File or command that the data come from, for messages.
         path: Path of the data inside the source; empty at its top.
 
@@ -143,8 +141,7 @@ def typed(cls: Any, data: dict[str, Any], source: str, path: str = "") -> Any:
         if key not in fields:
             raise UserError(unknown(f"{where}: setting", str(key), list(fields)))
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
-    missing = [name for name in required if name not in data]
-    if missing:
+    if missing := [name for name in required if name not in data]:
         raise UserError(f"{where}: missing setting(s) {', '.join(missing)}.")
     inside = f"{path}." if path else ""
     return cls(**{key: _value(hints[key], value, source, inside + key) for key, value in data.items()})

@@ -89,9 +89,7 @@ class RunConfig:
             raise UserError(f"seeds must be distinct and at least one, got {self.seeds}.")
         at_least(1, "", threads=self.threads)
         if "api_key" in self.actor or "api_key" in self.cold_start.teacher.actor:
-            raise UserError(
-                "api_key: a configuration is stored with each result; set OPENAI_API_KEY instead."
-            )
+            raise UserError("api_key: configurations are stored with results; set OPENAI_API_KEY instead.")
         if self.scorer is not None and self.pool.balanced:
             raise UserError("pool.balanced: scored replies are neither right nor wrong; set it to false.")
         for row in self.evaluation.rows or ():
@@ -120,9 +118,7 @@ class RunConfig:
         if self.scorer is not None and not method.scored:
             raise UserError(f"{where}.method: '{stage.method}' does not work with scored replies.")
         if (self.scorer is None) != (stage.trainer.get("tolerance") is None):
-            raise UserError(
-                f"{where}.trainer.tolerance goes with `scorer`: set both where replies are scored."
-            )
+            raise UserError(f"{where}.trainer.tolerance goes with `scorer`: set both, or neither.")
         if not method.checkpoints and stage.checkpoint_rl_steps != StageConfig.checkpoint_rl_steps:
             remedy = f"set {where}.trainer.checkpoint_rl_steps" if method.by_rl else "leave it out"
             raise UserError(
@@ -135,8 +131,9 @@ class RunConfig:
     def _check_train(self) -> None:
         """Check that there are train problems where a step asks some, and that scripted texts fit them."""
         cold, tiny = self.cold_start, self.base == "tiny"
-        fine_tunes = tiny or cold.actor_sft or cold.critic_sft
-        if not self.train and (fine_tunes or any(map(_asks_problems, self.stages.values()))):
+        stages = self.stages.values()
+        asking = (METHODS[s.method].problems or not s.trainer.get("pairs", {}).get("origin") for s in stages)
+        if not self.train and (tiny or cold.actor_sft or cold.critic_sft or any(asking)):
             raise UserError(
                 "train is empty: name a task. Only a run without a cold start, whose stages all learn from "
                 "pairs of `pairs.origin`, needs none."
@@ -167,10 +164,6 @@ class RunConfig:
         return Path(self.output or f"runs/{self.name}")
 
 
-def _asks_problems(stage: StageConfig) -> bool:
-    return METHODS[stage.method].problems or not stage.trainer.get("pairs", {}).get("origin")
-
-
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run's YAML file, import its extensions, check it, and set the environment variables of its `env`.
 
@@ -179,7 +172,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     the command line imports all but numpy later.
 
     Args:
-        path: The file.
         overrides: `a.b.c=value` items that win over the file; the value is YAML. `env.NAME=value` works too.
 
     Raises:

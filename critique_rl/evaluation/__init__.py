@@ -9,12 +9,7 @@ from typing import Any
 
 from critique_rl.moved import find
 
-_HOMES = (
-    "evaluation.protocol",
-    "evaluation.episodes",
-    "config.evaluation",
-    "grading.replies",
-)
+_HOMES = ("evaluation.protocol", "evaluation.episodes", "config.evaluation", "grading.replies")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from critique_rl.actors.base import Actor
-from critique_rl.evaluation.episodes import Episode
+from critique_rl.evaluation.episodes import Episode, tokens_of
 from critique_rl.evaluation.intervals import percent, share
 from critique_rl.evaluation.localisation import problem_of
 from critique_rl.markdown import table
@@ -93,7 +93,6 @@ def audit(
     Each round counts by itself: in later rounds `response` is the text that the critique of that round is about.
 
     Args:
-        episodes: Records of an evaluation.
         problems: Problems of the episodes by identity, with gold solutions.
         judge: Model that judges, asked greedily.
         limit: Most critiques. The draw is a hash, so a smaller limit draws a subset of a larger one.
@@ -128,7 +127,8 @@ def audit(
             _opinion(key, asked[key][0], judge.name, reply) for key, reply in zip(keys, replies, strict=True)
         ]
 
-    drawn = sorted(asked, key=lambda key: (_rank(asked[key][0], seed), key))[:limit]
+    places = {key: (e.id, e.sample, e.round) for key, (e, _) in asked.items()}
+    drawn = sorted(asked, key=lambda key: (child_seed(seed, "audit", *places[key]), key))[:limit]
     journal.fill(journal.missing(drawn, chunk_size), ask, on_progress, len(drawn))
     return [journal.done[key] for key in drawn]
 
@@ -147,12 +147,8 @@ def _prompts(
 
 def _opinion(key: str, e: Episode, judge: str, reply: Generation) -> Opinion:
     accurate, high_quality = parse_opinion(reply.text) or (None, None)
-    tokens = reply.prompt_tokens + reply.completion_tokens
-    return Opinion(key, e.id, e.sample, e.round, judge, accurate, high_quality, reply.text, tokens)
-
-
-def _rank(episode: Episode, seed: int) -> int:
-    return child_seed(seed, "audit", episode.id, episode.sample, episode.round)
+    ruling = (accurate, high_quality, reply.text, tokens_of(reply))
+    return Opinion(key, e.id, e.sample, e.round, judge, *ruling)
 
 
 def judge_prompt(problem: Problem, response: str, critique: str) -> Conversation:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from critique_rl.records import read_records
-from critique_rl.types import UserError
+from critique_rl.types import Generation, UserError
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Episode:
     critic_rating: float | None = None
     refinement_score: float | None = None
     image: str | None = None
+
+
+def tokens_of(generation: Generation) -> int:
+    """Prompt and completion tokens."""
+    return generation.prompt_tokens + generation.completion_tokens
 
 
 def read_episodes(records: Path) -> list[Episode]:

@@ -59,8 +59,7 @@ def interval(
 
     Args:
         values_by_problem: One value per problem; None is left out.
-        seed: Seed of the resamples.
-        resamples: Number of resamples R.
+        resamples: Number of resamples R, drawn by `seed`.
         level: Mass between lower and upper end.
 
     Returns:

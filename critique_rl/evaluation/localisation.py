@@ -12,16 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from critique_rl.evaluation.episodes import Episode
-from critique_rl.evaluation.scaling import chains
+from critique_rl.evaluation.scaling import chains, mean_of_known
 from critique_rl.prompts import _FENCE, _WORD_END, STEP_LABEL, PromptSet, Verdict, label_pattern
 from critique_rl.types import Problem, UserError
 
 JUDGMENT_LABEL = "Correctness of the step:"
 """Beginning of the line with the judgment of a step."""
 
-_LEAD = (
-    r"^[ \t*_#\-\d.)]*"  # emphasis, a bullet or a number may stand before a label, a quotation mark may not
-)
+# Emphasis, a bullet or a number may stand before a label, a quotation mark may not.
+_LEAD = r"^[ \t*_#\-\d.)]*"
 _STEP = re.compile(_LEAD + label_pattern(STEP_LABEL), re.MULTILINE)
 _JUDGMENT = re.compile(
     rf"{_LEAD}{label_pattern(JUDGMENT_LABEL)}(Correct|Wrong){_WORD_END}"
@@ -116,13 +115,13 @@ def localisation(
         steps_by[e.response_correct, error is not None].append((_first_wrong(steps), error))
     wrong, right = steps_by[False, True], steps_by[True, False]
     return {
-        "first_error_acc": _share(flagged == error for flagged, error in wrong),
-        "flagged_early": _share(flagged is not None and flagged < error for flagged, error in wrong),
-        "flagged_late": _share(flagged is not None and flagged > error for flagged, error in wrong),
-        "not_flagged": _share(flagged is None for flagged, _ in wrong),
-        "right_unflagged": _share(flagged is None for flagged, _ in right),
-        "consistent_rate": _share(consistent),
-        "step_parse_rate": _share(parsed),
+        "first_error_acc": mean_of_known(flagged == error for flagged, error in wrong),
+        "flagged_early": mean_of_known(flagged is not None and flagged < error for flagged, error in wrong),
+        "flagged_late": mean_of_known(flagged is not None and flagged > error for flagged, error in wrong),
+        "not_flagged": mean_of_known(flagged is None for flagged, _ in wrong),
+        "right_unflagged": mean_of_known(flagged is None for flagged, _ in right),
+        "consistent_rate": mean_of_known(consistent),
+        "step_parse_rate": mean_of_known(parsed),
         "n_wrong": len(wrong),
         "n_right": len(right),
         "n_parsed": len(consistent),
@@ -131,8 +130,3 @@ def localisation(
         "n_wrong_without_error": len(steps_by[False, False]),
         "n_right_with_error": len(steps_by[True, True]),
     }
-
-
-def _share(holds: Iterable[bool]) -> float | None:
-    values = list(holds)
-    return sum(values) / len(values) if values else None

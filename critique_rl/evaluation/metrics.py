@@ -19,25 +19,16 @@ Array = np.ndarray
 
 # Columns of counts per episode; all but the first two are 0 in episodes that could not be graded.
 _COUNTS = (
-    "all",
-    "tokens",
-    "graded",
-    "right",  # response right
-    "wrong",
+    *("all", "tokens", "graded"),
+    *("right", "wrong"),  # by response
     "refined",  # refinement right
     "spoiled",  # right response, wrong refinement
     "corrected",  # wrong response, right refinement
-    "judged",  # with a critique
-    "parsed",  # with a verdict
-    "agrees",  # with a right verdict
-    "judged_right",  # right response with a critique
-    "agrees_right",  # right response with a right verdict
-    "judged_wrong",
-    "agrees_wrong",
-    "score",  # scores of responses
-    "score_refine",  # scores of refinements
-    "squared_error",  # of the critic's rating, if it has one
-    "absolute_error",
+    *("judged", "parsed", "agrees"),  # with a critique, with a verdict, with a right verdict
+    *("judged_right", "agrees_right"),  # the same for right responses
+    *("judged_wrong", "agrees_wrong"),  # and for wrong ones
+    *("score", "score_refine"),  # of responses, of refinements
+    *("squared_error", "absolute_error"),  # of the critic's rating, if it has one
 )
 _RATIOS = {
     "acc": ("right", "graded"),
@@ -80,42 +71,36 @@ def metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
         Values by name, see docs/metrics.md; without critiques only `acc` or `score`, `graded_rate` and `tokens`.
     """
     with_critic = _with_critic(episodes)
-    table_EC = np.array([_counts(e, with_critic) for e in episodes], dtype=float).reshape(-1, len(_COUNTS))
-    values = _ratios(table_EC.sum(axis=0), with_critic, _scored(episodes))
+    values = _ratios(_table(episodes, with_critic).sum(axis=0), episodes, with_critic)
     return {name: None if np.isnan(value) else float(value) for name, value in values.items()}
 
 
 def resampled(episodes: Sequence[Episode], *, resamples: int = 1000) -> dict[str, Array]:
     """Metrics of bootstrap resamples of the problems; all samples of a problem are drawn together.
 
-    Args:
-        episodes: As in `metrics`.
-        resamples: Number of resamples R.
-
     Returns:
-        Values (R,) by metric, NaN where a metric is undefined.
+        Values (R,) by metric, with R resamples; NaN where a metric is undefined.
     """
     with_critic = _with_critic(episodes)
     rows = {identity: i for i, identity in enumerate(dict.fromkeys(e.id for e in episodes))}
     table_PC = np.zeros((len(rows), len(_COUNTS)))
-    for episode in episodes:
-        table_PC[rows[episode.id]] += _counts(episode, with_critic)
+    np.add.at(table_PC, [rows[e.id] for e in episodes], _table(episodes, with_critic))
     generator = np.random.default_rng(child_seed(0, "bootstrap"))
     times_RP = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
-    return _ratios(times_RP @ table_PC, with_critic, _scored(episodes))
+    return _ratios(times_RP @ table_PC, episodes, with_critic)
 
 
 def _with_critic(episodes: Sequence[Episode]) -> bool:
     return any(e.critique is not None for e in episodes)
 
 
-def _scored(episodes: Sequence[Episode]) -> bool:
-    return any(e.kind == "score" for e in episodes)
-
-
-def _counts(e: Episode, with_critic: bool) -> list[float]:
-    counts = _score_sums(e, with_critic) if e.kind == "score" else _grade_counts(e, with_critic)
-    return [1.0, e.tokens, *(float(counts.get(name) or 0) for name in _COUNTS[2:])]
+def _table(episodes: Sequence[Episode], with_critic: bool) -> Array:
+    """Counts (E, C) of each episode, in the order of `_COUNTS`."""
+    table_EC = np.zeros((len(episodes), len(_COUNTS)))
+    for e, row_C in zip(episodes, table_EC, strict=True):
+        counts = _score_sums(e, with_critic) if e.kind == "score" else _grade_counts(e, with_critic)
+        row_C[:] = [1.0, e.tokens, *(float(counts.get(name) or 0) for name in _COUNTS[2:])]
+    return table_EC
 
 
 def _grade_counts(e: Episode, with_critic: bool) -> dict[str, bool | None]:
@@ -158,8 +143,9 @@ def _score_sums(e: Episode, with_critic: bool) -> dict[str, float | None]:
     }
 
 
-def _ratios(sums: Array, with_critic: bool, scored: bool) -> dict[str, Array]:
+def _ratios(sums: Array, episodes: Sequence[Episode], with_critic: bool) -> dict[str, Array]:
     """Metrics from sums of `_COUNTS` in the last axis; NaN for 0 / 0."""
+    scored = any(e.kind == "score" for e in episodes)
     columns = {name: sums[..., i] for i, name in enumerate(_COUNTS)}
     ratios = _SCORED_RATIOS if scored else _RATIOS
     names = [name for name in ratios if with_critic or name in _WITHOUT_CRITIC]

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from critique_rl.actors.base import Actor
 from critique_rl.config.evaluation import Course
-from critique_rl.evaluation.episodes import Episode
+from critique_rl.evaluation.episodes import Episode, tokens_of
 from critique_rl.grading import grade_batch
 from critique_rl.grading.replies import grade_replies, items
 from critique_rl.grading.scoring import Rater
@@ -31,6 +30,9 @@ ADVICE = (
 
 History = tuple[tuple[str, str], ...]
 """Earlier rounds of a chain: each response with its critique."""
+
+Chain = tuple[int, Problem]
+"""One sample of one problem: its number and the problem."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,6 @@ class Protocol(Course):
         return replace(base, seed=child_seed(self.seed, turn, chunk, round))
 
 
-class Chain(NamedTuple):
-    """One sample of one problem."""
-
-    sample: int
-    problem: Problem
-
-
 def evaluate(
     problems: Sequence[Problem],
     actor: Actor,
@@ -84,7 +79,6 @@ def evaluate(
         problems: Problems without duplicates.
         actor: Answers and refines.
         critic: Criticises; None evaluates the actor alone, unless `protocol.critiques` needs no critic.
-        protocol: How to generate.
         records: JSON-lines file; finished episodes are appended to it and read back from it.
         rater: Scores the replies of problems of kind `score`; None grades replies.
         chunk_size: Chains that go through the protocol together and are written together.
@@ -107,10 +101,10 @@ def evaluate(
         others="records of other problems",
     )
     rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
-    chains = [Chain(sample, problem) for sample in range(protocol.samples) for problem in problems]
+    chains = [(sample, problem) for sample in range(protocol.samples) for problem in problems]
 
     def keys(part: Sequence[Chain]) -> list[tuple[str, int, int]]:
-        return [(c.problem.id, c.sample, r) for c in part for r in range(rounds)]
+        return [(problem.id, sample, r) for sample, problem in part for r in range(rounds)]
 
     # Chunks are cut before finished ones are skipped: a resumed run draws with the seeds of an unbroken one.
     starts = list(range(0, len(chains), chunk_size))
@@ -165,6 +159,8 @@ class _Turns:
                     response_correct=e.refinement_correct,
                     response_score=e.refinement_score,
                     response_rating=self._rating(e.refinement_score),
+                    critique=None,
+                    verdict=None,
                     tokens=0,
                     round=e.round + 1,
                 )
@@ -175,7 +171,7 @@ class _Turns:
 
     def _responses(self, chains: Sequence[Chain], chunk: int) -> list[Episode]:
         """Episodes with a response and its grade or score, before any critique."""
-        prompts, problems = self.protocol.prompts, [c.problem for c in chains]
+        prompts, problems = self.protocol.prompts, [problem for _, problem in chains]
         answers = self.actor.generate(
             [prompts.reasoning_prompt(p.question, image=p.image) for p in problems],
             self.protocol.sampling("response", chunk),
@@ -189,24 +185,24 @@ class _Turns:
             scores = self.rater.scorer.score(items(problems, responses))
         return [
             Episode(
-                id=c.problem.id,
-                dataset=c.problem.dataset,
-                question=c.problem.question,
-                answer=c.problem.answer,
-                kind=c.problem.kind,
+                id=p.id,
+                dataset=p.dataset,
+                question=p.question,
+                answer=p.answer,
+                kind=p.kind,
                 response=response,
                 response_correct=grade,
                 critique=None,
                 verdict=None,
                 refinement=None,
                 refinement_correct=None,
-                tokens=_tokens(answer),
-                sample=c.sample,
+                tokens=tokens_of(answer),
+                sample=sample,
                 response_score=score,
                 response_rating=self._rating(score),
-                image=c.problem.image,
+                image=p.image,
             )
-            for c, response, answer, grade, score in zip(
+            for (sample, p), response, answer, grade, score in zip(
                 chains, responses, answers, grades, scores, strict=True
             )
         ]
@@ -216,12 +212,7 @@ class _Turns:
 
     def _round(self, start: Sequence[Episode], past: Sequence[History], chunk: int) -> list[Episode]:
         """Criticise and refine the responses of `start`, all of one round; spared ones stay as they are."""
-        episodes = [
-            replace(
-                e, critique=None, verdict=None, refinement=e.response, refinement_correct=e.response_correct
-            )
-            for e in start
-        ]
+        episodes = [replace(e, refinement=e.response, refinement_correct=e.response_correct) for e in start]
         asked = [i for i, e in enumerate(start) if not (self.protocol.spare_correct and e.response_correct)]
         turn = ([start[i] for i in asked], [past[i] for i in asked], chunk, start[0].round)
         for i, e in zip(asked, self._refined(*turn), strict=True):
@@ -233,7 +224,6 @@ class _Turns:
     ) -> list[Episode]:
         """Episodes with critique and refinement."""
         prompts, kind = self.protocol.prompts, self.protocol.critiques
-        tokens = [e.tokens for e in start]
         written: list[Generation] = []
         if self.protocol.asks_critic and self.critic is not None:
             written = self.critic.generate(
@@ -243,7 +233,7 @@ class _Turns:
                 ],
                 self.protocol.sampling("critique", chunk, round),
             )
-            tokens = [t + _tokens(g) for t, g in zip(tokens, written, strict=True)]
+            start = [replace(e, tokens=e.tokens + tokens_of(g)) for e, g in zip(start, written, strict=True)]
         critiques = [_critique(kind, start, written, place) for place in range(len(start))]
         answers = self.actor.generate(
             [
@@ -253,10 +243,9 @@ class _Turns:
             self.protocol.sampling("refinement", chunk, round),
         )
         refinements = [prompts.refinement_prefill + g.text for g in answers]
-        tokens = [t + _tokens(g) for t, g in zip(tokens, answers, strict=True)]
         episodes = [
-            replace(e, critique=c, refinement=y, tokens=t)
-            for e, c, y, t in zip(start, critiques, refinements, tokens, strict=True)
+            replace(e, critique=c, refinement=y, tokens=e.tokens + tokens_of(g))
+            for e, c, y, g in zip(start, critiques, refinements, answers, strict=True)
         ]
         replies = items(start, refinements)
         if self.rater is not None:
@@ -286,7 +275,3 @@ def _critique(kind: str, episodes: Sequence[Episode], written: Sequence[Generati
     if kind == "empty" or e.response_correct is None:
         return ""
     return f"{ADVICE}\n{VERDICT_LABEL} {'Correct' if e.response_correct else 'Wrong'}"
-
-
-def _tokens(generation: Generation) -> int:
-    return generation.prompt_tokens + generation.completion_tokens

@@ -7,9 +7,10 @@ which our grades are checked.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import get_args
 
@@ -54,19 +55,15 @@ def read_recorded(path: Path, *, kind: str | None = None) -> tuple[list[Episode]
     """Grade recorded replies and read recorded critiques, as in an evaluation.
 
     Args:
-        path: The recorded file.
         kind: How answers are graded in rows without `kind`.
 
     Raises:
         UserError: The file, a row or a field is missing or wrong; the message names it.
     """
     rows = read_rows(path)
-    ungraded: list[Episode] = []
-    samples: Counter[str] = Counter()
-    for row in rows:
-        episode = _episode(row, path.stem, kind)
-        ungraded.append(replace(episode, sample=samples[episode.id]))
-        samples[episode.id] += 1
+    samples: dict[str, Iterator[int]] = defaultdict(count)
+    read = (_episode(row, path.stem, kind) for row in rows)
+    ungraded = [replace(e, sample=next(samples[e.id])) for e in read]
     without = [row.place for row, e in zip(rows, ungraded, strict=True) if e.critique is None]
     if 0 < len(without) < len(ungraded):
         raise UserError(
@@ -89,6 +86,8 @@ def _episode(row: Row, dataset: str, default_kind: str | None) -> Episode:
     """The episode of a row, not yet graded."""
     kind = _kind(row, default_kind)
     row.layout(("question", "answer", "response"))
+    answer = row.fields["answer"]
+    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
     refined = row.fields.get("refinement") is not None
     if refined != (row.fields.get("critique") is not None):
         raise UserError(f"{row.place}: a row has both `critique` and `refinement`, or neither.")
@@ -98,7 +97,7 @@ def _episode(row: Row, dataset: str, default_kind: str | None) -> Episode:
         id=problem_id(question),
         dataset=dataset,
         question=question,
-        answer=_answer(row),
+        answer=str(answer) if is_number else row.text("answer"),
         kind=kind,
         response=row.text("response", may_be_empty=True),
         response_correct=None,
@@ -124,26 +123,17 @@ def _kind(row: Row, default: str | None) -> str:
     return str(kind)
 
 
-def _answer(row: Row) -> str:
-    answer = row.fields["answer"]
-    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
-    return str(answer) if is_number else row.text("answer")
-
-
 def _agreement(rows: Sequence[Row], episodes: Sequence[Episode]) -> Agreement:
-    labelled = equal = ungraded = 0
+    grades: list[bool | None] = []
     differing = []
     for row, episode in zip(rows, episodes, strict=True):
         for field, name in LABELS.items():
-            label = row.fields.get(field)
+            label, grade = row.fields.get(field), getattr(episode, name)
             if label is None:
                 continue
             if not isinstance(label, bool):
                 raise row.error(field, "true or false")
-            grade = getattr(episode, name)
-            labelled += 1
-            equal += grade == label
-            ungraded += grade is None
+            grades.append(grade)
             if grade != label:
                 differing.append(f"{row.place}: {field} {label}, graded {grade}")
-    return Agreement(labelled, equal, ungraded, tuple(differing))
+    return Agreement(len(grades), len(grades) - len(differing), grades.count(None), tuple(differing))

@@ -134,11 +134,8 @@ def majority_by_problem(episodes: Iterable[Episode], ks: Iterable[int]) -> ByK:
     """
 
     def blocks(votes: Sequence[tuple[str | None, bool | None]], k: int) -> float | None:
-        results = []
-        for start in range(0, len(votes) - k + 1, k):
-            answers, correct = zip(*votes[start : start + k], strict=True)
-            results.append(majority_vote(answers, correct))
-        return mean_of_known(results)
+        cuts = (votes[start : start + k] for start in range(0, len(votes) - k + 1, k))
+        return mean_of_known(majority_vote(*zip(*cut, strict=True)) for cut in cuts)
 
     votes = {
         i: [(extract_answer(outcome(c[-1])[0], c[-1].kind), outcome(c[-1])[1]) for c in samples]
@@ -159,16 +156,12 @@ def majority(ks: Sequence[int]) -> Measure:
 
 def by_round(rounds: Sequence[int]) -> Measure:
     """Metric `refinement_at_R`: share of right refinements in round R, counted from 1."""
-
-    def measure(episodes: Sequence[Episode]) -> ByProblem:
-        return {
-            f"refinement_at_{number}": means_by_problem(
-                (e.id, e.refinement_correct) for e in episodes if e.round == number - 1
-            )
-            for number in rounds
-        }
-
-    return measure
+    return lambda episodes: {
+        f"refinement_at_{number}": means_by_problem(
+            (e.id, e.refinement_correct) for e in episodes if e.round == number - 1
+        )
+        for number in rounds
+    }
 
 
 def tokens_at(episodes: Iterable[Episode], ks: Iterable[int]) -> dict[int, float | None]:

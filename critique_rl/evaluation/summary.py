@@ -14,8 +14,7 @@ from critique_rl.evaluation.scaling import mean_of_known
 
 
 def summarise(
-    per_seed: Sequence[Sequence[Episode]],
-    by_problem: Sequence[ByProblem] | None = None,
+    per_seed: Sequence[Sequence[Episode]], by_problem: Sequence[ByProblem] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Mean and 95 % interval of every metric.
 
@@ -37,17 +36,15 @@ def summarise(
     for seed_values, further in zip(values, by_problem, strict=True) if by_problem is not None else ():
         for name, problems in further.items():
             seed_values[name] = mean_of_known(problems.values())
-            problem_interval = interval(problems) if len(per_seed) == 1 else None
-            if problem_interval is not None:
-                ends[name] = problem_interval
+            if len(per_seed) == 1 and (over_problems := interval(problems)) is not None:
+                ends[name] = over_problems
     summary: dict[str, dict[str, Any]] = {}
     for name in values[0]:
-        column = [v[name] for v in values]
-        if any(v is None for v in column):
-            continue
-        summary[name] = t_interval([v for v in column if v is not None])
-        if name in ends:
-            summary[name] |= dict(zip(("low", "high"), ends[name], strict=True))
+        column = [value for v in values if (value := v[name]) is not None]
+        if len(column) == len(values):
+            summary[name] = t_interval(column)
+            if name in ends:
+                summary[name]["low"], summary[name]["high"] = ends[name]
     for before, after in (("acc", "acc_refine"), ("score", "score_refine")):
         if before in summary:  # the paper's convention: one column of accuracies, also without a critic
             summary.setdefault(after, summary[before])

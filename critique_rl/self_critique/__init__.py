@@ -21,12 +21,7 @@ from typing import Any
 
 from critique_rl.moved import find
 
-_HOMES = (
-    "self_critique.judges",
-    "self_critique.knockout",
-    "self_critique.records",
-    "self_critique.results",
-)
+_HOMES = ("self_critique.judges", "self_critique.knockout", "self_critique.records", "self_critique.results")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from critique_rl.actors.base import Actor
+from critique_rl.evaluation.episodes import tokens_of
 from critique_rl.pairwise_rewards import parse_preference
 from critique_rl.prompts import PAPER, PromptSet
 from critique_rl.self_critique.knockout import Comparison, Ruling
@@ -27,12 +28,7 @@ class ActorJudge:
     """
 
     def __init__(
-        self,
-        actor: Actor,
-        *,
-        prompts: PromptSet = PAPER,
-        thinking: bool = False,
-        max_tokens: int = 2048,
+        self, actor: Actor, *, prompts: PromptSet = PAPER, thinking: bool = False, max_tokens: int = 2048
     ) -> None:
         self._actor, self._prompts, self._thinking, self._max_tokens = actor, prompts, thinking, max_tokens
         content = repr((prompts.pairwise_prompt("question", "first", "second"), thinking, max_tokens))
@@ -45,10 +41,5 @@ class ActorJudge:
             Sampling(self._max_tokens),
         )
         return [
-            Ruling(
-                parse_preference(g.text, thinking=self._thinking),
-                g.text,
-                g.prompt_tokens + g.completion_tokens,
-            )
-            for g in replies
+            Ruling(parse_preference(g.text, thinking=self._thinking), g.text, tokens_of(g)) for g in replies
         ]

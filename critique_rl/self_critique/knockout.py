@@ -250,7 +250,6 @@ def tournament(
         judge: See `Judge`; called once a round, and once more for replies that could not be read.
         seed: Seed of shuffle and coins, together with `item`.
         both_orders: Whether each pair is judged in both orders.
-        question: Text of the question.
         payload: Passed on to the judge unread.
         item: Identity of the question.
 
@@ -270,11 +269,8 @@ def tournament(
 def tournaments(items: Sequence[Item], judge: Judge, *, seed: int, both_orders: bool) -> list[Bracket]:
     """The knock-outs of many items, round by round, so that a judge gets a whole round in one call.
 
-    If the judge's answers on an item do not depend on the other items, its bracket does not either. Arguments and
-    errors are those of `tournament`.
-
-    Returns:
-        One bracket per item, in their order.
+    There is one bracket per item, in their order. If the judge's answers on an item do not depend on the other
+    items, its bracket does not either. Arguments and errors are those of `tournament`.
     """
     check_identities(items)
     orders = {item.id: shuffled(item.id, len(item.candidates), seed=seed) for item in items}
@@ -288,14 +284,16 @@ def tournaments(items: Sequence[Item], judge: Judge, *, seed: int, both_orders: 
         for item in playing:
             left = standing[item.id]
             if len(left) % 2:
-                bye = Match(number, len(left) // 2, left[-1], None, left[-1], How.BYE, ())
-                matches[item.id].append(bye)
+                matches[item.id].append(Match(number, len(left) // 2, left[-1], None, left[-1], How.BYE, ()))
             standing[item.id] = tuple(m.winner for m in matches[item.id] if m.round == number)
         number += 1
-    return [
-        _bracket(item.id, orders[item.id], matches[item.id], standing[item.id][0], both_orders)
-        for item in items
-    ]
+    brackets = []
+    for item in items:
+        played = tuple(matches[item.id])
+        calls = sum(m.right is not None for m in played) * (2 if both_orders else 1)
+        reasks = sum(len(m.judgements) for m in played) - calls
+        brackets.append(Bracket(item.id, orders[item.id], played, standing[item.id][0], calls, reasks))
+    return brackets
 
 
 @lru_cache(maxsize=4096)
@@ -369,11 +367,3 @@ def _decide(duel: _Duel, judged: Sequence[Judgement], seed: int, both_orders: bo
         heads = child_seed(seed, "coin", duel.item.id, duel.round, duel.pair) % 2 == 0
         winner, how = duel.left if heads else duel.right, How.COIN
     return Match(duel.round, duel.pair, duel.left, duel.right, winner, how, tuple(judged))
-
-
-def _bracket(
-    item: str, order: tuple[int, ...], matches: Sequence[Match], winner: int, both_orders: bool
-) -> Bracket:
-    judgements = sum(len(m.judgements) for m in matches)
-    calls = sum(m.right is not None for m in matches) * (2 if both_orders else 1)
-    return Bracket(item, order, tuple(matches), winner, calls, judgements - calls)

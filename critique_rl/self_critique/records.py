@@ -56,13 +56,10 @@ def self_critique(
         judge: See `Judge`. Its answers must not depend on chance, since judgements on disk are not repeated.
         name: Name of the judge, with all settings that change its answers; see `ActorJudge.name`.
         seed: Seed of shuffle and coins.
-        both_orders: As in `tournament`.
+        both_orders: Whether each pair is judged in both orders.
         records: JSON-lines file; judgements are appended to it and read back from it.
         chunk_size: Comparisons that are judged and written together. A killed run loses at most one chunk.
         on_progress: Called with the number of finished judgements and of all, both without re-asks.
-
-    Returns:
-        One bracket per item, in their order.
 
     Raises:
         UserError: Two items share an identity, or `records` has a line that is no judgement, or judgements of

@@ -19,17 +19,14 @@ from critique_rl.evaluation.scaling import (
     pass_at_k,
     powers_of_two,
 )
-from critique_rl.self_critique.knockout import Bracket, How, Item, Judgement, check_identities, shuffled
+from critique_rl.self_critique.knockout import Bracket, How, Item, check_identities, shuffled
 from critique_rl.types import GradedKind, UserError, child_seed
 
 
 def items_of(episodes: Iterable[Episode]) -> list[Item]:
     """Pools of an evaluation with several samples: the last reply of each chain is a candidate.
 
-    The payload of an item is the image of its problem, None without an image.
-
-    Raises:
-        UserError: Two records have the same problem, sample and round.
+    The payload of an item is the image of its problem, None without an image. Errors are those of `chains`.
     """
     items = []
     for identity, samples in chains(episodes).items():
@@ -187,14 +184,9 @@ def estimate(values: Mapping[str, float | None], *, seed: int) -> Estimate:
 
 
 def difference(values: Mapping[str, ByK], method: str, other: str, n: int, *, seed: int) -> Estimate:
-    """Accuracy of `method` minus that of `other` at n, paired by item; items without both values are left out.
+    """Accuracy of `method` minus that of `other` at n, with a bootstrap interval by seed.
 
-    Args:
-        values: Result of `by_item`.
-        method: Name of the first method.
-        other: Name of the method to compare with.
-        n: Number of candidates.
-        seed: Seed of the bootstrap.
+    `values` is the result of `by_item`. Methods are paired by item; items without both values are left out.
     """
     others = values[other][n] or {}
     gains: dict[str, float | None] = {}
@@ -222,8 +214,12 @@ def judge_summary(items: Sequence[Item], brackets: Sequence[Bracket]) -> dict[st
     matches = [m for bracket in brackets for m in bracket.matches]
     judgements = [j for m in matches for j in m.judgements]
     read = [j for j in judgements if j.label is not None]
-    said = [_picks_right(graded[j.item], j) for j in read if j.item in graded]
-    tested = [right for right in said if right is not None]
+    tested = [
+        graded[j.item][j.winner] is True
+        for j in read
+        if j.item in graded and j.winner is not None
+        if {graded[j.item][j.first], graded[j.item][j.second]} == {True, False}
+    ]
     hows = Counter(m.how for m in matches)
     both = [m for m in matches if m.how in (How.AGREEMENT, How.COIN) and all(j.label for j in m.judgements)]
     return {
@@ -236,13 +232,6 @@ def judge_summary(items: Sequence[Item], brackets: Sequence[Bracket]) -> dict[st
         "accuracy": _share(sum(tested), len(tested)),
         "decided": {how.value: hows[how] for how in How},
     }
-
-
-def _picks_right(correct: Sequence[bool | None], judgement: Judgement) -> bool | None:
-    """Whether a judgement of a right and a wrong candidate names the right one; None for other pairs."""
-    if {correct[judgement.first], correct[judgement.second]} != {True, False} or judgement.winner is None:
-        return None
-    return correct[judgement.winner]
 
 
 def _share(successes: int, n: int) -> Estimate:

@@ -172,7 +172,7 @@ def test_the_untrained_model_is_saved_and_depends_on_its_seed_alone(tmp_path: Pa
             assert torch.equal(one, other)
     tiny_vl.save_untrained(tmp_path / "drawings", seed=0)
     assert len(load_processor(tmp_path / "drawings").tokenizer("How many red circles?").input_ids) < 10
-    with pytest.raises(UserError, match=r"unknown 'qwen2_vl'\. Did you mean 'qwen2_5_vl'"):
+    with pytest.raises(UserError, match=r"family 'qwen2_vl' is unknown\. Did you mean 'qwen2_5_vl'"):
         tiny_vl.save_untrained(tmp_path, seed=0, family="qwen2_vl", phrases=())  # type: ignore[arg-type]
 
 
