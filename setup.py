@@ -20,6 +20,7 @@ setup(
             "reports/*.yaml",
             "reports/page.html",
             "reports/card.md",
+            "training/citations.yaml",
             "view/page.*",
             "py.typed",
         ]

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -189,6 +190,11 @@ def environment(**more: str) -> dict[str, str]:
     """Variables for a process that runs this checkout on one thread."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
+
+
+def hear_ctrl_c() -> None:
+    """Restore Ctrl-C: a process in the background of a shell ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_in_two_processes(script: str, folder: Path, *arguments: str) -> list[dict[str, Any]]:

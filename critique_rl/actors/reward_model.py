@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from critique_rl.grading.scoring import KeywordScorer, Scorer, logger
+from critique_rl.grading.scoring import KeywordScorer, Scorer
 from critique_rl.types import UserError, nearest
+
+logger = logging.getLogger(__name__)
 
 SCORERS = ("keywords", "reward_model")
 """Kinds of scorer that `make_scorer` knows."""

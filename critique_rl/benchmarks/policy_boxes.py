@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any
 
 _BOX = r"\boxed{"
-
 _FONT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 
 
@@ -27,14 +26,12 @@ def boxed_answer(reply: str) -> str:
     thought, _, answer = reply.rpartition("</think>")
     if not thought and "<think>" in answer:
         return reply
-    start = answer.rfind(_BOX) + len(_BOX)
-    if start < len(_BOX):
-        return answer.strip()
+    _, box, rest = answer.rpartition(_BOX)
     depth = 1
-    for end in range(start, len(answer)):
-        depth += {"{": 1, "}": -1}.get(answer[end], 0)
+    for end, sign in enumerate(rest if box else ""):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
         if depth == 0:
-            content = answer[start:end].strip()
+            content = rest[:end].strip()
             font = _FONT.fullmatch(content)
             return font[1].strip() if font else content
     return answer.strip()

@@ -52,8 +52,7 @@ def pair_accuracy(pairs: Sequence[PreferencePair], judge: Judge, **settings: Any
 def evaluate_benchmark(benchmark: RewardBenchmark, judge: Judge, **settings: Any) -> CriticResult:
     """Accuracy of a critic on a reward benchmark, in both orders; arguments and errors of `judge_pairs`."""
     judgements = judge_pairs(benchmark.pairs, judge, **settings)
-    summary = summarise_benchmark(benchmark, judgements)
-    return CriticResult(judgements, metrics_by_item(judgements), summary)
+    return CriticResult(judgements, metrics_by_item(judgements), summarise_benchmark(benchmark, judgements))
 
 
 def metrics_by_item(judgements: Sequence[PairJudgement]) -> Values:

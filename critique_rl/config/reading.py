@@ -7,7 +7,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def override(data: dict[str, Any], item: str) -> None:
         settings = settings[place]
 
 
-as_dict = dataclasses.asdict
+as_dict: Callable[[Any], dict[str, Any]] = dataclasses.asdict
 """Makes plain data of a configuration, for result files and for comparison."""
 
 

@@ -1,4 +1,4 @@
-"""VL-RewardBench and MM-RLHF-RewardBench, from the hub or from files in their published layout."""
+"""The reward benchmarks VL-RewardBench and MM-RLHF-RewardBench, from the hub or from files in their layout."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from critique_rl.critic_data.filters import drop_unreadable
-from critique_rl.critic_data.layouts import IMAGE_MARKER
+from critique_rl.critic_data.layouts import IMAGE_MARKER, image_cell, image_folder
 from critique_rl.critic_data.pairs import Drop, PreferencePair
 from critique_rl.tasks.base import DataError
 from critique_rl.tasks.rows import HubSplit, Row, read_rows
@@ -34,13 +33,13 @@ VL_GROUPS = {
     "mathverse": "reasoning",
     "mmmu": "reasoning",
 }
-"""By the start of an id, or of the field `query_source`; what has neither is general, as in lmms-eval.
+"""Group by the start of an id, or of the field `query_source`; other rows are general, as in lmms-eval.
 
 The published set has 183 general, 749 hallucination and 318 reasoning rows; a later upload has 1,247 rows.
 """
 
 MM_GROUPS = ("mcq", "long", "short", "safety", "video")
-"""Groups of MM-RLHF-RewardBench: the first of these words that the path of the image or video holds."""
+"""Groups of MM-RLHF-RewardBench; the first word in the path of the image or video is the group of a row."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,10 @@ class RewardBenchmark:
     """A benchmark as pairs.
 
     Attributes:
-        name: Name of the benchmark.
-        pairs: The pairs that can be judged, in the published order; `source` is the group.
-        samples: By identity of a pair the row's own id, where several rows share one: MM-RLHF's ACC+ counts a
-            sample if all its pairs are right. Empty for a benchmark without that measure.
-        not_judged: Rows that cannot be judged, with the reason.
+        pairs: The pairs that a critic can judge, in the published order; `source` is the group.
+        samples: Row id by pair id; several rows may share a row id. MM-RLHF's ACC+ counts a sample if all its
+            pairs are right. Empty for a benchmark without that measure.
+        not_judged: Rows that no critic can judge, with the reason.
     """
 
     name: str
@@ -66,66 +64,59 @@ def load_reward_benchmark(
 ) -> RewardBenchmark:
     """Read a reward benchmark.
 
-    Rows that cannot be judged are kept apart and reported: those on a video, and those whose image is missing or
-    broken.
+    Rows on a video, and rows with a missing or broken image, go to `not_judged`.
 
     Args:
-        name: `VL-RewardBench` or `MM-RLHF-RewardBench`; the layout is that of its published rows.
-        origin: File (.jsonl, .json, .parquet) or split; by default the published one on the hub.
-        image_root: Where relative image paths start; the folder of the file if it is not given. A path that is
-            not there is also looked for in `images`, and with its leading folders left out: the rows of
-            MM-RLHF-RewardBench name folders of their authors' machine.
+        name: `VL-RewardBench` or `MM-RLHF-RewardBench`; rows need the layout of the published ones.
+        origin: File (.jsonl, .json, .parquet) or split; None takes the published split on the hub.
+        image_root: Folder that relative image paths start from; None takes the folder of the file. A missing path
+            is also tried below `images` and without its leading folders: MM-RLHF-RewardBench names folders of its
+            authors' machine.
 
     Raises:
-        DataError: No such file, a row of another layout, or no row that can be judged.
-        UserError: There is no benchmark of this name, or the hub cannot be reached.
+        DataError: No such file, a row of another layout, or no row to judge.
+        UserError: Unknown benchmark name, or the hub cannot be reached.
     """
     if name not in _READERS:
-        raise UserError(f"no reward benchmark {name!r}. {nearest(name, _READERS)}")
+        raise UserError(f"name: no reward benchmark {name!r}. {nearest(name, _READERS)}")
     published = HUB[name]
     if origin is None and name == MM_RLHF_REWARDBENCH and image_root is None:
         image_root = _hub_images(published.repo)
     source = published if origin is None else Path(origin) if isinstance(origin, str) else origin
-    root = (
-        Path(image_root) if image_root is not None else source.parent if isinstance(source, Path) else Path()
-    )
+    root = image_folder(source, image_root)
     pairs: list[PreferencePair] = []
     drops: list[Drop] = []
     samples: dict[str, str] = {}
     seen: Counter[str] = Counter()
     for row in read_rows(source):
-        read = _READERS[name](row, root)
-        if isinstance(read, Drop):
-            drops.append(read)
+        outcome = _READERS[name](row, root)
+        if isinstance(outcome, Drop):
+            drops.append(outcome)
             continue
-        sample, pair = read
+        sample, pair = outcome
         seen[pair.id] += 1
-        if seen[pair.id] > 1:  # the same row once more counts once more, as in the standard scorers
+        if seen[pair.id] > 1:  # a repeated row counts again, as in the standard scorers
             pair = replace(pair, id=f"{pair.id}-{seen[pair.id]}")
         pairs.append(pair)
         samples[pair.id] = sample
     if not pairs:
         raise DataError(f"{source}: none of its {len(drops)} rows has an image, videos cannot be judged")
     readable = drop_unreadable(pairs)
-    kept = {pair.id for pair in readable.pairs}
-    return RewardBenchmark(
-        name,
-        readable.pairs,
-        {i: s for i, s in samples.items() if i in kept} if name == MM_RLHF_REWARDBENCH else {},
-        [*drops, *readable.drops],
-    )
+    counted = readable.pairs if name == MM_RLHF_REWARDBENCH else []
+    samples = {pair.id: samples[pair.id] for pair in counted}
+    return RewardBenchmark(name, readable.pairs, samples, [*drops, *readable.drops])
 
 
 def _hub_images(repo: str) -> str:
-    """Folder with the images of a set whose rows hold paths alone."""
+    """Download the images of a set with only paths in its rows; return their folder."""
     import huggingface_hub
 
     try:
         return huggingface_hub.snapshot_download(repo, repo_type="dataset", allow_patterns=["images/**"])
-    except (OSError, ValueError) as error:  # what huggingface_hub raises without a network, or offline
+    except (OSError, ValueError) as error:  # huggingface_hub raises both without a network, or offline
         raise UserError(
             f"cannot load the images of {repo} from the Hugging Face hub, {type(error).__name__}: {error}; "
-            "without the hub give `origin` and `image_root`"
+            "without the hub, pass `origin` and `image_root`"
         ) from error
 
 
@@ -145,18 +136,16 @@ def _read_vl(row: Row, root: Path) -> tuple[str, PreferencePair] | Drop:
 
 
 def _read_mm(row: Row, root: Path) -> tuple[str, PreferencePair] | Drop:
-    row.layout(
-        ("id", "prompt", "chosen", "rejected", "image"), ("id", "prompt", "chosen", "rejected", "video")
-    )
+    row.layout(*(("id", "prompt", "chosen", "rejected", medium) for medium in ("image", "video")))
     row_id = _id(row)
     question, chosen, rejected = _question(row, "prompt"), row.text("chosen"), row.text("rejected")
-    video, shown = row.fields.get("video"), row.fields.get("image")
-    paths = [v.get("path") if isinstance(v, dict) else v for v in (shown, video)]
+    cells = row.fields.get("image"), row.fields.get("video")
+    paths = [cell.get("path") if isinstance(cell, dict) else cell for cell in cells]
     path = " ".join(p for p in paths if isinstance(p, str))
     group = next((word for word in MM_GROUPS if word in path), "other")
     image = _image(row, root)
     if image is None:
-        return Drop(row_id, group, "video" if video else "no image", row.place)
+        return Drop(row_id, group, "video" if cells[1] else "no image", row.place)
     return row_id, _pair(row_id, group, image, question, chosen, rejected, 1)
 
 
@@ -186,27 +175,19 @@ def _question(row: Row, name: str) -> str:
 
 
 def _image(row: Row, root: Path) -> str | bytes | None:
-    value: Any = row.fields.get("image")
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if value is None or value == "" or value == b"":
-        return None
-    if not isinstance(value, str | bytes):
-        raise row.error("image", "a path, or an object with bytes or path")
-    return value if isinstance(value, bytes) else str(_located(root, value).absolute())
-
-
-def _located(root: Path, reference: str) -> Path:
-    parts = Path(reference).parts
-    tried = (
+    image = image_cell(row, "image", row.fields.get("image"))
+    if not isinstance(image, str):
+        return image or None
+    parts = Path(image).parts
+    candidates = (
         root.joinpath(*folder, *parts[start:]) for start in range(len(parts)) for folder in ((), ("images",))
     )
-    return next((path for path in tried if path.is_file()), root / reference)
+    return str(next((path for path in candidates if path.is_file()), root / image).absolute())
 
 
 def _pair(
     row_id: str, group: str, image: str | bytes, question: str, first: str, second: str, label: int
 ) -> PreferencePair:
-    # Ids are not unique in MM-RLHF-RewardBench, and the place of a row says nothing: its texts identify it.
+    # Ids are not unique in MM-RLHF-RewardBench, and rows may change places: the texts identify a pair.
     digest = hashlib.sha256(repr((question, first, second)).encode()).hexdigest()[:12]
     return PreferencePair(f"{row_id}-{digest}", group, image, question, first, second, label)

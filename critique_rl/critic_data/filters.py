@@ -1,4 +1,4 @@
-"""What is left out of preference pairs up front: unreadable images, benchmark items, prompts that are too long."""
+"""Filters on preference pairs: unreadable images, prompts that are too long, items of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from critique_rl.critic_data.layouts import IMAGE_MARKER, image_cell, image_folder
 from critique_rl.critic_data.pairs import Drop, PreferencePair, Selection
 from critique_rl.tasks.base import DataError
-from critique_rl.tasks.rows import HubSplit, Row, read_rows
+from critique_rl.tasks.rows import HubSplit, read_rows
 from critique_rl.types import Conversation, UserError
 from critique_rl.vision.images import (
     ImageError,
@@ -28,21 +29,21 @@ from critique_rl.vision.images import (
 
 
 def drop_unreadable(pairs: Sequence[PreferencePair]) -> Selection:
-    """Decode every image once and leave out the pairs whose image is missing or corrupt.
+    """Decode every image once; leave out pairs with a missing or corrupt image.
 
     Raises:
-        DataError: No pair is left: most likely the images are elsewhere.
+        DataError: No pair is left; most likely the images are in another folder.
     """
-    found: dict[str | bytes | None, ImageError | None] = {None: None}
+    problems: dict[str | bytes | None, ImageError | None] = {None: None}
     kept, drops = [], []
     for pair in pairs:
-        if pair.image is not None and pair.image not in found:
+        if pair.image is not None and pair.image not in problems:
             try:
                 open_image(pair.image)
-                found[pair.image] = None
+                problems[pair.image] = None
             except ImageError as error:
-                found[pair.image] = error
-        problem = found[pair.image]
+                problems[pair.image] = error
+        problem = problems[pair.image]
         if problem is None:
             kept.append(pair)
         else:
@@ -50,28 +51,23 @@ def drop_unreadable(pairs: Sequence[PreferencePair]) -> Selection:
             drops.append(Drop(pair.id, pair.source, reason, str(problem)))
     if drops and not kept:
         raise DataError(
-            f"none of the {len(found) - 1} images can be read, the first: {drops[0].detail}. "
-            "`image_root` is where relative paths start."
+            f"none of the {len(problems) - 1} images can be read, the first: {drops[0].detail}. "
+            "Set `image_root` to the folder that relative paths start from."
         )
     return Selection(kept, drops)
-
-
-# -- length -------------------------------------------------------------------------------------------------
 
 
 def drop_long(
     pairs: Sequence[PreferencePair], length_of: Callable[[PreferencePair], int], max_length: int
 ) -> Selection:
-    """Leave out pairs whose prompt is longer than `max_length` tokens (paper's code: 6142).
+    """Leave out pairs with a prompt of more than `max_length` tokens (paper's code: 6142).
 
-    The released code compared the number of *characters* of the text, without the image, with that limit.
+    The released code applies that limit to the number of *characters* of the text, without the image.
 
     Args:
-        pairs: Pairs whose images can be read.
-        length_of: Tokens of a pair's prompt, see `token_length`. A pair for which it raises ValueError or
-            ImageError, as processors do for an image of extreme shape, is left out and counted: it would end a
-            training run.
-        max_length: Most tokens.
+        pairs: Pairs with readable images.
+        length_of: Counts the tokens of a pair's prompt, see `token_length`. A ValueError or ImageError also drops
+            the pair: processors refuse images of extreme shape, which would end a training run.
 
     Raises:
         DataError: No pair is left.
@@ -95,18 +91,18 @@ def drop_long(
 def token_length(
     processor: Any, prompt_of: Callable[[PreferencePair], Conversation]
 ) -> Callable[[PreferencePair], int]:
-    """Count the tokens of a pair's prompt by producing them, as the trainer will: image tokens included.
+    """Return a function that counts the tokens of a pair's prompt as in the trainer, image tokens included.
 
     Args:
-        processor: Processor of a vision-language model; a bare tokenizer counts the text alone.
-        prompt_of: Prompt of a pair without its image, which goes before the first user turn, as in trl.
+        processor: Processor of a vision-language model; a bare tokenizer counts the text only.
+        prompt_of: Prompt of a pair without the image; the image goes before the first user turn, as in trl.
     """
     sees_images = hasattr(processor, "image_processor")
 
     def length_of(pair: PreferencePair) -> int:
         chat: Any = prompt_of(pair)
         if sees_images and pair.image is not None:
-            from trl.data_utils import prepare_multimodal_messages  # slow to import, and not needed for text
+            from trl.data_utils import prepare_multimodal_messages  # slow to import, and text needs none
 
             chat = prepare_multimodal_messages(chat, images=[open_image(pair.image)])
         tokens = processor.apply_chat_template(
@@ -117,19 +113,13 @@ def token_length(
     return length_of
 
 
-# -- contamination ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class BenchmarkItem:
     """One item of a reward benchmark.
 
     Attributes:
-        benchmark: Name of the benchmark.
-        id: Its own id, else its place.
-        image: Path or bytes; None if it has none, as the video items of MM-RLHF-RewardBench.
-        question: The question.
-        responses: The responses that are compared.
+        id: Id of the row, else its place.
+        image: Path or bytes; None without an image, as in the video items of MM-RLHF-RewardBench.
     """
 
     benchmark: str
@@ -143,54 +133,43 @@ _BENCHMARK_LAYOUTS = (
     ("query", "response"),  # VL-RewardBench
     ("prompt", "chosen", "rejected"),  # MM-RLHF-RewardBench
     ("question", "chosen", "rejected"),
-    ("question", "response_1", "response_2"),  # pairs of ours
+    ("question", "response_1", "response_2"),  # our pairs
 )
 
 
 def load_benchmark(
     origin: str | Path | HubSplit, *, name: str, image_root: str | Path | None = None
 ) -> list[BenchmarkItem]:
-    """Read the items of a reward benchmark, for `decontaminate` alone: labels are not looked at.
+    """Read the items of a reward benchmark for `decontaminate`, without labels.
 
     Args:
         origin: File or split on the hub, in the layout of VL-RewardBench (query, response, image), of
             MM-RLHF-RewardBench (prompt, chosen, rejected, image or video) or of our pairs.
         name: Name in the report.
-        image_root: Where relative image paths start; the folder of the file if it is not given.
+        image_root: Folder that relative image paths start from; None takes the folder of the file.
 
     Raises:
         DataError: No such file, no rows, or a row of another layout.
     """
     if isinstance(origin, str):
         origin = Path(origin)
-    root = (
-        Path(image_root) if image_root is not None else origin.parent if isinstance(origin, Path) else Path()
-    )
+    root = image_folder(origin, image_root)
     items = []
     for row in read_rows(origin):
         question, *responses = row.layout(*_BENCHMARK_LAYOUTS)
         texts: list[str] = []
-        for name_of_field in responses:
-            value = row.fields[name_of_field]
-            many = value if isinstance(value, list) else [value]
-            if not all(isinstance(text, str) for text in many):
-                raise row.error(name_of_field, "text, or a list of texts")
-            texts += many
+        for field_name in responses:
+            value = row.fields[field_name]
+            values = value if isinstance(value, list) else [value]
+            if not all(isinstance(text, str) for text in values):
+                raise row.error(field_name, "text, or a list of texts")
+            texts += values
         row_id = str(row.fields.get("id") or row.place)
-        image = _benchmark_image(row, root)
+        image = image_cell(row, "image", row.fields.get("image"))
+        if isinstance(image, str):
+            image = str((root / image).absolute())
         items.append(BenchmarkItem(name, row_id, image, row.text(question, may_be_empty=True), tuple(texts)))
     return items
-
-
-def _benchmark_image(row: Row, root: Path) -> str | bytes | None:
-    value = row.fields.get("image")
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str | bytes):
-        raise row.error("image", "a path, or an object with bytes or path")
-    return value if isinstance(value, bytes) else str((root / value).absolute())
 
 
 def decontaminate(
@@ -202,29 +181,29 @@ def decontaminate(
     run: int = 8,
     min_question_words: int = 16,
 ) -> Selection:
-    """Leave out the pairs that a benchmark holds too.
+    """Leave out the pairs that a benchmark holds too, for the first of these reasons:
 
-    A pair is left out if, in this order,
+    * `benchmark image`: the image has the pixels of a benchmark image,
+    * `benchmark image, near`: the perceptual hashes of the two images are closer than `max_distance`,
+    * `benchmark text`: a response, or a long question, shares at least `share` of its runs of `run` words with
+      that of a benchmark item. Shorter texts do not count: many sets ask to describe the image.
 
-    * its image has the pixels of a benchmark image (`benchmark image`),
-    * its image looks like one: perceptual hashes closer than `max_distance` (`benchmark image, near`),
-    * one of its responses, or its question if it is long, shares at least `share` of its runs of `run` words with
-      that of a benchmark item (`benchmark text`). Shorter texts do not count: many sets ask to describe the image.
-
-    A cropped or mirrored image with other texts is not found.
+    A cropped or mirrored image with other texts stays in.
 
     Args:
-        pairs: Pairs whose images can be read.
+        pairs: Pairs with readable images.
         items: Benchmark items, see `load_benchmark`.
-        max_distance: Jaccard distance of difference hashes below which two images are one. Measured on generated
-            images, copies in JPEG of quality 30 to 90 at a third to twice the size: up to 0.10 for soft and noisy
-            ones, 0.19 for several shapes on white, 0.29 for a single one; different images: from 0.55, 0.73, 0.32.
-        share: Share of common runs, of the shorter text's.
-        run: Words in a run; shorter responses do not count.
-        min_question_words: Shorter questions do not count.
+        max_distance: Jaccard distance (0 to 1) of difference hashes below which two images are one. Measured on
+            generated images, with copies in JPEG of quality 30 to 90 at a third to twice the size. Copies: up to
+            0.10 for soft and noisy images, 0.19 for several shapes on white, 0.29 for a single shape. Different
+            images: from 0.55, 0.73, 0.32.
+        share: Common runs, as a share (above 0 to 1) of the runs of the shorter text.
+        run: Words in a run, at least 1; shorter responses do not count.
+        min_question_words: Least words of a question that counts.
 
     Raises:
-        DataError: An image of the benchmark cannot be read: the check would be incomplete.
+        DataError: An image of the benchmark cannot be read; the check would be incomplete.
+        UserError: `max_distance`, `share` or `run` is out of its range.
     """
     if not 0 <= max_distance <= 1 or not 0 < share <= 1 or run < 1:
         raise UserError(f"max_distance {max_distance}, share {share} or run {run} is out of its range")
@@ -237,15 +216,10 @@ def decontaminate(
         if pair.image is not None and pair.image not in verdicts:
             verdicts[pair.image] = images.match(open_image(pair.image))
         match = verdicts[pair.image]
-        texts = (
-            (questions, "question", pair.question),
-            (responses, "response_1", pair.response_1),
-            (responses, "response_2", pair.response_2),
-        )
-        for index, name, text in texts:
-            found = None if match else index.match(text)
-            if found:
-                match = ("benchmark text", f"{found[0]}: {name} has {found[1]:.0%} of its runs")
+        for name in ("question", "response_1", "response_2"):
+            index = questions if name == "question" else responses
+            if not match and (shared := index.match(getattr(pair, name))):
+                match = ("benchmark text", f"{shared[0]}: {name} has {shared[1]:.0%} of its runs")
         if match:
             drops.append(Drop(pair.id, pair.source, *match))
         else:
@@ -278,7 +252,7 @@ class _ImageIndex:
         self.hashes_NW = np.stack(hashes) if hashes else None
 
     def match(self, image: Image.Image) -> tuple[str, str] | None:
-        """Reason and detail if the image is one of them."""
+        """Return reason and detail for an image of the benchmark, None for another."""
         same = self.by_pixels.get(pixel_hash(image))
         if same is not None:
             return "benchmark image", same
@@ -316,7 +290,7 @@ class _TextIndex:
         return {" ".join(words[i : i + self.run]) for i in range(len(words) - self.run + 1)}
 
     def match(self, text: str) -> tuple[str, float] | None:
-        """Label of the item with which the text shares enough, and the share."""
+        """Return the item with the largest share of common runs and that share; None below `share`."""
         runs = self._runs(text)
         common = Counter(holder for words in runs for holder in self.holders.get(words, ()))
         shares = {holder: n / min(len(runs), self.sizes[holder]) for holder, n in common.items()}
@@ -327,10 +301,10 @@ class _TextIndex:
 
 
 def normalised_words(text: str) -> list[str]:
-    """Words in lower case, without punctuation and image markers.
+    """Return the words in lower case, without punctuation and image markers.
 
     >>> normalised_words("<image> What is it?\\n\\nA CAT!")
     ['what', 'is', 'it', 'a', 'cat']
     """
-    text = unicodedata.normalize("NFKC", text).replace("<image>", " ")
+    text = unicodedata.normalize("NFKC", text).replace(IMAGE_MARKER, " ")
     return re.findall(r"\w+", text.lower())

@@ -1,7 +1,7 @@
-"""The layouts in which preference pairs are published, each with the function that reads one row of it.
+"""Published layouts of preference pairs, each with a function that reads one row.
 
-The strings of LLaVA-Critic-113k are those of its pairwise rows; the column names of the other sets are those of
-their files on the Hugging Face hub.
+The strings of LLaVA-Critic-113k come from its pairwise rows, the column names of the other sets from their files
+on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from critique_rl.pairwise_rewards import TIE, parse_label
@@ -20,24 +21,21 @@ from critique_rl.tasks.base import DataError
 from critique_rl.tasks.rows import HubSplit, Row
 
 ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
-"""What VLFeedback rates each response on."""
+"""Aspects that VLFeedback rates for each response."""
 
 IMAGE_MARKER = "<image>"
 
-_FAMILIES = (
-    ("Response 1", "Response 2"),
-    ("Response A", "Response B"),
-    ("The first response", "The second response"),
-    ("Answer 1", "Answer 2"),
-    ("Answer A", "Answer B"),
-    ("The first answer", "The second answer"),
-)
 _BLOCKS = [
     re.compile(
         rf"\bQuestion:\s*\[(?P<question>.*?)\]\s*\b{first}:\s*\[(?P<response_1>.*?)\]\s*\b{second}:\s*\[",
         re.DOTALL | re.IGNORECASE,
     )
-    for first, second in _FAMILIES
+    for noun in ("Response", "Answer")
+    for first, second in (
+        (f"{noun} 1", f"{noun} 2"),
+        (f"{noun} A", f"{noun} B"),
+        (f"The first {noun}", f"The second {noun}"),
+    )
 ]
 _JUDGEMENT = re.compile(r"The better response:\s*\[\s*(\w+)\s*\]", re.IGNORECASE)
 _EQUAL = re.compile(r"(?<!\bnot )\bequally good\b", re.IGNORECASE)
@@ -45,14 +43,7 @@ _EQUAL = re.compile(r"(?<!\bnot )\bequally good\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One pair as a row states it, in the row's order.
-
-    Attributes:
-        question: What both respond to.
-        response_1: The first response.
-        response_2: The second.
-        label: The better one, as in `PreferencePair`.
-    """
+    """One pair as in its row, in the row's order; `label` as in `PreferencePair`."""
 
     question: str
     response_1: str
@@ -62,12 +53,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Unused:
-    """A pair that a row holds and that the set's own rule leaves out.
-
-    Attributes:
-        reason: Why, in a few words by which such pairs are counted.
-        detail: What it was about this one.
-    """
+    """A pair that a rule of the published set leaves out; `reason` and `detail` as in `Drop`."""
 
     reason: str
     detail: str
@@ -75,11 +61,11 @@ class Unused:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user may set about reading.
+    """Settings of the user for reading.
 
     Attributes:
-        min_gap: VLFeedback: by how much the mean ratings must differ, exclusively.
-        block: Other place of question and responses in a judge prompt: groups question, response_1, response_2.
+        min_gap: VLFeedback: the mean ratings must differ by more than this.
+        block: Pattern for another judge prompt, with groups question, response_1 and response_2.
     """
 
     min_gap: float = 0.6
@@ -88,12 +74,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout.
+    """One published layout.
 
     Attributes:
-        name: Name in `LAYOUTS`, and the source of its pairs if the row does not name one.
-        fields: The fields by which it is known, in one or more variants.
-        read: Pairs of one row.
+        name: Name in `LAYOUTS`, and the source of pairs from rows without a source.
+        fields: Fields that identify the layout, in one or more variants.
+        read: Reads the pairs of one row.
     """
 
     name: str
@@ -102,10 +88,10 @@ class Layout:
 
 
 def parse_judgement(text: str) -> int | None:
-    """Read the preference from a judgement of LLaVA-Critic-113k, 0 for a tie; None if there is none.
+    """Read the preference from a judgement of LLaVA-Critic-113k: 1, 2, 0 for a tie, or None without one.
 
-    `The better response: [X]` decides; two that differ are none. Without it, a last sentence that says
-    `equally good` is a tie.
+    `The better response: [X]` decides; two different ones give None. Otherwise a last sentence with `equally good`
+    is a tie.
 
     >>> parse_judgement("The better response: [B]. It is shorter."), parse_judgement("I like both.")
     (2, None)
@@ -118,43 +104,34 @@ def parse_judgement(text: str) -> int | None:
 
 
 def split_prompt(text: str, block: re.Pattern[str] | None = None) -> tuple[str, str, str] | None:
-    """Take question and both responses out of a judge prompt; what surrounds them is dropped.
+    """Return question, first and second response of a judge prompt, or None without a matching block.
 
-    Only the bracketed blocks of LLaVA-Critic-113k are read. Without brackets nothing says where the second
-    response ends, and instructions behind it would become a part of it.
-
-    Args:
-        text: The prompt.
-        block: Pattern for another kind of prompt, with groups question, response_1 and response_2.
-
-    Returns:
-        Question, first and second response, or None if there is no such block.
+    Reads only the bracketed blocks of LLaVA-Critic-113k, or the pattern `block`, see `Options`. Without brackets
+    the end of the second response is unknown, and the instructions behind it would join it.
 
     >>> split_prompt("Judge.\\nQuestion: [What?]\\nResponse A: [A cat.]\\nResponse B: [A dog [brown].]")
     ('What?', 'A cat.', 'A dog [brown].')
     """
     if block is not None:
-        found = block.search(text)
-        return None if found is None else (found["question"], found["response_1"], found["response_2"])
-    for pattern in _BLOCKS:
-        found = pattern.search(text)
-        if found is None:
-            continue
-        rest = text[found.end() :].rstrip()
-        end = _closing_bracket(rest)
-        return None if end is None else (found["question"], found["response_1"], rest[:end])
-    return None
+        match = block.search(text)
+        return None if match is None else (match["question"], match["response_1"], match["response_2"])
+    match = next((m for m in (pattern.search(text) for pattern in _BLOCKS) if m), None)
+    if match is None:
+        return None
+    rest = text[match.end() :].rstrip()
+    end = _closing_bracket(rest)
+    return None if end is None else (match["question"], match["response_1"], rest[:end])
 
 
 def _closing_bracket(rest: str) -> int | None:
-    """Place of the bracket that ends the last response: responses may hold brackets, unbalanced ones too."""
+    """Return the index of the bracket that ends the last response; responses may hold unbalanced brackets."""
     depth, balanced = 1, None
-    for found in re.finditer(r"[\[\]]", rest):
-        depth += 1 if found[0] == "[" else -1
+    for bracket in re.finditer(r"[\[\]]", rest):
+        depth += 1 if bracket[0] == "[" else -1
         if depth == 0:
-            balanced = found.start()
+            balanced = bracket.start()
             break
-    # Text that ends with a bracket ends with this one, unless it goes on to state the format of the reply.
+    # A bracket at the end of the text ends the response, unless the text goes on with the format of the reply.
     if rest.endswith("]") and (balanced is None or "better response" not in rest[balanced:].lower()):
         return len(rest) - 1
     if balanced is not None and re.match(r"[ \t]*(\n|\Z)", rest[balanced + 1 :]):
@@ -164,7 +141,7 @@ def _closing_bracket(rest: str) -> int | None:
 
 
 def structs(row: Row, field: str) -> list[Mapping[str, Any]]:
-    """A field that holds a list of objects, which old versions of `datasets` turn into an object of lists."""
+    """Return the list of objects in a field; old versions of `datasets` store it as an object of lists."""
     value = row.fields[field]
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
@@ -183,22 +160,52 @@ def structs(row: Row, field: str) -> list[Mapping[str, Any]]:
 
 
 def _part(row: Row, field: str, item: Any, key: str, where: str = "") -> str:
-    """Text of one key of an object inside a field."""
+    """Return the text under one key of an object inside a field."""
     value = item.get(key) if isinstance(item, Mapping) else None
     if not isinstance(value, str):
         raise DataError(f"{row.place}, field {field!r}{where}: found {value!r} as {key!r}, expected text")
     return value
 
 
-def _turns(row: Row, field: str = "conversations") -> list[tuple[bool, str]]:
-    """Turns of a conversation: whether the user's, and the text."""
+def _turns(row: Row) -> list[tuple[bool, str]]:
+    """Return the turns of field `conversations` without the system's: whether the user speaks, and the text."""
     turns = []
-    for i, turn in enumerate(structs(row, field)):
-        speaker = _part(row, field, turn, "from", f", turn {i}").lower()
-        if speaker == "system":
-            continue
-        turns.append((speaker in ("human", "user"), _part(row, field, turn, "value", f", turn {i}")))
+    for i, turn in enumerate(structs(row, "conversations")):
+        where = f", turn {i}"
+        speaker = _part(row, "conversations", turn, "from", where).lower()
+        if speaker != "system":
+            turns.append((speaker in ("human", "user"), _part(row, "conversations", turn, "value", where)))
     return turns
+
+
+def _prompt_parts(row: Row, field: str, text: str, options: Options, where: str = "") -> tuple[str, str, str]:
+    parts = split_prompt(text, options.block)
+    if parts is None:
+        expected = f"{where}`Question: [...]` and two responses in brackets"
+        raise row.error(field, f"{expected}; another kind of prompt needs `block`")
+    return parts
+
+
+def image_cell(row: Row, field: str, value: Any) -> str | bytes | None:
+    """Return the path or the bytes in an image field, None if empty; `datasets` puts both into one object.
+
+    Raises:
+        DataError: The field holds something else.
+    """
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | bytes):
+        raise row.error(field, "a path, or an object with bytes or path")
+    return value
+
+
+def image_folder(origin: Path | HubSplit, image_root: str | Path | None) -> Path:
+    """Return the folder that relative image paths start from: `image_root`, else the folder of the file."""
+    if image_root is not None:
+        return Path(image_root)
+    return origin.parent if isinstance(origin, Path) else Path()
 
 
 def _candidate(row: Row, fields: tuple[str, ...], label: int) -> Candidate:
@@ -221,10 +228,7 @@ def _read_llava_critic(row: Row, options: Options) -> Iterator[Candidate | Unuse
     turns = _turns(row)
     if [is_user for is_user, _ in turns] != [True, False]:
         raise row.error("conversations", "one human turn and one gpt turn")
-    parts = split_prompt(turns[0][1], options.block)
-    if parts is None:
-        expected = "a human turn with `Question: [...]` and two responses in brackets"
-        raise row.error("conversations", f"{expected}; another kind of prompt needs `block`")
+    parts = _prompt_parts(row, "conversations", turns[0][1], options, "a human turn with ")
     label = parse_judgement(turns[1][1])
     if label is None:
         raise row.error("conversations", "a gpt turn with `The better response: [X]` or `equally good`")
@@ -232,10 +236,7 @@ def _read_llava_critic(row: Row, options: Options) -> Iterator[Candidate | Unuse
 
 
 def _read_critic_grpo(row: Row, options: Options) -> Iterator[Candidate | Unused]:
-    parts = split_prompt(row.text("question"), options.block)
-    if parts is None:
-        expected = "`Question: [...]` and two responses in brackets"
-        raise row.error("question", f"{expected}; another kind of prompt needs `block`")
+    parts = _prompt_parts(row, "question", row.text("question"), options)
     answer = row.fields["answer"]
     label = parse_label(str(answer), ties=True) if isinstance(answer, str | int) else None
     if label is None:
@@ -258,16 +259,15 @@ def _read_vlfeedback(row: Row, options: Options) -> Iterator[Candidate | Unused]
 
 
 def _rated(row: Row, i: int, item: Mapping[str, Any]) -> tuple[str, float | None]:
-    """A response of VLFeedback and the mean of its ratings, None if one of them is no number (`N/A`)."""
+    """Return a response of VLFeedback and its mean rating; None if one rating is no number (`N/A`)."""
     where = f", response {i}"
     annotations = item.get("annotations")
     ratings = []
     for aspect in ASPECTS:
         opinion = annotations.get(aspect) if isinstance(annotations, Mapping) else None
         if not isinstance(opinion, Mapping) or "Rating" not in opinion:
-            raise DataError(
-                f"{row.place}, field 'completions'{where}: no rating of {aspect!r} in its annotations"
-            )
+            problem = f"no rating of {aspect!r} in its annotations"
+            raise DataError(f"{row.place}, field 'completions'{where}: {problem}")
         try:
             ratings.append(float(opinion["Rating"]))
         except (TypeError, ValueError):
@@ -290,23 +290,20 @@ def _read_rlhf_v(row: Row, options: Options) -> Iterator[Candidate | Unused]:
 
 def _read_llava_rlhf(row: Row, options: Options) -> Iterator[Candidate | Unused]:
     turns = _turns(row)
-    while turns and not turns[-1][0]:  # the last reply is the place of the two outputs
+    while turns and not turns[-1][0]:  # the two outputs take the place of the last reply
         turns.pop()
     if not turns:
         raise row.error("conversations", "a human turn")
     label = row.fields["preference"]
     if isinstance(label, bool) or label not in (1, 2):
         raise row.error("preference", "1 or 2")
-    speakers = {True: "User", False: "Assistant"}
-    shown = [text.replace(IMAGE_MARKER, "").strip() for _, text in turns]
+    texts = [text.replace(IMAGE_MARKER, "").strip() for _, text in turns]
     if len(turns) > 1:
-        shown = [f"{speakers[is_user]}: {text}" for (is_user, _), text in zip(turns, shown, strict=True)]
-    yield Candidate("\n".join(shown), _output(row, "output_1"), _output(row, "output_2"), label)
-
-
-def _output(row: Row, field: str) -> str:
-    value = row.fields[field]
-    return value if isinstance(value, str) else _part(row, field, value, "value")
+        speakers = ["User" if is_user else "Assistant" for is_user, _ in turns]
+        texts = [f"{speaker}: {text}" for speaker, text in zip(speakers, texts, strict=True)]
+    outputs = [(field, row.fields[field]) for field in ("output_1", "output_2")]
+    first, second = (v if isinstance(v, str) else _part(row, field, v, "value") for field, v in outputs)
+    yield Candidate("\n".join(texts), first, second, label)
 
 
 LAYOUTS = {
@@ -326,22 +323,22 @@ LAYOUTS = {
         Layout("critic_grpo", (("question", "answer", "image"),), _read_critic_grpo),
     )
 }
-"""By name, the more telling first: a row belongs to the first layout whose fields it has."""
+"""Layouts by name, the most specific first: a row belongs to the first layout whose fields it has."""
 
 HUB = {
     "llava_critic": HubSplit("lmms-lab/LLaVA-Critic-113k", ("pairwise",), "train"),
     "critic_grpo": HubSplit("lmms-lab/LLaVA-Critic-GRPO-dataset", ("default",), "train"),
     "rlhf_v": HubSplit("openbmb/RLHF-V-Dataset", ("default",), "train"),
 }
-"""Sets that the hub serves with their images. The files of VLFeedback and LLaVA-RLHF name images that have to be
-downloaded apart: give their path and `image_root`."""
+"""Sets on the hub with their images. VLFeedback and LLaVA-RLHF name images that need a separate download: pass the
+path of their file and `image_root`."""
 
 
 def layout_of(row: Row) -> Layout:
-    """The layout of a row, by its fields.
+    """Find the layout of a row by its fields.
 
     Raises:
-        DataError: It has none of the layouts; the message names what the closest one misses.
+        DataError: No layout fits; the message names the fields that the closest layout misses.
     """
     for layout in LAYOUTS.values():
         if any(all(name in row.fields for name in variant) for variant in layout.fields):

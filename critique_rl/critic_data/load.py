@@ -1,4 +1,4 @@
-"""Reading preference pairs from files, folders and the hub."""
+"""Preference pairs from files, folders and the hub."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from critique_rl.critic_data.filters import drop_unreadable
 from critique_rl.critic_data.layouts import (
@@ -20,6 +20,8 @@ from critique_rl.critic_data.layouts import (
     Layout,
     Options,
     Unused,
+    image_cell,
+    image_folder,
     layout_of,
 )
 from critique_rl.critic_data.pairs import Drop, PreferencePair, Selection, balance
@@ -48,53 +50,49 @@ def load_pairs(
 ) -> Selection:
     """Read preference pairs of any layout, in balanced order and with readable images.
 
-    Pairs are dropped and counted if they are ties (unless kept), occur twice, have empty or equal responses or a
-    missing or corrupt image, or if a set has a rule of its own (VLFeedback: no rating, small gap).
+    A pair is dropped and counted if it is a tie (unless `keep_ties`), occurs twice, has empty or equal responses
+    or a missing or corrupt image, or breaks a rule of the published set (VLFeedback: no rating, small gap).
 
     Args:
-        origin: File (.jsonl, .json, .parquet), folder of such files, split on the hub, or a name of `HUB`.
-        layout: Name in `LAYOUTS`; None recognises it by the fields of the first row.
+        origin: File (.jsonl, .json, .parquet), folder of files, split on the hub, or a name in `HUB`.
+        layout: Name in `LAYOUTS`; None recognises the layout by the fields of the first row.
         source: Source of all pairs; None takes the row's field `source`, or the name of the layout.
-        image_root: Folder that relative image paths start from; None is the folder of the file.
-        image_store: Folder to write images to that rows hold as bytes; None keeps them in memory.
+        image_root: Folder that relative image paths start from; None takes the folder of the file.
+        image_store: Folder for images that rows hold as bytes; None keeps them in memory.
         block: Pattern of question and responses in another judge prompt, see `split_prompt`.
-        min_gap: VLFeedback: least difference of mean ratings (paper: 0.6); equal ratings are ties.
+        min_gap: VLFeedback: mean ratings must differ by more than this (paper: 0.6); equal ratings are ties.
         keep_ties: Keep ties, with label 0.
         bad_rows: `raise` refuses a file with rows of another layout, `drop` counts and drops the rows.
 
     Raises:
-        DataError: The file is missing or empty, a row has another layout, an id names different pairs, or no pair
-            is left.
+        DataError: The file is missing or empty, a row has another layout, two different pairs share an id, or no
+            pair is left.
         UserError: The hub cannot be reached, or an argument has an unknown value.
     """
     if bad_rows not in ("raise", "drop"):
         raise UserError(f"bad_rows: found {bad_rows!r}, expected 'raise' or 'drop'")
     if layout is not None and layout not in LAYOUTS:
         raise UserError(f"layout: no layout {layout!r}. {nearest(layout, LAYOUTS)}")
-    reader = _Reader(
-        layout=None if layout is None else LAYOUTS[layout],
-        source=source,
-        root=None if image_root is None else Path(image_root),
-        store=None if image_store is None else Path(image_store),
-        options=Options(min_gap=min_gap, block=block),
-    )
-    kept = _Kept(keep_ties)
-    bad = _read_all(_parts(origin), reader, kept)
-    if bad and (bad_rows == "raise" or not kept.seen):
-        raise DataError(_refusal(bad, can_drop=bad_rows == "raise"))
-    if not kept.pairs:
-        counts = Counter(d.reason for d in kept.drops)
-        why = ", ".join(f"{reason} ({n})" for reason, n in counts.most_common())
-        raise DataError(f"{origin}: no pair is left; left out: {why}")
-    selection = Selection(balance(kept.pairs), kept.drops).through(drop_unreadable)
+    store = None if image_store is None else Path(image_store)
+    options = Options(min_gap=min_gap, block=block)
+    reader = _Reader(LAYOUTS[layout] if layout else None, source, image_root, store, options)
+    result = _Sorted(keep_ties)
+    errors = _read_all(_parts(origin), reader, result)
+    if errors and (bad_rows == "raise" or not result.seen):
+        raise DataError(_refusal(errors, can_drop=bad_rows == "raise"))
+    if not result.pairs:
+        counts = Counter(d.reason for d in result.drops)
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in counts.most_common())
+        raise DataError(f"{origin}: no pair is left; left out: {reasons}")
+    selection = Selection(balance(result.pairs), result.drops).through(drop_unreadable)
     if selection.drops:
         logger.warning("%s: kept %d pairs, left out %d", origin, len(selection.pairs), len(selection.drops))
     return selection
 
 
-def _read_all(parts: list[Path | HubSplit], reader: _Reader, kept: _Kept) -> list[DataError]:
-    """Read all rows into `kept`; errors of rows without the layout."""
-    bad: list[DataError] = []
+def _read_all(parts: list[Path | HubSplit], reader: _Reader, result: _Sorted) -> list[DataError]:
+    """Read all rows into `result`; return the errors of rows with another layout."""
+    errors: list[DataError] = []
     for part in parts:
         layout = reader.layout
         for row in read_rows(part):
@@ -102,29 +100,28 @@ def _read_all(parts: list[Path | HubSplit], reader: _Reader, kept: _Kept) -> lis
                 layout = layout or layout_of(row)
                 items = list(reader.read(row, layout, part))
                 for item in items:
-                    _check_identity(item, kept.seen, row.place)
+                    _check_identity(item, result.seen, row.place)
             except DataError as error:
-                bad.append(error)
-                kept.drops.append(
-                    Drop(row.place, reader.source or _name_of(row, layout), "bad row", str(error))
-                )
+                errors.append(error)
+                source = reader.source or _source_of(row, layout)
+                result.drops.append(Drop(row.place, source, "bad row", str(error)))
                 continue
             for item in items:
-                kept.add(item, row.place)
-    return bad
+                result.add(item, row.place)
+    return errors
 
 
-class _Kept:
-    """Pairs that are kept, and what is left out, with the reason."""
+@dataclass
+class _Sorted:
+    """Pairs to keep, and drops with their reasons; `seen` has all pairs by id, ties too."""
 
-    def __init__(self, keep_ties: bool) -> None:
-        self.keep_ties = keep_ties
-        self.pairs: list[PreferencePair] = []
-        self.drops: list[Drop] = []
-        self.seen: dict[str, PreferencePair] = {}
+    keep_ties: bool
+    pairs: list[PreferencePair] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+    seen: dict[str, PreferencePair] = field(default_factory=dict)
 
     def add(self, item: PreferencePair | Drop, place: str) -> None:
-        """Take what a row holds: a pair, unless it is a tie or occurs twice, or the reason why there is none."""
+        """Keep a pair unless it is a tie or occurs twice; count a drop."""
         if isinstance(item, Drop):
             self.drops.append(item)
         elif item.id in self.seen:
@@ -137,17 +134,16 @@ class _Kept:
                 self.pairs.append(item)
 
 
-def _refusal(bad: list[DataError], *, can_drop: bool) -> str:
-    shown = "\n".join(str(error) for error in bad[:5])
-    more = f"\nand {len(bad) - 5} more bad rows" if len(bad) > 5 else ""
-    advice = (
-        "\nMend these rows, or pass bad_rows='drop' to leave them out." if can_drop else "\nNo row is left."
-    )
-    return shown + more + advice
+def _refusal(errors: list[DataError], *, can_drop: bool) -> str:
+    lines = [str(error) for error in errors[:5]]
+    if len(errors) > 5:
+        lines.append(f"and {len(errors) - 5} more bad rows")
+    lines.append("Correct these rows, or pass bad_rows='drop'." if can_drop else "No row is left.")
+    return "\n".join(lines)
 
 
 def _parts(origin: str | Path | HubSplit) -> list[Path | HubSplit]:
-    """The files of a folder in the order of their names, or the one file or split."""
+    """Return the files of a folder sorted by name, or the one file or split."""
     if isinstance(origin, HubSplit):
         return [origin]
     if isinstance(origin, str) and origin in HUB and not Path(origin).exists():
@@ -161,34 +157,31 @@ def _parts(origin: str | Path | HubSplit) -> list[Path | HubSplit]:
     return list(files)
 
 
+@dataclass(frozen=True)
 class _Reader:
-    """Turns rows into pairs; everything that holds for all rows of one call."""
+    """Settings of one call, and the function that turns a row into pairs."""
 
-    def __init__(
-        self,
-        layout: Layout | None,
-        source: str | None,
-        root: Path | None,
-        store: Path | None,
-        options: Options,
-    ) -> None:
-        self.layout, self.source, self.root, self.store, self.options = layout, source, root, store, options
+    layout: Layout | None
+    source: str | None
+    root: str | Path | None
+    store: Path | None
+    options: Options
 
     def read(self, row: Row, layout: Layout, part: Path | HubSplit) -> Iterator[PreferencePair | Drop]:
-        """Pairs of one row, in its order, and what it holds beside them."""
+        """Yield the pairs and drops of one row, in the row's order."""
         row.layout(*layout.fields)
-        source = self.source or _name_of(row, layout)
+        source = self.source or _source_of(row, layout)
         row_id = _row_id(row)
         reference = _image_reference(row, row_id)
         for item in layout.read(row, self.options):
             if isinstance(item, Unused):
                 yield Drop(row_id or row.place, source, item.reason, item.detail)
                 continue
-            item = replace(item, question=item.question.replace(IMAGE_MARKER, "").strip())
-            item = replace(item, response_1=item.response_1.strip(), response_2=item.response_2.strip())
+            question = item.question.replace(IMAGE_MARKER, "").strip()
+            item = Candidate(question, item.response_1.strip(), item.response_2.strip(), item.label)
             problem = _problem(item)
             if problem is None and reference is None and layout.name != "pairs":
-                problem = "no image"  # of the published sets all have one; ours may be of text
+                problem = "no image"  # all published sets have images; our pairs may be text only
             if problem:
                 yield Drop(row_id or row.place, source, problem, row.place)
                 continue
@@ -209,47 +202,40 @@ class _Reader:
             return reference
         if isinstance(reference, bytes):
             return reference if self.store is None else str(store_image(reference, self.store).absolute())
-        root = self.root or (part.parent if isinstance(part, Path) else Path())
-        return str((root / reference).absolute())
+        return str((image_folder(part, self.root) / reference).absolute())
 
 
-def _name_of(row: Row, layout: Layout | None) -> str:
-    """Source of a row, in one spelling: `RLHF-V` and `rlhf_v` are one in reports."""
+def _source_of(row: Row, layout: Layout | None) -> str:
+    """Return the source of a row in one spelling: reports count `RLHF-V` and `rlhf_v` as one."""
     named = row.fields.get("source")
     if isinstance(named, str) and named.strip():
-        if layout is not None and layout.name == "pairs":  # ours, and written by us or meant so
+        if layout is not None and layout.name == "pairs":  # our pairs: the spelling is on purpose
             return named
         return re.sub(r"[^a-z0-9]+", "_", named.strip().lower()).strip("_") or named.strip()
     return layout.name if layout is not None else "unknown"
 
 
 def _row_id(row: Row) -> str | None:
-    for field in ("id", "idx"):
-        value = row.fields.get(field)
+    for name in ("id", "idx"):
+        value = row.fields.get(name)
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
             return str(value).strip()
         if value is not None and not isinstance(value, str):
-            raise row.error(field, "text or a whole number")
+            raise row.error(name, "text or a whole number")
     return None
 
 
 def _image_reference(row: Row, row_id: str | None) -> str | bytes | None:
-    """The image as the row states it; None if the row has none, which is counted and no error."""
-    field = next((f for f in _IMAGE_FIELDS if f in row.fields), None)
-    if field is None:  # the file of VLFeedback has no such field, its images are named by the id
+    """Return the image as in the row; None without an image, which is a drop and no error."""
+    name = next((name for name in _IMAGE_FIELDS if name in row.fields), None)
+    if name is None:  # VLFeedback has no image field: the ids name the images
         return f"{row_id}.jpg" if row_id is not None else None
-    value: Any = row.fields[field]
+    value = row.fields[name]
     if isinstance(value, list):
         if len(value) > 1:
-            raise row.error(field, "one image")
+            raise row.error(name, "one image")
         value = value[0] if value else None
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if value is None or value == "" or value == b"":
-        return None
-    if not isinstance(value, str | bytes):
-        raise row.error(field, "a path, or an object with bytes or path")
-    return value
+    return image_cell(row, name, value) or None
 
 
 def _problem(item: Candidate) -> str | None:
@@ -261,20 +247,18 @@ def _problem(item: Candidate) -> str | None:
 
 
 def _pair_id(row_id: str | None, item: Candidate, image: str | bytes | None) -> str:
-    """Identity by content, the same in either order; ids of rows alone are not unique in VLFeedback."""
-    seen = hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else image
-    content = (item.question, *sorted((item.response_1, item.response_2)), seen)
+    """Return an id by content, the same in either order; row ids are not unique in VLFeedback."""
+    image_key = hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else image
+    content = (item.question, *sorted((item.response_1, item.response_2)), image_key)
     digest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
     return f"{row_id}-{digest}" if row_id else digest
 
 
 def _check_identity(item: PreferencePair | Drop, seen: dict[str, PreferencePair], place: str) -> None:
-    """Raise if an id stands for two different pairs: order, subsets and records hang on it."""
+    """Raise DataError if an id stands for two different pairs: order, subsets and records rely on ids."""
     other = seen.get(item.id) if isinstance(item, PreferencePair) else None
     if isinstance(item, PreferencePair) and other is not None and _content(item) != _content(other):
-        raise DataError(
-            f"{place}, field 'id': found {item.id!r}, which another pair has, expected ids of their own"
-        )
+        raise DataError(f"{place}, field 'id': found {item.id!r}, which another pair has, expected a new id")
 
 
 def _content(pair: PreferencePair) -> tuple[str, ...]:

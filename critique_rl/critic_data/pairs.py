@@ -1,4 +1,4 @@
-"""The one schema of preference pairs, their order, and files of them."""
+"""Schema of preference pairs, their order, selections of pairs, and pair files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from critique_rl.markdown import table
 from critique_rl.pairwise_rewards import TIE
 from critique_rl.types import UserError, child_seed
 from critique_rl.vision.images import image_bytes, store_image
@@ -21,20 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Two responses to one question on one image, and which is better.
+    """Two responses, in the order of the prompt, to one question on one image, with the better one as label.
 
-    Rationales and criteria of the published sets are not kept, as in the paper: the critic has to find its own.
+    Rationales and criteria of the published sets are left out, as in the paper: the critic must find them.
 
     Attributes:
-        id: Identity of the pair, the same in either order; order and subsets hang on it alone.
-        source: Where it comes from, e.g. `vlfeedback`; reports count by it.
-        image: Path of the image file, the bytes of one, or a `data:` URL; None of a question without one.
-        question: What was asked, without an image marker.
-        response_1: The response that is shown first.
-        response_2: The response that is shown second.
-        label: 1 or 2, the better response; 0 for a tie.
-        tie: Whether neither is better.
-        swapped: Whether the order is not that of the row it was read from.
+        id: Same id in either order; order and subsets depend on the id alone.
+        source: Name of the data set, e.g. `vlfeedback`; reports count by it.
+        image: Path or bytes of an image file, or a `data:` URL; None for a question without an image.
+        question: The question, without image markers.
+        label: 1 or 2, the better response; 0 if `tie`.
+        swapped: The order differs from the row in the data set.
     """
 
     id: str
@@ -49,11 +47,11 @@ class PreferencePair:
 
     def __post_init__(self) -> None:
         if self.label not in ((TIE,) if self.tie else (1, 2)):
-            raise ValueError(f"pair {self.id}: label {self.label!r} does not go with tie={self.tie}")
+            raise ValueError(f"pair {self.id}: label {self.label!r} contradicts tie={self.tie}")
 
 
 def swap(pair: PreferencePair) -> PreferencePair:
-    """The same pair in the other order; the label follows the text.
+    """Return the pair in the other order; the label follows the text.
 
     >>> pair = PreferencePair("p", "toy", "x.png", "Which?", "good", "bad", label=1)
     >>> swap(pair).response_2, swap(pair).label, swap(swap(pair)) == pair
@@ -69,26 +67,26 @@ def swap(pair: PreferencePair) -> PreferencePair:
 
 
 def balance(pairs: Iterable[PreferencePair]) -> list[PreferencePair]:
-    """Give each pair the order that a hash of its id says, so that P(label = 1) is 0.5 in each source.
+    """Order the responses of each pair by a hash of the pair's id: P(label = 1) is 0.5 in each source.
 
-    A function of the id alone: other pairs, their order, or a second call change nothing.
+    Other pairs, their order, or a second call change nothing.
     """
-    return [swap(p) if p.swapped != _is_swapped(p.id) else p for p in pairs]
+    return [p if p.swapped == child_seed(0, "order of responses", p.id) % 2 else swap(p) for p in pairs]
 
 
 def pairs_of_responses(
     rows: Iterable[Mapping[str, Any]], *, most: int = 1, ties: bool = False
 ) -> list[PreferencePair]:
-    """Pairs of a right and a wrong response to one problem, in balanced order.
+    """Pair a right and a wrong response to one problem; the pairs come in balanced order.
 
     Args:
-        rows: Graded responses with id, dataset, question, response, response_correct and, if there is one, image:
-            a response pool, or the records of an evaluation with several samples.
-        most: Most pairs of one problem; no response is in two.
-        ties: Also pair the next two right or two wrong responses that are left of a problem, as a tie.
+        rows: Graded responses with id, dataset, question, response, response_correct and an optional image: a
+            response pool, or the records of an evaluation with several samples.
+        most: Most pairs of one problem; no response is in two pairs.
+        ties: Also pair the next two unpaired right (or wrong) responses of a problem, as a tie.
 
     Raises:
-        UserError: No problem has both.
+        UserError: No problem gives a pair.
     """
     right, wrong = dict[str, list[Mapping[str, Any]]](), dict[str, list[Mapping[str, Any]]]()
     seen = set[tuple[str, str]]()
@@ -97,35 +95,23 @@ def pairs_of_responses(
             continue
         seen.add((row["id"], row["response"]))
         (right if row["response_correct"] else wrong).setdefault(row["id"], []).append(row)
+
+    def pair(name: object, problem: Mapping[str, Any], first: str, second: str, label: int) -> PreferencePair:
+        source, image = problem.get("dataset", ""), problem.get("image")
+        pair_id = f"{problem['id']}-{name}"
+        return PreferencePair(pair_id, source, image, problem["question"], first, second, label, label == TIE)
+
     pairs = [
-        PreferencePair(
-            f"{identity}-{i}",
-            good.get("dataset", ""),
-            good.get("image"),
-            good["question"],
-            good["response"],
-            bad["response"],
-            label=1,
-        )
-        for identity, goods in right.items()
-        for i, (good, bad) in enumerate(list(zip(goods, wrong.get(identity, []), strict=False))[:most])
+        pair(i, good, good["response"], bad["response"], label=1)
+        for problem_id, goods in right.items()
+        for i, (good, bad) in enumerate(list(zip(goods, wrong.get(problem_id, []), strict=False))[:most])
     ]
-    for kind, alike, others in (("right", right, wrong), ("wrong", wrong, right)) if ties else ():
-        for identity, of in alike.items():
-            left = of[min(most, len(others.get(identity, []))) :]
-            if len(left) > 1:
-                pairs.append(
-                    PreferencePair(
-                        f"{identity}-{kind}",
-                        of[0].get("dataset", ""),
-                        of[0].get("image"),
-                        of[0]["question"],
-                        left[0]["response"],
-                        left[1]["response"],
-                        label=TIE,
-                        tie=True,
-                    )
-                )
+    for name, responses, others in (("right", right, wrong), ("wrong", wrong, right)) if ties else ():
+        for problem_id, same_grade in responses.items():
+            unpaired = same_grade[min(most, len(others.get(problem_id, []))) :]
+            if len(unpaired) > 1:
+                first, second = (row["response"] for row in unpaired[:2])
+                pairs.append(pair(name, same_grade[0], first, second, TIE))
     if not pairs:
         raise UserError(
             f"no pairs: of {len(right)} problems with right and {len(wrong)} with wrong responses none has both; "
@@ -134,12 +120,8 @@ def pairs_of_responses(
     return balance(pairs)
 
 
-def _is_swapped(pair_id: str) -> bool:
-    return child_seed(0, "order of responses", pair_id) % 2 == 1
-
-
 def subsample_pairs(pairs: Sequence[PreferencePair], limit: int, seed: int) -> list[PreferencePair]:
-    """Draw at most `limit` pairs by a hash of seed and id; a smaller limit gives a part of a larger one."""
+    """Draw at most `limit` pairs by a hash of seed and id; a larger limit adds pairs and drops none."""
     if limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}.")
     ranked = sorted(pairs, key=lambda p: (child_seed(seed, "pairs", p.id), p.id))
@@ -149,13 +131,12 @@ def subsample_pairs(pairs: Sequence[PreferencePair], limit: int, seed: int) -> l
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """One pair, or one row that gave none, that was left out.
+    """A pair left out, or a row without a pair.
 
     Attributes:
-        id: Identity of the pair, or the row's own id or place where there is no pair yet.
-        source: As in `PreferencePair`.
-        reason: Short and the same for all such cases; reports count by it.
-        detail: What exactly was found, with the place of the row where it is known.
+        id: Id of the pair; for a row without a pair its id or place.
+        reason: A few words, the same for all drops of one kind; reports count by it.
+        detail: Values of this drop, with the place of the row if known.
     """
 
     id: str
@@ -166,77 +147,66 @@ class Drop:
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs that are kept, and what was left out on the way.
-
-    Attributes:
-        pairs: Those that are kept, in order.
-        drops: The others, each with the reason.
-    """
+    """Kept pairs, in order, and drops with their reasons."""
 
     pairs: list[PreferencePair]
     drops: list[Drop] = field(default_factory=list)
 
     def through(self, *filters: Callable[[list[PreferencePair]], Selection]) -> Selection:
-        """Apply filters in turn to what is left; what they drop is added up."""
+        """Apply filters in turn to the kept pairs and collect the drops."""
         selection = self
-        for keep in filters:
-            after = keep(selection.pairs)
+        for apply in filters:
+            after = apply(selection.pairs)
             selection = Selection(after.pairs, [*selection.drops, *after.drops])
         return selection
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """Counts by source.
+        """Count pairs and drops.
 
         Returns:
-            By source `read`, `kept`, `label_1` (share of the kept pairs without ties whose first response is
-            better, None if there are none) and `dropped`, counts by reason.
+            By source: `read`, `kept`, `label_1` (share of kept pairs with label 1, without ties; None if all are
+            ties) and `dropped` (counts by reason).
         """
-        found: dict[str, dict[str, Any]] = {}
+        counts: dict[str, dict[str, Any]] = {}
         for source in sorted({p.source for p in self.pairs} | {d.source for d in self.drops}):
             labels = [p.label for p in self.pairs if p.source == source]
             decided = [label for label in labels if label != TIE]
             dropped = Counter(d.reason for d in self.drops if d.source == source)
-            found[source] = {
+            counts[source] = {
                 "read": len(labels) + dropped.total(),
                 "kept": len(labels),
                 "label_1": decided.count(1) / len(decided) if decided else None,
                 "dropped": dict(sorted(dropped.items())),
             }
-        return found
+        return counts
 
     def write_report(self, path: str | Path) -> None:
-        """Write the counts and every drop with its detail as JSON."""
+        """Write the counts and all drops as JSON."""
         content = {"sources": self.report(), "drops": [asdict(d) for d in self.drops]}
         Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
 def markdown_table(selection: Selection) -> str:
-    """One row per source: read, kept, share of label 1, and a column for each reason of a drop."""
+    """Write one table row per source: read, kept, share of label 1, and one column for each reason."""
     report = selection.report()
     reasons = sorted({reason for counts in report.values() for reason in counts["dropped"]})
-    header = ["Source", "Read", "Kept", "Label 1", *reasons]
-    rows = [
-        [
-            source,
-            str(counts["read"]),
-            str(counts["kept"]),
-            "–" if counts["label_1"] is None else f"{counts['label_1']:.1%}",
-            *(str(counts["dropped"].get(reason, 0)) for reason in reasons),
-        ]
-        for source, counts in report.items()
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+    rows = []
+    for source, counts in report.items():
+        share = "–" if counts["label_1"] is None else f"{counts['label_1']:.1%}"
+        dropped = (counts["dropped"].get(reason, 0) for reason in reasons)
+        rows.append([source, counts["read"], counts["kept"], share, *dropped])
+    return table(["Source", "Read", "Kept", "Label 1", *reasons], rows, raw=True)
 
 
 def write_pairs(pairs: Sequence[PreferencePair], path: str | Path) -> None:
     """Write pairs to `.jsonl` or `.parquet`; `load_pairs` reads both.
 
-    JSON lines hold paths: images that are bytes are written to files in the folder `STEM.images` beside it.
-    Parquet holds bytes as they are. Paths below the file's folder are written relative to it, so that the
-    folder can be moved; others in full.
+    JSON lines hold paths; images in bytes become files in the folder `STEM.images` beside the JSON lines. Parquet
+    holds the bytes. Paths below the file's folder are relative, so that the folder can move; other paths are
+    absolute.
 
     Raises:
-        UserError: The file is of another kind.
+        UserError: The suffix is neither `.jsonl` nor `.parquet`.
     """
     path = Path(path).absolute()
     if path.suffix not in (".jsonl", ".parquet"):
@@ -247,13 +217,10 @@ def write_pairs(pairs: Sequence[PreferencePair], path: str | Path) -> None:
         _write_parquet(pairs, temporary, path.parent)
     else:
         with temporary.open("w", encoding="utf-8") as file:
+            folder = path.parent / f"{path.stem}.images"
             for pair in pairs:
-                stored = (
-                    store_image(pair.image, path.parent / f"{path.stem}.images")
-                    if isinstance(pair.image, bytes)
-                    else pair.image
-                )
-                fields = {**asdict(pair), "image": stored and _written_path(stored, path.parent)}
+                image = str(store_image(pair.image, folder)) if isinstance(pair.image, bytes) else pair.image
+                fields = {**asdict(pair), "image": _relative(image, path.parent)}
                 file.write(json.dumps(fields, ensure_ascii=False) + "\n")
     os.replace(temporary, path)
 
@@ -263,49 +230,38 @@ def _write_parquet(pairs: Sequence[PreferencePair], path: Path, folder: Path) ->
     import pyarrow.parquet
 
     text, flag = pyarrow.string(), pyarrow.bool_()
-    image = pyarrow.struct(
-        {"bytes": pyarrow.binary(), "path": text}
-    )  # as the Image feature of datasets has it
+    image = pyarrow.struct({"bytes": pyarrow.binary(), "path": text})  # as in the Image feature of datasets
     types = {"image": image, "label": pyarrow.int64(), "tie": flag, "swapped": flag}
-    names = [f.name for f in dataclasses.fields(PreferencePair)]
+    names = (f.name for f in dataclasses.fields(PreferencePair))
     schema = pyarrow.schema([(name, types.get(name, text)) for name in names])
-    rows = [{**asdict(p), "image": _image_cell(p.image, folder)} for p in pairs]
+    rows = [{**asdict(p), "image": _image_cell(_relative(p.image, folder))} for p in pairs]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), path)
 
 
-def _image_cell(image: str | bytes | None, folder: Path) -> dict[str, Any] | None:
+def _image_cell(image: str | bytes | None) -> dict[str, Any] | None:
+    """Return an image as the Image feature of `datasets` stores it."""
     if image is None:
         return None
-    if isinstance(image, bytes):
-        return {"bytes": image, "path": None}
-    return {"bytes": None, "path": _written_path(image, folder)}
+    return {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": image}
 
 
-def _written_path(image: str | Path, folder: Path) -> str:
-    if str(image).startswith("data:"):
-        return str(image)
+def _relative(image: str | bytes | None, folder: Path) -> str | bytes | None:
+    """Return a path below `folder` relative to it, another path in full, any other image unchanged."""
+    if not isinstance(image, str) or not image or image.startswith("data:"):
+        return image
     absolute = Path(image).absolute()
     return str(absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute)
 
 
 def to_dataset(pairs: Sequence[PreferencePair]) -> Dataset:
-    """Pairs as a `datasets.Dataset` whose column `image` decodes to a Pillow image when it is read."""
+    """Return the pairs as a `datasets.Dataset`; reading its column `image` gives a Pillow image."""
     import datasets
 
     names = [f.name for f in dataclasses.fields(PreferencePair)]
     columns: dict[str, list[Any]] = {name: [getattr(p, name) for p in pairs] for name in names}
-    columns["image"] = [_cell(image) for image in columns["image"]]
+    read = (image_bytes(i) if isinstance(i, str) and i.startswith("data:") else i for i in columns["image"])
+    columns["image"] = [_image_cell(image) for image in read]
     kinds = {"label": "int64", "tie": "bool", "swapped": "bool"}
-    features = {name: datasets.Value(kinds.get(name, "string")) for name in names}
-    return datasets.Dataset.from_dict(
-        columns, features=datasets.Features({**features, "image": datasets.Image()})
-    )
-
-
-def _cell(image: str | bytes | None) -> dict[str, Any] | None:
-    """An image as `datasets.Image` stores it: a path as it is, anything else as the bytes of its file."""
-    if image is None:
-        return None
-    if isinstance(image, str) and not image.startswith("data:"):
-        return {"bytes": None, "path": image}
-    return {"bytes": image_bytes(image), "path": None}
+    features: dict[str, Any] = {name: datasets.Value(kinds.get(name, "string")) for name in names}
+    features["image"] = datasets.Image()
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))

@@ -147,8 +147,8 @@ def _prompts(
 
 def _opinion(key: str, e: Episode, judge: str, reply: Generation) -> Opinion:
     accurate, high_quality = parse_opinion(reply.text) or (None, None)
-    ruling = (accurate, high_quality, reply.text, tokens_of(reply))
-    return Opinion(key, e.id, e.sample, e.round, judge, *ruling)
+    tokens = tokens_of(reply)
+    return Opinion(key, e.id, e.sample, e.round, judge, accurate, high_quality, reply.text, tokens)
 
 
 def judge_prompt(problem: Problem, response: str, critique: str) -> Conversation:

@@ -172,10 +172,8 @@ class _Turns:
     def _responses(self, chains: Sequence[Chain], chunk: int) -> list[Episode]:
         """Episodes with a response and its grade or score, before any critique."""
         prompts, problems = self.protocol.prompts, [problem for _, problem in chains]
-        answers = self.actor.generate(
-            [prompts.reasoning_prompt(p.question, image=p.image) for p in problems],
-            self.protocol.sampling("response", chunk),
-        )
+        asked = [prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
+        answers = self.actor.generate(asked, self.protocol.sampling("response", chunk))
         responses = [prompts.reasoning_prefill + g.text for g in answers]
         grades: Sequence[bool | None] = [None] * len(chains)
         scores: Sequence[float | None] = [None] * len(chains)
@@ -226,22 +224,18 @@ class _Turns:
         prompts, kind = self.protocol.prompts, self.protocol.critiques
         written: list[Generation] = []
         if self.protocol.asks_critic and self.critic is not None:
-            written = self.critic.generate(
-                [
-                    prompts.critique_prompt(e.question, e.response, h, image=e.image)
-                    for e, h in zip(start, past, strict=True)
-                ],
-                self.protocol.sampling("critique", chunk, round),
-            )
+            asked = [
+                prompts.critique_prompt(e.question, e.response, h, image=e.image)
+                for e, h in zip(start, past, strict=True)
+            ]
+            written = self.critic.generate(asked, self.protocol.sampling("critique", chunk, round))
             start = [replace(e, tokens=e.tokens + tokens_of(g)) for e, g in zip(start, written, strict=True)]
         critiques = [_critique(kind, start, written, place) for place in range(len(start))]
-        answers = self.actor.generate(
-            [
-                prompts.refinement_prompt(e.question, e.response, c, h, image=e.image)
-                for e, c, h in zip(start, critiques, past, strict=True)
-            ],
-            self.protocol.sampling("refinement", chunk, round),
-        )
+        asked = [
+            prompts.refinement_prompt(e.question, e.response, c, h, image=e.image)
+            for e, c, h in zip(start, critiques, past, strict=True)
+        ]
+        answers = self.actor.generate(asked, self.protocol.sampling("refinement", chunk, round))
         refinements = [prompts.refinement_prefill + g.text for g in answers]
         episodes = [
             replace(e, critique=c, refinement=y, tokens=e.tokens + tokens_of(g))

@@ -84,15 +84,16 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return (math.comb(n, k) - math.comb(n - c, k)) / math.comb(n, k)
 
 
+def pass_of_grades(grades: Sequence[bool | None], k: int) -> float | None:
+    """Pass@K of one problem from the grades of its samples; None if fewer than k samples were graded."""
+    known = [grade for grade in grades if grade is not None]
+    return pass_at_k(len(known), sum(known), k) if len(known) >= k else None
+
+
 def pass_by_problem(episodes: Iterable[Episode], ks: Iterable[int]) -> ByK:
     """Estimate of Pass@K for each problem, from all its graded chains."""
-
-    def estimate(grades: Sequence[bool | None], k: int) -> float | None:
-        n = sum(grade is not None for grade in grades)
-        return pass_at_k(n, sum(grade is True for grade in grades), k) if n >= k else None
-
     grades = {i: [outcome(c[-1])[1] for c in samples] for i, samples in chains(episodes).items()}
-    return _by_problem(grades, ks, estimate)
+    return _by_problem(grades, ks, pass_of_grades)
 
 
 def pass_at(episodes: Iterable[Episode], ks: Iterable[int]) -> dict[int, float | None]:
@@ -127,21 +128,22 @@ def majority_vote(answers: Sequence[str | None], correct: Sequence[bool | None])
     return next((grade for answer, grade in pairs if answer == winner and grade is not None), None)
 
 
+def majority_of_blocks(votes: Sequence[tuple[str | None, bool | None]], k: int) -> float | None:
+    """Mean of `majority_vote` over the whole blocks of k neighbours; a vote is an answer and its grade."""
+    blocks = (votes[start : start + k] for start in range(0, len(votes) - k + 1, k))
+    return mean_of_known(majority_vote(*zip(*block, strict=True)) for block in blocks)
+
+
 def majority_by_problem(episodes: Iterable[Episode], ks: Iterable[int]) -> ByK:
     """Majority accuracy at K for each problem: the mean over its floor(n / K) disjoint blocks of K chains.
 
     Blocks are cut in sample order. A single vote over the first K would waste the other samples.
     """
-
-    def blocks(votes: Sequence[tuple[str | None, bool | None]], k: int) -> float | None:
-        cuts = (votes[start : start + k] for start in range(0, len(votes) - k + 1, k))
-        return mean_of_known(majority_vote(*zip(*cut, strict=True)) for cut in cuts)
-
     votes = {
         i: [(extract_answer(outcome(c[-1])[0], c[-1].kind), outcome(c[-1])[1]) for c in samples]
         for i, samples in chains(episodes).items()
     }
-    return _by_problem(votes, ks, blocks)
+    return _by_problem(votes, ks, majority_of_blocks)
 
 
 def majority_at(episodes: Iterable[Episode], ks: Iterable[int]) -> dict[int, float | None]:

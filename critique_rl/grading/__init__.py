@@ -1,13 +1,15 @@
-"""Grade replies against gold answers; the only place that decides what counts as right.
+"""Grading of replies against gold answers; only this folder decides which answer is right.
 
-A grade is True, False or `None`: `None` means that it could not be decided (gold does not parse, a limit was
-hit), and a reply without an answer is False. The last answer that a reply states counts; two different ones
-in a statement are none. Plain numbers, letters, words and equal strings are graded here, in under 1 ms;
-what needs algebra goes to Math-Verify in worker processes that are killed at their limit, see `workers`.
+A grade is True, False or `None`. `None` means undecided: gold does not parse, or a worker hit its limit. A reply
+without an answer is False. The last stated answer counts; a statement with two different answers has none.
+Plain numbers, letters, words and equal strings are graded in this process, in under 1 ms. Answers that need
+algebra go to Math-Verify in worker processes, which are killed at their limit, see `workers`.
 
-Conventions where data sets disagree: a per cent sign on one side only is read both ways (gold `50` and gold
-`0.5` both accept `50%`), units and degree signs are dropped, `x = 5` is `5`, a base may be left out (`52` is
-`52_8`) but not be another one. `paper_compat` grades as the paper's released code does.
+Conventions where data sets disagree: a per cent sign on one side only is read both ways (gold `50` and gold `0.5`
+both accept `50%`); units and degree signs are dropped; `x = 5` is `5`; a reply may leave out the base (`52` is
+`52_8`), but may not state another base.
+
+`paper_compat` grades as the paper's released code does. This folder may import prompts, rewards and types.
 """
 
 from __future__ import annotations
@@ -20,45 +22,42 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import get_args
 
-from critique_rl.grading.prepare import GradeResult, Question, prepare
-from critique_rl.grading.prepare import extract_answer as _extract_answer
+from critique_rl.grading.prepare import GradeResult, Question, prepare, stated_answer
 from critique_rl.grading.workers import SHARED
 from critique_rl.types import GradedKind
 
 __all__ = ["GradeResult", "explain", "extract_answer", "grade", "grade_batch"]
 
 _KINDS = get_args(GradedKind)
-_known_answer = lru_cache(maxsize=20_000)(_extract_answer)
-"""Samples of one problem often end in the same words."""
+_known_answer = lru_cache(maxsize=20_000)(stated_answer)  # samples of one problem often end in the same words
 
 
 class _Cache:
-    """The last answers of the workers, by question; thread-safe.
+    """Latest outcomes of the workers, by question; thread-safe. Holds time and memory limits too.
 
-    Time and memory limits are kept too: a poisoned answer comes back often in one group of samples, and 5 s
-    is some hundred times what an honest one takes. A worker that died is not kept, the cause may lie outside.
+    One group of samples often repeats a poisoned answer, and 5 s is some hundred times the cost of an honest one.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._known: OrderedDict[Question, tuple[bool | None, str]] = OrderedDict()
+        self._outcomes: OrderedDict[Question, tuple[bool | None, str]] = OrderedDict()
         self.renew()
 
     def renew(self) -> None:
-        """Replace the lock, which another thread may have held when this process was forked."""
+        """Replace the lock: another thread may have held it when this process was forked."""
         self._lock = threading.Lock()
 
     def answer(self, question: Question) -> tuple[bool | None, str]:
         with self._lock:
-            if question in self._known:
-                self._known.move_to_end(question)
-                return self._known[question]
+            if question in self._outcomes:
+                self._outcomes.move_to_end(question)
+                return self._outcomes[question]
         outcome = SHARED.pool.ask(question.task, question.gold, question.answer)
-        if outcome[1] != "worker died":
+        if outcome[1] != "worker died":  # the cause of a death may lie outside
             with self._lock:
-                self._known[question] = outcome
-                if len(self._known) > self._size:
-                    self._known.popitem(last=False)
+                self._outcomes[question] = outcome
+                if len(self._outcomes) > self._size:
+                    self._outcomes.popitem(last=False)
         return outcome
 
 
@@ -74,36 +73,33 @@ def _check(kind: str, **texts: str) -> None:
             raise TypeError(f"{name} must be a str, not {type(text).__name__}: {text!r:.80}")
 
 
-def _finish(result: GradeResult | Question) -> GradeResult:
+def explain(*, gold: str, reply: str, kind: str) -> GradeResult:
+    """Grade one reply and give the reason; arguments and errors as in `grade`."""
+    _check(kind, gold=gold, reply=reply)
+    result = prepare(gold, reply, kind)
     if isinstance(result, GradeResult):
         return result
     equal, reason = _CACHE.answer(result)
     return GradeResult(equal, result.answer, result.gold, reason)
 
 
-def explain(*, gold: str, reply: str, kind: str) -> GradeResult:
-    """Grade one reply and say why; the arguments and errors are those of `grade`."""
-    _check(kind, gold=gold, reply=reply)
-    return _finish(prepare(gold, reply, kind))
-
-
 def grade(*, gold: str, reply: str, kind: str) -> bool | None:
-    """Whether the answer that `reply` states is `gold`; for any text, from any thread, within seconds.
+    """Say whether `reply` states the answer `gold`; for any text, from any thread, within seconds.
 
     Args:
         gold: The gold answer, or a gold solution that ends in one.
-        reply: What the model wrote; its last 20,000 characters are read.
-        kind: `math` LaTeX up to algebra; `number` one number, relative tolerance 1e-6, integers exactly;
-            `choice` a letter A to J; `yes_no` yes, no, true or false; `mixed` the TheoremQA type that gold
-            has the form of, floats as in `read.same_float`.
+        reply: Text of the model; the grader reads its last 20,000 characters.
+        kind: `math` compares LaTeX up to algebra; `number` compares one number, with a relative tolerance of 1e-6,
+            integers exactly; `choice` a letter A to J; `yes_no` yes, no, true or false; `mixed` compares by the
+            TheoremQA type that the form of gold shows, floats as in `read.same_float`.
 
     Returns:
-        True or False, `None` if it could not be decided; `explain` has the reason.
+        True or False; `None` if undecided, `explain` gives the reason.
 
     Raises:
         ValueError: `kind` is unknown.
         TypeError: `gold` or `reply` is not a `str`.
-        RuntimeError: Workers cannot be started, for instance because math-verify is not installed.
+        RuntimeError: Workers cannot start, for instance because math-verify is not installed.
 
     >>> grade(gold="18", reply="16 - 3 - 4 = 9, times 2. The answer is: $18.00.", kind="number")
     True
@@ -112,7 +108,7 @@ def grade(*, gold: str, reply: str, kind: str) -> bool | None:
 
 
 def grade_batch(items: Sequence[Mapping[str, str]]) -> list[bool | None]:
-    """Grade many replies, each a mapping with the keywords of `grade`; in order, equal items once."""
+    """Grade many replies, in order. Each item holds the keywords of `grade`; equal items are graded once."""
     results: dict[tuple[str, str, str], GradeResult | Question] = {}
     keys = []
     for item in items:
@@ -131,10 +127,10 @@ def grade_batch(items: Sequence[Mapping[str, str]]) -> list[bool | None]:
 
 
 def extract_answer(reply: str, kind: str) -> str | None:
-    """Return the answer that `reply` states in one spelling per value, `None` if it states no single answer.
+    """Return the answer stated in `reply`, in one spelling per value; `None` without a single answer.
 
-    Meant for majority votes: `1,234.50` and `$1234.5$` both give `1234.5`, and `(b)` gives `B`. No algebra is
-    done: `2x + 2` and `2(x + 1)` are different votes.
+    Meant for majority votes: `1,234.50` and `$1234.5$` both give `1234.5`, and `(b)` gives `B`. Without algebra:
+    `2x + 2` and `2(x + 1)` are different votes.
     """
     _check(kind, reply=reply)
     return _known_answer(reply, kind)

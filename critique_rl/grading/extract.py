@@ -1,16 +1,17 @@
-"""Find the answer that a reply states: the last `answer is ...`, `\\boxed{...}` or `#### ...` in it."""
+"""The stated answer of a reply: the last `answer is ...`, `\\boxed{...}` or `#### ...` in its text."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from critique_rl.grading.read import Number, Unreadable, last_number, read_choice, read_number, read_yes_no
 
 REPLY_TAIL = 20_000
-"""Only this many last characters of a reply are read; the final answer stands at the end."""
+"""Number of last characters of a reply that are read; the final answer stands at the end."""
 LONGEST_ANSWER = 1_000
-"""A stated answer with more characters than this is not compared."""
+"""Most characters of a stated answer; longer ones are not compared."""
 
 _TRIGGER = re.compile(
     r"\b(?:answers?|(?:correct|right|best|final)\s(?:option|choice|result|value|statement))\b"
@@ -43,12 +44,12 @@ _OR_BEFORE = re.compile(r"(\S*\d\S*)\s+or\s+\$?$")
 
 
 def clip(reply: str) -> str:
-    """Return the part of `reply` that is read at all, NUL bytes blanked."""
+    """Return the last `REPLY_TAIL` characters, with NUL bytes blanked."""
     return reply[-REPLY_TAIL:].replace("\x00", " ").replace("\r\n", "\n")
 
 
 def _box_end(text: str, start: int) -> int | None:
-    """Index just past the brace that closes the one opened before `start`, `None` if it is never closed."""
+    """Index just past the brace that closes the one before `start`; `None` if no brace does."""
     depth = 1
     for i in range(start, min(len(text), start + 2 * LONGEST_ANSWER)):
         if text[i] == "\\":
@@ -64,7 +65,7 @@ def _box_end(text: str, start: int) -> int | None:
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
-    """Return `(start, end, content)` of the last few complete, non-empty boxes, in order."""
+    """Return `(start, end, content)` of complete, non-empty boxes, in order; the last 50 boxes are read."""
     boxes: list[tuple[int, int, str]] = []
     for match in reversed(list(_BOX.finditer(text))[-50:]):
         end = match.end() if match[1] != "{" else _box_end(text, match.end())
@@ -76,7 +77,7 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
 
 
 def _boxed(text: str) -> tuple[int, str] | None:
-    """Return position and text of the last boxed answer; boxes joined by `or`, `and`, `,` are one answer."""
+    """Return position and text of the last boxed answer; `or`, `and` and `,` join boxes to one answer."""
     boxes = _boxes(text)
     if not boxes:
         return None
@@ -96,9 +97,10 @@ def _boxed(text: str) -> tuple[int, str] | None:
 
 
 def _sentence(text: str, start: int) -> str:
-    """Return the statement that begins at `start`: a display formula, or the rest of its sentence."""
+    """Return the statement that begins at `start`: a display formula, or the rest of the sentence."""
     rest = text[start : start + 2 * LONGEST_ANSWER]
-    rest = rest[_LEADING.match(rest).end() :] if _LEADING.match(rest) else rest  # type: ignore[union-attr]
+    if leading := _LEADING.match(rest):
+        rest = rest[leading.end() :]
     for opening, closing in (("$$", "$$"), ("\\[", "\\]")):
         if rest.startswith(opening) and (end := rest.find(closing, 2)) > 0:
             return rest[2:end].strip()
@@ -115,13 +117,12 @@ def statements(reply: str) -> Iterator[str]:
     triggers = [
         m for m in _TRIGGER.finditer(reply) if not _CHECKING.search(reply, max(0, m.start() - 30), m.start())
     ]
-    found = [(m.end(), _sentence(reply, m.end())) for m in triggers[-50:]]
-    found += [
-        (m.end(), reply[m.end() :].split("\n", 1)[0].strip()) for m in list(_HASHES.finditer(reply))[-50:]
-    ]
+    hashes = list(_HASHES.finditer(reply))[-50:]
+    candidates = [(m.end(), _sentence(reply, m.end())) for m in triggers[-50:]]
+    candidates += [(m.end(), reply[m.end() :].split("\n", 1)[0].strip()) for m in hashes]
     if boxed := _boxed(reply):
-        found.append(boxed)
-    for _, text in sorted(found, key=lambda f: f[0], reverse=True):
+        candidates.append(boxed)
+    for _, text in sorted(candidates, key=lambda candidate: candidate[0], reverse=True):
         if text.strip(" .*$:") and not _COMMENT.match(text):
             yield text
 
@@ -152,13 +153,13 @@ def tidy(statement: str) -> str:
 
 
 def _connectors(text: str) -> str:
-    """Write alternatives as a list, so that `3 or 4` is compared as two values and never as one of them."""
+    """Write alternatives as a list: `3 or 4` is compared as two values, never as one of them."""
     text = re.sub(r"\\text\s*\{\s*(or|and)\s*\}", r" \1 ", text)
     return re.sub(r"\s*(?:,\s*)?\b(?:or|and)\b\s+(?=\S)", " , ", text).strip().rstrip(".,;: ")
 
 
 def _bare(reply: str) -> str | None:
-    """Return the whole reply if it is an answer without prose (`18`, `(3, 4]`, `Evelyn`, `5 m`)."""
+    """Return the whole reply if it is an answer without prose (`18`, `(3, 4]`, `Evelyn`, `5 m`), else `None`."""
     text = reply.strip()
     if not text or len(text) > LONGEST_ANSWER or "\n\n" in text or ("\n" in text and "\\begin" not in text):
         return None
@@ -167,7 +168,7 @@ def _bare(reply: str) -> str | None:
 
 
 def find_math(reply: str) -> str | None:
-    """Return the stated answer of a clipped reply as one formula or word, `None` if there is none."""
+    """Return the stated answer of a clipped reply as one formula or word, `None` without an answer."""
     for text in statements(reply):
         return tidy(text) or None
     if (bare := _bare(reply)) is not None:
@@ -180,51 +181,43 @@ def find_math(reply: str) -> str | None:
 
 
 def find_number(reply: str) -> Number | Unreadable | str:
-    """Return the number a clipped reply states (a `str` if it is an expression to be worked out)."""
-    stated = False
-    for text in statements(reply):
-        stated = True
+    """Return the number that a clipped reply states; a `str` if its value needs algebra."""
+    stated = list(statements(reply))
+    bare = None if stated else _bare(reply)
+    for text in stated if bare is None else [bare]:
         number = read_number(text)
         if number is Unreadable.EXPRESSION:
             return tidy(text)
         if number is not Unreadable.NOTHING:
             return number
-    if stated:
-        return Unreadable.NOTHING
-    bare = _bare(reply)
-    number = Unreadable.NOTHING if bare is None else read_number(bare)
-    if number is Unreadable.EXPRESSION and bare is not None:
-        return tidy(bare)
-    if number is not Unreadable.NOTHING:
-        return number
-    return last_number(reply) or Unreadable.NOTHING
+    return Unreadable.NOTHING if stated else last_number(reply) or Unreadable.NOTHING
+
+
+def _first(read: Callable[[str], str | Unreadable], texts: Iterable[str]) -> str | Unreadable:
+    """Return the first outcome of `read` other than `NOTHING`."""
+    return next((word for word in map(read, texts) if word is not Unreadable.NOTHING), Unreadable.NOTHING)
 
 
 def find_choice(reply: str) -> str | Unreadable:
-    """Return the option letter a clipped reply states."""
-    for text in statements(reply):
-        letter = read_choice(text)
-        if letter is not Unreadable.NOTHING:
-            return letter
+    """Return the option letter that a clipped reply states."""
+    letter = _first(read_choice, itertools.chain(statements(reply), reversed(_BOLD.findall(reply))))
+    if letter is not Unreadable.NOTHING:
+        return letter
     lines = [line for line in reply.strip().split("\n") if line.strip()]
     if not lines:
         return Unreadable.NOTHING
-    for bold in reversed(_BOLD.findall(reply)):
-        if (letter := read_choice(bold)) is not Unreadable.NOTHING:
-            return letter
     listed = sum(bool(re.match(r"\W{0,3}[A-Ja-j]\s?[).:]", line)) for line in lines) > 1
     last = lines[-1]
-    if listed or (len(lines) > 1 and len(last) > 200):  # a copied option list answers nothing
+    if listed or (len(lines) > 1 and len(last) > 200):  # a copied list of options is no answer
         return Unreadable.NOTHING
     return read_choice(last)
 
 
 def find_yes_no(reply: str) -> str | Unreadable:
-    """Return `yes` or `no` as a clipped reply states it, else as its first or last words do."""
-    for text in statements(reply):
-        answer = read_yes_no(text)
-        if answer is not Unreadable.NOTHING:
-            return answer
+    """Return `yes` or `no` from a statement of a clipped reply, else from its first or last words."""
+    answer = _first(read_yes_no, statements(reply))
+    if answer is not Unreadable.NOTHING:
+        return answer
     lines = [line for line in reply.strip().split("\n") if line.strip()]
     if not lines:
         return Unreadable.NOTHING

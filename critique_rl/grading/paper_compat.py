@@ -1,10 +1,10 @@
-"""Grade as the checker of the paper's released code does, faults included, to compare with published numbers.
+"""Grading as in the checker of the paper's released code, faults included, to compare with published numbers.
 
-Written from a description of its behaviour. What differs: TheoremQA replies are not run through sympy and
-`eval`, which changes nothing for plain numbers, and a gold answer for `math` may stand alone.
+Written from a description of that checker. Two differences: TheoremQA replies do not go through sympy and `eval`,
+which changes nothing for plain numbers, and a gold answer for `math` may stand alone.
 
-Known faults, kept on purpose: answers are compared as strings, so that `0.5` is not `\\frac{1}{2}` and `2,1`
-is not `1,2`; a TheoremQA answer that contains "no" anywhere ("not", "now") is False; the article "a" is A.
+Known faults, kept on purpose: the comparison is by string, so `0.5` is not `\\frac{1}{2}` and `2,1` is not
+`1,2`; a TheoremQA answer with "no" anywhere ("not", "now") is False; the article "a" is A.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OPTIONS = tuple(f"({letter})" for letter in "abcdef")
 
 
 def grade(*, gold: str, reply: str, kind: str) -> bool:
-    """Whether the released checker accepts `reply`; same arguments as `critique_rl.grading.grade`.
+    """Say whether the released checker accepts `reply`; arguments as in `critique_rl.grading.grade`.
 
     Raises:
         ValueError: `kind` is unknown.
@@ -30,10 +30,10 @@ def grade(*, gold: str, reply: str, kind: str) -> bool:
     """
     if kind not in get_args(GradedKind):
         raise ValueError(f"kind must be one of {', '.join(get_args(GradedKind))}, not {kind!r}")
-    wanted, given = (_compared(_extract(text, kind)) for text in (gold, reply))
-    if not wanted or not given:
+    target, answer = (_compared(_extract(text, kind)) for text in (gold, reply))
+    if not target or not answer:
         return False
-    return wanted in given if kind == "choice" else wanted == given
+    return target in answer if kind == "choice" else target == answer
 
 
 def _compared(answer: str) -> str:
@@ -41,7 +41,7 @@ def _compared(answer: str) -> str:
 
 
 def _extract(text: str, kind: str) -> str:
-    """Return the answer in `text` by the rules of the data set that `kind` stands for."""
+    """Return the answer in `text` by the rules of the data set behind `kind`."""
     trigger = next((t for t in _TRIGGERS if t in text), None)
     stated = trigger is not None
     answer = text.split(trigger)[-1] if trigger else text
@@ -56,9 +56,9 @@ def _extract(text: str, kind: str) -> str:
     return _theoremqa(answer, stated)
 
 
-def _pick(found: list[str], stated: bool) -> str:
-    """Return the first match after a trigger, the last one without."""
-    return "" if not found else found[0] if stated else found[-1]
+def _pick(matches: list[str], stated: bool) -> str:
+    """Return the first match after a trigger, the last match without a trigger."""
+    return "" if not matches else matches[0] if stated else matches[-1]
 
 
 def _without_zeros(number: str) -> str:
@@ -71,15 +71,15 @@ def _without_zeros(number: str) -> str:
 
 def _last_box(text: str) -> str | None:
     """Return the content of the last `boxed{...}`, its braces matched."""
-    start = text.rfind("boxed{")
-    if start < 0:
+    _, box, rest = text.rpartition("boxed{")
+    if not box:
         return None
-    depth, start = 1, start + len("boxed{")
-    for i in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
+    depth = 1
+    for i, character in enumerate(rest):
+        depth += {"{": 1, "}": -1}.get(character, 0)
         if depth == 0:
-            return text[start:i]
-    return text[start:]
+            return rest[:i]
+    return rest
 
 
 def _math(answer: str, stated: bool) -> str:
@@ -88,9 +88,8 @@ def _math(answer: str, stated: bool) -> str:
         answer = box
     elif stated:
         answer = answer.split("=")[-1]
-    elif "\n" in answer or re.search(
-        r"(?<![A-Za-z])[A-Za-z]{3,} [A-Za-z]{2,}", answer
-    ):  # prose, and not a gold answer alone
+    elif "\n" in answer or re.search(r"(?<![A-Za-z])[A-Za-z]{3,} [A-Za-z]{2,}", answer):
+        # prose, not a gold answer alone
         answer = _pick(re.findall(r"-?\d*\.?\d+", answer.replace(",", "")), stated=False)
     return _normalise(answer)
 
@@ -100,9 +99,9 @@ def _normalise(answer: str) -> str:
     answer = re.sub(r"\\[!,;: ]|\\left|\\right|\\?\$|\\?%|\^\{?\\circ\}?", "", answer.strip().rstrip("."))
     answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
     answer = re.sub(r"\\text\s*\{ [^{}]*\}$", "", answer)  # a unit: its text begins with a space
-    answer = (
-        answer.split("=")[-1] if answer.count("=") == 1 and len(answer.split("=")[0].strip()) <= 2 else answer
-    )
+    left, _, right = answer.partition("=")
+    if answer.count("=") == 1 and len(left.strip()) <= 2:
+        answer = right
     answer = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", answer)
     answer = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", answer)
     answer = re.sub(r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}", answer.replace(" ", ""))
@@ -115,9 +114,8 @@ def _theoremqa(answer: str, stated: bool) -> str:
         return "True"
     if "no" in low or "false" in low:
         return "False"
-    for option in _OPTIONS:
-        if option in low:
-            return option
+    if option := next((option for option in _OPTIONS if option in low), None):
+        return option
     box = _last_box(answer)
     answer = (answer if box is None else box).split("=")[-1].split("\\approx")[-1]
     answer = re.sub(r"\\(?:text|mathrm)\s*\{[^{}]*\}|\\?[$%]|\^\{?\\circ\}?", "", answer).strip().rstrip(".")

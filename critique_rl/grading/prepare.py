@@ -1,8 +1,9 @@
-"""Grade without algebra where that is certain, within a millisecond, and say what is left to decide."""
+"""Grading without algebra, within a millisecond; the rest becomes a `Question` for a worker."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,18 +31,17 @@ from critique_rl.grading.read import (
 from critique_rl.grading.text import is_words, normalise
 
 NO_ANSWER = "no answer in the reply"
-BAD_GOLD = "gold does not parse"
 
 
 @dataclass(frozen=True)
 class GradeResult:
-    """A grade and how it came about.
+    """A grade with its reason.
 
     Attributes:
-        grade: True or False, `None` if it could not be decided.
-        answer: The answer found in the reply, `None` if there is none.
-        gold: Gold as it was compared, `None` if it does not parse.
-        reason: Why, for instance `equal`, `no answer in the reply`, `gold does not parse`, `time limit 5 s`.
+        grade: True or False; `None` if undecided.
+        answer: The answer in the reply, `None` without one.
+        gold: Gold in the compared form, `None` if it does not parse.
+        reason: For instance `equal`, `no answer in the reply`, `gold does not parse`, `time limit 5 s`.
     """
 
     grade: bool | None
@@ -50,14 +50,17 @@ class GradeResult:
     reason: str
 
 
+_BAD_GOLD = GradeResult(None, None, None, "gold does not parse")
+
+
 @dataclass(frozen=True)
 class Question:
     """A comparison that needs sympy, for a worker.
 
     Attributes:
-        task: `math` compares expressions; `number` and `floats` work out the reply and compare its value with
-            plain numbers, up to `NUMBER_TOLERANCE` or as in `same_float`.
-        gold: Gold, for `floats` a comma-separated list of one or more plain numbers.
+        task: `math` compares expressions. `number` and `floats` compute the value of the reply and compare it
+            with plain numbers: `number` up to `NUMBER_TOLERANCE`, `floats` as in `same_float`.
+        gold: Gold; for `floats` a comma-separated list of one or more plain numbers.
         answer: The stated answer.
     """
 
@@ -75,14 +78,9 @@ def _missing(answer: Unreadable, gold: str) -> GradeResult:
 
 
 def _gold_text(gold: str) -> str:
-    """Return the answer of `gold`, which may be a whole solution that ends in `#### 18` or a box."""
+    """Return the answer in `gold`; a whole solution may end in `#### 18` or a box."""
     text = clip(gold).strip()
-    if (
-        "####" in text
-        or "boxed" in text
-        or "\n" in text
-        or re.search(r"answer\s*(?:is|:)", text, re.IGNORECASE)
-    ):
+    if re.search(r"####|boxed|\n|(?i:answer\s*(?:is|:))", text):
         return next(map(tidy, statements(text)), tidy(text))
     return tidy(text)
 
@@ -91,30 +89,21 @@ def prepare(gold: str, reply: str, kind: str) -> GradeResult | Question:
     """Grade `reply`, or return the question that only algebra can answer."""
     gold, reply = _gold_text(gold), clip(reply)
     if not gold:
-        return GradeResult(None, None, None, BAD_GOLD)
-    return {"math": _math, "number": _number, "choice": _choice, "yes_no": _yes_no, "mixed": _mixed}[kind](
-        gold, reply
-    )
+        return _BAD_GOLD
+    if kind == "choice":
+        return _one_word(read_choice(gold), find_choice(reply))
+    if kind == "yes_no":
+        return _one_word(read_yes_no(gold), find_yes_no(reply))
+    return {"math": _math, "number": _number, "mixed": _mixed}[kind](gold, reply)
 
 
-def _choice(gold: str, reply: str) -> GradeResult:
-    letter, answer = read_choice(gold), find_choice(reply)
-    if isinstance(letter, Unreadable):
-        return GradeResult(None, None, None, BAD_GOLD)
-    return (
-        _missing(answer, letter)
-        if isinstance(answer, Unreadable)
-        else _verdict(letter == answer, answer, letter)
-    )
-
-
-def _yes_no(gold: str, reply: str) -> GradeResult:
-    word, answer = read_yes_no(gold), find_yes_no(reply)
-    if isinstance(word, Unreadable):
-        return GradeResult(None, None, None, BAD_GOLD)
-    return (
-        _missing(answer, word) if isinstance(answer, Unreadable) else _verdict(word == answer, answer, word)
-    )
+def _one_word(gold: str | Unreadable, answer: str | Unreadable) -> GradeResult:
+    """Compare option letters, or `yes` and `no`."""
+    if isinstance(gold, Unreadable):
+        return _BAD_GOLD
+    if isinstance(answer, Unreadable):
+        return _missing(answer, gold)
+    return _verdict(gold == answer, answer, gold)
 
 
 def _number(gold: str, reply: str) -> GradeResult | Question:
@@ -122,7 +111,7 @@ def _number(gold: str, reply: str) -> GradeResult | Question:
     if target is Unreadable.EXPRESSION:
         return _math(gold, reply)
     if isinstance(target, Unreadable):
-        return GradeResult(None, None, None, BAD_GOLD)
+        return _BAD_GOLD
     if isinstance(answer, Unreadable):
         return _missing(answer, str(target))
     if isinstance(answer, Number):
@@ -131,7 +120,7 @@ def _number(gold: str, reply: str) -> GradeResult | Question:
 
 
 def _ask(question: Question) -> GradeResult | Question:
-    """Return the question unless its answer is too long to be one."""
+    """Return the question; a grade of False if its answer is too long to be one."""
     if len(question.answer) > LONGEST_ANSWER:
         reason = f"answer longer than {LONGEST_ANSWER} characters"
         return GradeResult(False, question.answer[:LONGEST_ANSWER], question.gold, reason)
@@ -146,32 +135,29 @@ def _math(gold: str, reply: str) -> GradeResult | Question:
     answer = find_math(reply)
     if answer is None:
         return GradeResult(False, None, gold, NO_ANSWER)
-    wanted, given = normalise(gold), normalise(answer)
-    if wanted and wanted == given:
+    target, stated = normalise(gold), normalise(answer)
+    if target and target == stated:
         return _verdict(True, answer, gold)
-    if is_words(wanted):  # `(C)` is `C`, `an ellipse` is `ellipse`; no algebra
-        given = normalise(_ARTICLE.sub("", answer))
-        return _verdict(wanted.strip("()") == given.casefold().strip("()"), answer, gold)
-    in_base = _BASE.fullmatch(wanted) or _BASE.fullmatch(given)
-    if (
-        in_base
-    ):  # the question names the base, so that a reply may leave it out; another base is another number
-        same_digits = wanted.partition("_")[0] == given.partition("_")[0]
-        return _verdict(same_digits and ("_" not in wanted or "_" not in given), answer, gold)
-    numbers = plain_number(wanted), plain_number(given)
-    if numbers[0] and numbers[1]:
-        target = Number(numbers[0].value, "%" in gold)
-        equal = same_number(target, Number(numbers[1].value, "%" in answer), 2e-6)  # 0.333333 is 1/3
-        return _verdict(equal, answer, gold)
+    if is_words(target):  # `(C)` is `C`, `an ellipse` is `ellipse`; words need no algebra
+        stated = normalise(_ARTICLE.sub("", answer))
+        return _verdict(target.strip("()") == stated.casefold().strip("()"), answer, gold)
+    if _BASE.fullmatch(target) or _BASE.fullmatch(stated):
+        # The problem names the base, so the reply may leave it out; another base makes another number.
+        same_digits = target.partition("_")[0] == stated.partition("_")[0]
+        return _verdict(same_digits and ("_" not in target or "_" not in stated), answer, gold)
+    gold_number, number = plain_number(target), plain_number(stated)
+    if gold_number and number:
+        gold_number, number = Number(gold_number.value, "%" in gold), Number(number.value, "%" in answer)
+        return _verdict(same_number(gold_number, number, 2e-6), answer, gold)  # 0.333333 is 1/3
     return _ask(Question("math", gold, answer))
 
 
 def _mixed(gold: str, reply: str) -> GradeResult | Question:
-    """Grade an answer of TheoremQA, whose type shows in the spelling of gold."""
+    """Grade an answer of TheoremQA; the spelling of gold shows the answer's type."""
     if gold.casefold() in ("true", "false", "yes", "no"):
-        return _yes_no(gold, reply)
+        return _one_word(read_yes_no(gold), find_yes_no(reply))
     if re.fullmatch(r"\([a-jA-J]\)|[A-J]", gold):
-        return _choice(gold, reply)
+        return _one_word(read_choice(gold), find_choice(reply))
     parts = [p.strip() for p in gold.strip("[] ").split(",")]
     if not all(plain_number(p) for p in parts):
         return _math(gold, reply)
@@ -185,32 +171,28 @@ def _mixed(gold: str, reply: str) -> GradeResult | Question:
     answer = find_math(reply)
     if answer is None:
         return GradeResult(False, None, gold, NO_ANSWER)
-    given = [read_number(p) for p in split_list(answer)]
-    if len(given) != len(parts) or any(n in (Unreadable.NOTHING, Unreadable.UNCLEAR) for n in given):
+    stated = [read_number(p) for p in split_list(answer)]
+    if len(stated) != len(parts) or any(n in (Unreadable.NOTHING, Unreadable.UNCLEAR) for n in stated):
         return _verdict(False, answer, gold)
-    numbers = [n for n in given if isinstance(n, Number)]
-    if len(numbers) == len(given):
+    numbers = [n for n in stated if isinstance(n, Number)]
+    if len(numbers) == len(stated):
         return _verdict(all(map(same_float, parts, numbers)), answer, gold)
     return _ask(Question("floats", ",".join(parts), answer))
 
 
-def extract_answer(reply: str, kind: str) -> str | None:
-    """See `critique_rl.grading.extract_answer`."""
-    reply = clip(reply)
-    found: Number | Unreadable | str | None
-    if kind == "choice":
-        found = find_choice(reply)
-    elif kind == "yes_no":
-        found = find_yes_no(reply)
-    elif kind == "number":
-        found = find_number(reply)
-    else:
-        found = find_math(reply)
-        if found is not None and kind == "mixed":
-            word, letter = read_yes_no(found), re.fullmatch(r"\(([a-j])\)", found)
-            found = letter[1].upper() if letter else word if isinstance(word, str) else found
-        number = None if found is None else plain_number(normalise(found))
-        found = number if number and "_" not in str(found) and "%" not in str(found) else found
-    if found is None or isinstance(found, Unreadable):
+_FINDERS: dict[str, Callable[[str], Number | Unreadable | str | None]]
+_FINDERS = {"choice": find_choice, "yes_no": find_yes_no, "number": find_number}
+
+
+def stated_answer(reply: str, kind: str) -> str | None:
+    """Do the work of `critique_rl.grading.extract_answer`."""
+    answer = _FINDERS.get(kind, find_math)(clip(reply))
+    if kind not in _FINDERS and isinstance(answer, str):
+        if kind == "mixed":
+            word, letter = read_yes_no(answer), re.fullmatch(r"\(([a-j])\)", answer)
+            answer = letter[1].upper() if letter else word if isinstance(word, str) else answer
+        number = plain_number(normalise(answer))
+        answer = number if number and "_" not in answer and "%" not in answer else answer
+    if answer is None or isinstance(answer, Unreadable):
         return None
-    return " ".join(str(found).split())[:LONGEST_ANSWER]
+    return " ".join(str(answer).split())[:LONGEST_ANSWER]

@@ -1,4 +1,4 @@
-"""Read numbers, option letters, yes/no and lists out of short text, in linear time and without sympy."""
+"""Reading of numbers, option letters, yes/no and lists from short text, in linear time and without sympy."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 NUMBER_TOLERANCE = 1e-6
-"""Largest relative difference at which two numbers are the same answer."""
+"""Largest relative difference between two numbers that are the same answer."""
 
-_MAX_DIGITS = 400  # Python refuses integers of more than 4,300 digits, and nothing real is near that
+_MAX_DIGITS = 400  # Python refuses integers of more than 4,300 digits; real answers are far shorter
 
 
 class Unreadable(enum.Enum):
-    """Why a piece of text has no single value."""
+    """Reasons why a piece of text has no single value."""
 
     NOTHING = "no value in it"
     UNCLEAR = "more than one answer, or a negated one"
@@ -26,8 +26,8 @@ class Number:
     """A plain number.
 
     Attributes:
-        value: The number as it is written; of `50%` that is 50.
-        percent: Whether a percent sign follows it.
+        value: The number as written; `50%` has the value 50.
+        percent: Whether a percent sign follows.
     """
 
     value: Fraction
@@ -43,6 +43,7 @@ class Number:
 _UNWRAP = re.compile(
     r"\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|mathit|bf|rm|operatorname)\s*\{([^{}]*)\}"
 )
+_SIGNS = str.maketrans("\x00−–\u00a0’", " -- '")
 _SMALL_SPACE = re.compile(r"(?<!\\)\\[,!;:> ]|\\quad|\\qquad|~|\\(?:big|Big|bigg|Bigg)(?![a-zA-Z])")
 _PLAIN_WORDS = (
     (re.compile(r"\\[dt]frac"), r"\\frac"),
@@ -57,10 +58,8 @@ _PLAIN_WORDS = (
 
 
 def unwrap(text: str) -> str:
-    """Drop text wrappers such as `\\text{...}` (but not what is inside), thin spaces, typographic signs."""
-    text = (
-        text.replace("\x00", " ").replace("−", "-").replace("–", "-").replace("\u00a0", " ").replace("’", "'")
-    )
+    """Drop text wrappers such as `\\text{...}` (not their content), thin spaces and typographic signs."""
+    text = text.translate(_SIGNS)
     text = re.sub(r"(?<=\d),\\!\s?(?=\d)", ",", text)
     text = re.sub(r"(?<=\d)\\[,!;](?=\d)", "", text)
     text = _SMALL_SPACE.sub(" ", text)
@@ -68,7 +67,7 @@ def unwrap(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Turn light LaTeX and markdown into the plain spelling that the readers below understand."""
+    """Turn light LaTeX and markdown into the plain spelling that the functions below read."""
     text = unwrap(text)
     for pattern, replacement in _PLAIN_WORDS:
         text = pattern.sub(replacement, text)
@@ -88,7 +87,7 @@ _NUMBER = re.compile(
 )
 _NEGATED = re.compile(r"\b(?:not|isn't|neither|never|cannot)\b", re.IGNORECASE)
 _ASIDE = re.compile(r"\b(?:since|because|as|which|where|when|if|for|with|by)\b|,\s(?!\d{3})(?![A-Za-z]\s?=)")
-# What follows a number decides what it is: another answer (3, 4), a part of a formula (2\sqrt{3}), or a unit.
+# The text after a number is another answer (3, 4), the rest of a formula (2\sqrt{3}), or a unit.
 _VARIABLE = r"(?:[A-Za-z]\w{0,3}\s?=\s?)?"
 _CONNECTED = re.compile(
     rf"\s*(?:,|;|\bor\b|\band\b|\bto\b)?\s*(?:or\b|and\b)?\s*{_VARIABLE}(?=[-+]?\.?\d)(?<![\d.])"
@@ -97,7 +96,7 @@ _ALTERNATIVE = re.compile(rf"[^\d.,;]{{0,30}}\b(?:or|and)\s+{_VARIABLE}[-+]?\.?\
 _CONTINUED = re.compile(
     r"\s*(?:[*^_{\\!]|[-+/]\s*[\w\\(]|:\s?\d|x\s*\d)|\(|[xyznkij](?![a-z]{2})|\s?(?:sqrt|pi)\b"
 )
-# ... but neither does a unit (15/hour) nor an aside (18 - the total).
+# A unit (15/hour) and an aside (18 - the total) continue no formula.
 _PER = (
     "second|sec|minute|min|hour|hr|day|night|week|wk|month|mo|year|yr|mile|mi|meter|metre|km|cm|foot|ft|inch|yard"
     "|gram|kg|pound|lb|ounce|oz|liter|litre|gallon|cup|person|people|student|child|employee|worker|customer|guest"
@@ -114,7 +113,7 @@ _DEGREES = re.compile(r"^\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)")
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """Return the value of one `_NUMBER` match, `None` if it is absurdly long or divides by zero."""
+    """Return the value of one `_NUMBER` match, `None` for absurd lengths and for a division by zero."""
     part = {k: v.strip("{ }").replace(",", "").replace(" ", "") for k, v in match.groupdict().items() if v}
     if sum(map(len, part.values())) > _MAX_DIGITS or abs(int(part.get("exponent", "0"))) > _MAX_DIGITS:
         return None
@@ -132,10 +131,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def read_number(text: str) -> Number | Unreadable:
-    """Read the one number that a statement gives, units and a leading `x =` allowed.
-
-    Args:
-        text: A short statement (one line), e.g. `18 dollars`, `$1,234.50$`, `x = \\frac{3}{4}`.
+    """Read the one number of a short statement (one line): `18 dollars`, `$1,234.50$`, `x = \\frac{3}{4}`.
 
     Returns:
         The number; `UNCLEAR` for `3 or 4` and `not 3`, `EXPRESSION` for `2\\sqrt{3}`, `NOTHING` for `none`.
@@ -149,7 +145,7 @@ def read_number(text: str) -> Number | Unreadable:
     cut = text.rfind("=")
     between = text[first.start() : max(cut, first.start())]
     if cut >= first.end() and not _ASIDE.search(between) and between.count("(") == between.count(")"):
-        # 20 - 2 = 18 is a chain, x = 3 or x = 4 is two answers
+        # 20 - 2 = 18 is a chain; x = 3 or x = 4 states two answers
         return Unreadable.UNCLEAR if _ALTERNATIVE.search(between + "=0") else read_number(text[cut + 1 :])
     value, after = _value(first), text[first.end() :]
     if value is None or _INSIDE.search(text[: first.start()].removesuffix("(")):
@@ -163,7 +159,7 @@ def read_number(text: str) -> Number | Unreadable:
 
 
 def last_number(text: str) -> Number | None:
-    """Return the last number anywhere in `text`: what is left to try when no answer is stated."""
+    """Return the last number anywhere in `text`, the last resort for a reply without a stated answer."""
     for match in reversed(list(_NUMBER.finditer(plain(text)))):
         if (value := _value(match)) is not None:
             return Number(value, bool(match["percent"]))
@@ -173,8 +169,8 @@ def last_number(text: str) -> Number | None:
 def same_number(gold: Number, reply: Number, tolerance: float = NUMBER_TOLERANCE) -> bool:
     """Compare values up to a relative `tolerance`, two integers exactly.
 
-    If just one side carries a percent sign, both of its readings count: data sets write the answer to "what
-    per cent" as `50` and as `0.5`, and the problem text that would decide is not known here.
+    A percent sign on one side only is read both ways: data sets write the answer to "what per cent" as `50` and
+    as `0.5`, and the problem text, which would decide, is unknown here.
     """
     if gold.percent == reply.percent and gold.value.denominator == reply.value.denominator == 1:
         return gold.value == reply.value
@@ -196,6 +192,7 @@ _LETTER_NEXT = re.compile(
     r"|[)\]]\s*\(([A-J])\)"
 )
 _ARTICLE = re.compile(r"\s+(?!(?:because|since|as|and|or|with|which|is|for|from|by|due)\b)[a-z]")
+_PRONOUN = re.compile(r"\s+[a-z]|'")
 _FILLER = re.compile(
     r"(?:\s|[:*_$\"']|\b(?:therefore|thus|hence|simply|equal to|approximately|about|indeed|clearly|that|is"
     r"|the|option|choice|letter|correct|answer|likely|definitely|probably)\b)+",
@@ -206,8 +203,8 @@ _FILLER = re.compile(
 def read_choice(text: str) -> str | Unreadable:
     """Read the one option letter, `A` to `J`, of a statement such as `(b)`, `B) 5 km` or `option B`.
 
-    A lower-case letter counts only if it is marked as an option or stands alone, and `A` and `I` do not count
-    where they can be the article or the pronoun (`A prime number`, `I think so`).
+    A lower-case letter counts only with the marks of an option or alone. `A` and `I` do not count where they may
+    be the article or the pronoun (`A prime number`, `I think so`).
     """
     text = re.sub(r"\s+", " ", plain(text)).strip(" .*")
     if _NEGATED.match(text):
@@ -218,30 +215,28 @@ def read_choice(text: str) -> str | Unreadable:
     if first:
         letter = next(g for g in first.groups() if g)
         rest = text[first.end() :]
-        bare = first[3] is not None
-        if not (bare and letter == "A" and _ARTICLE.match(rest)) and not (
-            bare and letter == "I" and re.match(r"\s+[a-z]|'", rest)
-        ):
+        prose = {"A": _ARTICLE, "I": _PRONOUN}.get(first[3])  # for a letter without the marks of an option
+        if prose is None or not prose.match(rest):
             other = _LETTER_NEXT.match(rest)
             return Unreadable.UNCLEAR if other and letter.upper() not in other.groups() else letter.upper()
     if _NEGATED.search(text):
         return Unreadable.UNCLEAR
-    found = {next(g for g in m.groups() if g).upper() for m in _LETTER_MARKED.finditer(text)}
-    if len(found) == 1:
-        return found.pop()
-    return Unreadable.UNCLEAR if found else Unreadable.NOTHING
+    letters = {next(g for g in m.groups() if g).upper() for m in _LETTER_MARKED.finditer(text)}
+    if len(letters) == 1:
+        return letters.pop()
+    return Unreadable.UNCLEAR if letters else Unreadable.NOTHING
 
 
 _YES_NO = re.compile(r"\b(yes|true|no|false)\b", re.IGNORECASE)
 
 
 def read_yes_no(text: str) -> str | Unreadable:
-    """Read `yes` or `no` (`true` and `false` count as such); both in one statement are `UNCLEAR`."""
+    """Read `yes` or `no`; `true` is yes, `false` is no, and both in one statement are `UNCLEAR`."""
     text = plain(text)
-    found = {"yes" if m[1].lower() in ("yes", "true") else "no" for m in _YES_NO.finditer(text)}
-    if len(found) == 1 and not (_NEGATED.search(text) and not _YES_NO.match(text.lstrip(" \"'*:("))):
-        return found.pop()
-    return Unreadable.UNCLEAR if found else Unreadable.NOTHING
+    words = {"yes" if m[1].lower() in ("yes", "true") else "no" for m in _YES_NO.finditer(text)}
+    if len(words) == 1 and not (_NEGATED.search(text) and not _YES_NO.match(text.lstrip(" \"'*:("))):
+        return words.pop()
+    return Unreadable.UNCLEAR if words else Unreadable.NOTHING
 
 
 def split_list(text: str) -> list[str]:
@@ -255,32 +250,30 @@ def split_list(text: str) -> list[str]:
 
 
 def same_float(gold: str, reply: Number) -> bool:
-    """Compare as TheoremQA's answers need it: an integer exactly, a float up to the rounding of gold.
+    """Compare an answer of TheoremQA: an integer exactly, a float up to the rounding of gold.
 
-    A float is right within 1 % of gold, or if it rounds to gold's printed digits and is within 4 %, as far as
-    TheoremQA's own evaluation goes: gold `0.33` accepts `1/3`, gold `4e-05` does not accept `3.6e-5`.
+    A float is right within 1 % of gold. It is also right if it rounds to gold's printed digits and lies within
+    4 %, the limit of TheoremQA's own evaluation: gold `0.33` accepts `1/3`, gold `4e-05` refuses `3.6e-5`.
     """
-    exact = _NUMBER.fullmatch(gold.strip())
-    target = _value(exact) if exact else None
-    if target is None:
-        raise ValueError(f"gold is not a plain number: {gold!r}")
+    exact = plain_number(gold.strip())
+    if exact is None:
+        raise ValueError(f"gold {gold!r} is not a plain number; grade it with kind `math`")
+    target = exact.value
     if re.fullmatch(r"\s*[-+]?\d+\s*", gold):
-        return same_number(Number(target), reply)
+        return same_number(exact, reply)
     mantissa, _, exponent = gold.strip().lower().partition("e")
     unit = Fraction(10) ** (int(exponent or "0") - len(mantissa.partition(".")[2]))
-    for value in {reply.value, reply.value / 100} if reply.percent else {reply.value}:
-        error = abs(value - target)
-        if (
-            error <= abs(target) / 100
-            or (error <= unit / 2 and error <= abs(target) / 25)
-            or error < Fraction(1, 10**9) > abs(target)
-        ):
-            return True
-    return False
+    errors = [abs(value - target) for value in (reply.value, reply.value / 100)[: 1 + reply.percent]]
+    return any(
+        error <= abs(target) / 100
+        or (error <= unit / 2 and error <= abs(target) / 25)
+        or error < Fraction(1, 10**9) > abs(target)
+        for error in errors
+    )
 
 
 def plain_number(text: str) -> Number | None:
-    """Read `text` if it is a plain number and nothing else."""
+    """Read `text` if it is a plain number without other text, else return `None`."""
     match = _NUMBER.fullmatch(text)
     value = _value(match) if match else None
     return None if value is None or match is None else Number(value, bool(match["percent"]))

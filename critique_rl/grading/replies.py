@@ -1,4 +1,4 @@
-"""Replies to problems as the grader and the scorers take them."""
+"""Replies with their problems, in the form that the grader and the scorers read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def grade_replies(problems: Sequence[Problem], replies: Sequence[str]) -> list[b
 
 
 def items(asked: Sequence[Problem | Episode], replies: Sequence[str]) -> list[dict[str, str]]:
-    """Replies with what a grader or a scorer must know of their problems."""
+    """Pair each reply with the question, gold answer and kind of its problem."""
     return [
         {"question": p.question, "gold": p.answer, "reply": y, "kind": p.kind}
         for p, y in zip(asked, replies, strict=True)

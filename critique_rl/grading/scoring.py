@@ -1,13 +1,12 @@
-"""Replies that are scored instead of graded, as in the paper's summarisation task (appendix E).
+"""Scores in place of grades, as in the paper's summarisation task (appendix E).
 
-A scorer gives a reply a number on a scale of its own, its *score*; `ScoreRange`, made from the responses of the
-pool, maps scores linearly to *ratings* from 1 to 10, on which scale the critic states its own judgment. The paper
-names the reward model and the linear map, but not its bounds, so those are ours.
+A scorer gives each reply a *score* on the scorer's scale. `ScoreRange`, fitted to the responses of the pool, maps
+scores linearly to *ratings* from 1 to 10; the critic rates on the same scale. The paper names the reward model and
+the linear map but no bounds, so the bounds are ours.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,19 +18,10 @@ import numpy as np
 from critique_rl.prompts import HIGHEST, LOWEST
 from critique_rl.types import UserError
 
-logger = logging.getLogger(__name__)
-
-# -- from scores to ratings -------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class ScoreRange:
-    """Which scores become ratings of 1 and 10; made from train data alone, see `train_range`.
-
-    Attributes:
-        low: Score that becomes 1.
-        high: Score that becomes 10.
-    """
+    """Scores that become the ratings 1 (`low`) and 10 (`high`); from train data only, see `train_range`."""
 
     low: float
     high: float
@@ -39,12 +29,12 @@ class ScoreRange:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UserError(
-                f"score range: low={self.low} and high={self.high} span no scale; it takes train replies of "
+                f"score range: low={self.low} and high={self.high} span no scale; take train replies of "
                 "different quality."
             )
 
     def rating(self, score: float | None) -> float | None:
-        """A score on the scale of ratings, to which it is clipped; `None` stays.
+        """Map a score to the scale of ratings and clip it there; `None` stays.
 
         >>> [ScoreRange(-2.0, 1.0).rating(score) for score in (-2.0, 0.0, 9.0, None)]
         [1.0, 7.0, 10.0, None]
@@ -56,7 +46,7 @@ class ScoreRange:
 
 
 def train_range(scores: Iterable[float | None], *, tail: float = 0.01) -> ScoreRange:
-    """Range of the scores of train responses.
+    """Fit the range to the scores of train responses.
 
     Args:
         scores: Scores on the scorer's scale; `None` is left out.
@@ -64,42 +54,36 @@ def train_range(scores: Iterable[float | None], *, tail: float = 0.01) -> ScoreR
             into the middle of the scale. 0 takes minimum and maximum.
 
     Raises:
-        UserError: No score is known, or they do not differ.
+        UserError: No score is known, or all scores are equal.
     """
     known = [score for score in scores if score is not None]
     if not known:
-        raise UserError("score range: no train response could be scored.")
+        raise UserError("score range: no train response could be scored; check the scorer and the pool.")
     low, high = np.quantile(known, (tail, 1 - tail))
     return ScoreRange(float(low), float(high))
 
 
-# -- scorers ----------------------------------------------------------------------------------------------------
-
-
 class Scorer(Protocol):
-    """Says how good replies are; stands where `grade_batch` stands for answers that are right or wrong."""
+    """Measure of the quality of replies; takes the place of `grade_batch`."""
 
     def score(self, items: Sequence[Mapping[str, str]]) -> list[float | None]:
-        """Score replies, in order, on a scale of the scorer's own; more is better.
+        """Score replies, in order, on the scorer's scale; more is better, `None` is unknown.
 
         Args:
-            items: Mappings with `question` (what the actor was asked, the document included), `reply`, and
-                `gold` (the problem's answer, which a scorer may leave unread).
-
-        Returns:
-            One score per item, `None` where none could be given.
+            items: Mappings with `question` (prompt of the actor, with the document), `reply`, and `gold` (answer
+                of the problem; a scorer may ignore it).
         """
         ...
 
 
 class KeywordScorer:
-    """Scores a summary by known key facts: the stand-in for a reward model in the embedded task.
+    """Score of a summary by known key facts: the stand-in for a reward model in the embedded task.
 
     score = (facts stated - sentences that the document does not hold) / facts - excess length
 
-    where excess length is the share of words beyond those of the facts; both deductions are at most 1, so
-    scores lie in [-2, 1]. Facts count as stated when a sentence of the reply is that fact, up to letter case,
-    white space and punctuation. Paraphrase is not understood: no measure for texts of the world.
+    Excess length is the share of words beyond those of the facts. Both deductions are at most 1, so scores lie in
+    [-2, 1]. A fact is stated if a sentence of the reply equals it up to letter case, white space and punctuation.
+    Paraphrases do not count, so this is no measure for real texts.
 
     >>> item = {"question": "Bo has 2 pens. It rains.", "gold": "Bo has 2 pens."}
     >>> KeywordScorer().score([{**item, "reply": r} for r in ("Bo has 2 pens.", "", "Bo has 3 pens.")])
@@ -107,7 +91,7 @@ class KeywordScorer:
     """
 
     def score(self, items: Sequence[Mapping[str, str]]) -> list[float | None]:
-        """Score replies; `gold` holds a key fact a line, and without it the score is `None`."""
+        """Score replies; `gold` holds one key fact a line, and without facts the score is `None`."""
         return [self._score(item["question"], item["reply"], item.get("gold", "")) for item in items]
 
     @staticmethod
@@ -128,16 +112,11 @@ def _sentences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Rater:
-    """r_oracle of scored replies; its call stands where `grade_batch` stands for answers that are right or wrong.
-
-    Attributes:
-        scorer: Gives scores.
-        range: Takes them to ratings.
-    """
+    """r_oracle of scored replies: scores mapped to ratings. A call takes the place of `grade_batch`."""
 
     scorer: Scorer
     range: ScoreRange
 
     def __call__(self, items: Sequence[Mapping[str, str]]) -> list[float | None]:
-        """Ratings of replies, in order; the items are those of `Scorer.score`."""
+        """Rate replies, in order; items as in `Scorer.score`."""
         return [self.range.rating(score) for score in self.scorer.score(items)]

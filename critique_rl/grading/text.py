@@ -1,4 +1,4 @@
-"""Spelling-independent form of a LaTeX answer, for the comparison that needs no algebra."""
+"""Spelling-independent form of a LaTeX answer, for comparison without algebra."""
 
 from __future__ import annotations
 
@@ -34,16 +34,13 @@ _WORDS = re.compile(r"[a-z]{2,}[a-z'-]*|\([a-j]\)")
 
 
 def strip_units(text: str) -> str:
-    """Drop a trailing unit (`15\\mbox{ cm}^2`, `18 dollars`); data sets disagree about writing one."""
+    """Drop a trailing unit (`15\\mbox{ cm}^2`, `18 dollars`); some data sets write units, some do not."""
     stripped = _UNIT.sub("", text)
     return stripped if stripped.strip() else text
 
 
 def normalise(answer: str) -> str:
-    """Return `answer` without what carries no meaning: spaces, sizing commands, units, `$`, `%`, degrees.
-
-    Letter case is dropped from words only (`\\text{Even}` is `even`).
-    """
+    """Drop spaces, sizing commands, units, `$`, `%` and degrees; words (`\\text{Even}`) become lower case."""
     text = unwrap(strip_units(answer.replace("\\%", "%").strip().rstrip(".,;: ")))
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
@@ -59,5 +56,5 @@ def normalise(answer: str) -> str:
 
 
 def is_words(normal: str) -> bool:
-    """Whether a normalised answer is a word or an option, for which algebra has nothing to say."""
+    """Say whether a normalised answer is a word or an option letter, which need no algebra."""
     return bool(_WORDS.fullmatch(normal))

@@ -1,4 +1,4 @@
-"""Worker processes that can be killed: the only limit that holds for C code, big integers and recursion."""
+"""Pool of worker processes; killing one is the only limit that holds for C code, big integers and recursion."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 HEADER = struct.Struct(">I")
-"""Length of the JSON text that follows, in both directions."""
+"""Length in bytes of the JSON text that follows, in both directions."""
 
 _START_LIMIT_S = 120.0  # importing sympy takes a second, and much longer on a crowded machine
 _POLL_S = 0.05
 
 
+def message(content: Mapping[str, object]) -> bytes:
+    """Encode one message of the protocol: the header, then the JSON text."""
+    body = json.dumps(content).encode()
+    return HEADER.pack(len(body)) + body
+
+
 class WorkerLost(Exception):
-    """The worker had to be killed or has died; the text is the reason."""
+    """End of a worker before its answer; the text is the reason, for instance `memory limit`."""
 
 
 class _Worker:
-    """One worker process, used by one thread at a time."""
+    """One worker process; one thread at a time uses it."""
 
     def __init__(self, limit_s: float, memory_bytes: int) -> None:
         root = str(Path(__file__).resolve().parents[2])
@@ -35,7 +42,7 @@ class _Worker:
         arguments = [str(int(limit_s) + 5), str(2 * memory_bytes)]
         self._memory_bytes = memory_bytes
         self._process = subprocess.Popen(
-            # -P: a stray sympy.py in the working directory must not be imported
+            # -P: Python must not import a stray sympy.py from the working directory
             [sys.executable, "-P", "-m", "critique_rl.grading.worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -47,16 +54,15 @@ class _Worker:
         try:
             self._baseline = 0
             hello = self._receive(_START_LIMIT_S)
+            if "ready" not in hello:
+                raise RuntimeError(f"the grading worker could not start: {hello.get('failed')}")
             self._baseline = self._resident()
         except BaseException:
             self.kill()
             raise
-        if "ready" not in hello:
-            self.kill()
-            raise RuntimeError(f"the grading worker could not start: {hello.get('failed')}")
 
     def _resident(self) -> int:
-        """Memory in use in bytes, 0 where the system does not tell."""
+        """Return the memory in use in bytes, 0 if the system has no such file."""
         try:
             fields = Path(f"/proc/{self._process.pid}/statm").read_text().split()
         except OSError:
@@ -64,11 +70,10 @@ class _Worker:
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
     def _receive(self, limit_s: float) -> dict[str, object]:
-        """Wait for one message; `WorkerLost` on time or memory limit or if the process ends."""
+        """Wait for one message; raise `WorkerLost` at the time or memory limit, or when the process ends."""
         deadline = time.monotonic() + limit_s
         output = self._process.stdout
-        if output is None:
-            raise WorkerLost("worker died")
+        assert output is not None
         poll = select.poll()  # select.select fails on descriptors from 1,024 on
         poll.register(output.fileno(), select.POLLIN | select.POLLHUP)
         data = b""
@@ -89,10 +94,9 @@ class _Worker:
 
     def ask(self, request: dict[str, str], limit_s: float) -> dict[str, object]:
         """Send one request and return its answer."""
-        body = json.dumps(request).encode()  # a few kilobytes: a pipe takes it without blocking
         try:
             assert self._process.stdin is not None
-            self._process.stdin.write(HEADER.pack(len(body)) + body)
+            self._process.stdin.write(message(request))  # a few kilobytes: a pipe takes them without blocking
         except OSError as error:
             raise WorkerLost("worker died") from error
         return self._receive(limit_s)
@@ -104,28 +108,26 @@ class _Worker:
                     pipe.close()
 
     def kill(self) -> None:
-        """End the process at once and reap it."""
+        """End the process at once and wait for its end."""
         self._process.kill()
         self._close_pipes()
         self._process.wait()
 
     def abandon(self) -> None:
-        """Forget a worker that belongs to the parent of a forked process, without touching it."""
+        """Let go of a worker in a forked child; the worker belongs to the parent and goes on."""
         self._close_pipes()
-        self._process.returncode = (
-            0  # else Popen warns of, and tries to reap, a process that is not its child
-        )
+        self._process.returncode = 0  # else Popen warns and waits for a process that is not its child
 
 
 @dataclass
 class Pool:
-    """A few lazily started workers; `ask` may be called from any thread.
+    """A few workers, started when needed; any thread may call `ask`.
 
     Attributes:
         size: Most workers at a time.
-        limit_s: Wall-clock seconds for one item, after which its worker is killed.
-        memory_bytes: Resident memory that an item may add, looked at every 50 ms; its worker is killed above.
-            An allocation beyond twice this fails inside the worker.
+        limit_s: Wall-clock seconds for one item; then its worker is killed.
+        memory_bytes: Resident memory that an item may add, checked every 50 ms; above it, its worker is killed.
+            An allocation beyond twice this limit fails inside the worker.
     """
 
     size: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
@@ -138,28 +140,27 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.limit_s <= 0 or self.memory_bytes <= 0:
-            raise ValueError("size, limit_s and memory_bytes must be positive")
+            raise ValueError(f"size, limit_s and memory_bytes must be positive, not {self}")
         self._free = threading.Semaphore(self.size)
 
     def ask(self, task: str, gold: str, answer: str) -> tuple[bool | None, str]:
-        """Return `(equal, reason)`, `None` and the reason if a limit was hit or the comparison failed."""
+        """Return `(equal, reason)`; `equal` is `None` after a limit or a failed comparison."""
         request = {"task": task, "gold": gold, "answer": answer}
         with self._free:
             for _ in range(2):
                 with self._lock:
-                    worker = self._idle.pop() if self._idle else None
-                fresh = worker is None
-                worker = worker or _Worker(self.limit_s, self.memory_bytes)
+                    idle = self._idle.pop() if self._idle else None
+                worker = idle or _Worker(self.limit_s, self.memory_bytes)
                 with self._lock:
                     self._busy.add(worker)
                 try:
                     reply = worker.ask(request, self.limit_s)
                 except WorkerLost as lost:
                     worker.kill()
-                    if str(lost) == "worker died" and not fresh:
-                        continue  # it may have died while idle, of something else's doing: ask a new one
+                    if str(lost) == "worker died" and idle:
+                        continue  # an idle worker may have died for another reason: ask a new one
                     return None, str(lost)
-                except BaseException:  # Ctrl-C in the middle of an item: its answer would be the next item's
+                except BaseException:  # Ctrl-C: the late answer would be taken for that of the next item
                     worker.kill()
                     raise
                 else:
@@ -182,26 +183,23 @@ class Pool:
             worker.kill()
 
     def abandon(self) -> None:
-        """Drop the workers in a forked child, whose parent goes on using them."""
+        """Drop the workers in a forked child; the parent goes on with them."""
         for worker in [*self._idle, *self._busy]:
             worker.abandon()
         self._idle.clear()
 
 
 class _Shared:
-    """The pool of this process; a forked child gets its own, with its own locks."""
+    """The pool of this process; a forked child gets a new pool with new locks."""
 
     def __init__(self) -> None:
         self.pool = Pool()
-        atexit.register(self.close)
+        atexit.register(lambda: self.pool.close())
         os.register_at_fork(after_in_child=self.renew)
 
     def renew(self) -> None:
         old, self.pool = self.pool, Pool()
         old.abandon()
-
-    def close(self) -> None:
-        self.pool.close()
 
 
 SHARED = _Shared()

@@ -1,7 +1,7 @@
 """Methods that train: Critique-RL, and those that it is compared with, each a module with `check` and `train`.
 
-All start from the same critic (or actor), with the same data and budget. docs/baselines.md says what each baseline
-is, what the paper says of it and what is inferred. Facts that need no import are in `critique_rl.config.methods`.
+All start from the same critic (or actor), with the same data and budget. docs/baselines.md says what the paper
+states of each baseline, and what is inferred. `critique_rl.config.methods` has the facts that need no import.
 
 May import cold start, training, evaluation, configuration and what is below them; no run or report.
 
@@ -43,11 +43,15 @@ class PlannedMethod(Method, Protocol):
     """A method that also says, without loading a model, how it would train."""
 
     def arguments(self, inputs: Inputs, **overrides: Any) -> Any:
-        """The trainer's configuration; `overrides` win over the options of the stage."""
+        """The trainer's configuration; `overrides` win over the options of the stage.
+
+        Raises:
+            UserError: An option is unknown, invalid or has no effect here.
+        """
         ...
 
     def rollout(self, args: Any) -> Rollout:
-        """One RL step with such a configuration."""
+        """One RL step with this configuration, in words and tokens, for a plan."""
         ...
 
 

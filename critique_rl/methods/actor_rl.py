@@ -1,6 +1,6 @@
 """Directly RL: the actor itself is trained with r_oracle(x, y); there is no critic.
 
-The trainer is that of the critic with other prompts and another reward, so that both spend a rollout alike.
+It uses the critic's trainer with other prompts and another reward, so that both have the same budget a rollout.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftConfig
-from transformers import TrainerCallback
 
 from critique_rl.actors.transformers_actor import TransformersActor
 from critique_rl.methods.base import Inputs
-from critique_rl.methods.rl import rl_args, run
-from critique_rl.training.checkpoints import load_critic
+from critique_rl.methods.rl import rl_args, run, starting_point
 from critique_rl.training.stage_config import CritiqueConfig
 from critique_rl.training.stages import CritiqueTrainer
 from critique_rl.types import UserError, child_seed
@@ -31,26 +28,14 @@ class ActorTrainer(CritiqueTrainer):
     Args:
         model: The actor to start from: a directory, or a `PeftModel` with a trainable adapter.
         args: Configuration; terms that only a critic has are ignored.
-        train_dataset: Rows as `CritiqueTrainer` takes them; each question is used once.
-        callbacks: As in `Trainer`.
-        peft_config: Adapter to train instead of the full model.
+        **options: Further arguments of `CritiqueTrainer`; of `train_dataset` each question is used once.
 
     Raises:
         UserError: As `CritiqueTrainer`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        args: CritiqueConfig,
-        train_dataset: Dataset,
-        callbacks: list[TrainerCallback] | None = None,
-        peft_config: PeftConfig | None = None,
-    ) -> None:
-        super().__init__(
-            model=model, args=args, train_dataset=train_dataset, callbacks=callbacks, peft_config=peft_config
-        )
+    def __init__(self, model: Any, *, args: CritiqueConfig, **options: Any) -> None:
+        super().__init__(model, args=args, **options)
         self.reward_funcs, self.reward_func_names = [self.reward], ["r_oracle"]
         size = args.per_device_train_batch_size
         self.policy = TransformersActor(self.model, self.processing_class, batch_size=size)
@@ -108,6 +93,4 @@ def train(inputs: Inputs) -> None:
         seed=child_seed(inputs.seed, "actor_rl"),
         prompts=inputs.prompts.name,
     )
-    start = load_critic(inputs.start)
-    lora = inputs.lora if isinstance(start, str) else None
-    run(ActorTrainer(start, args=args, train_dataset=inputs.pool, peft_config=lora), inputs)
+    run(ActorTrainer(**starting_point(inputs), args=args, train_dataset=inputs.pool), inputs)

@@ -35,6 +35,7 @@ class Arm(NamedTuple):
 KL_OFF = {"beta": 0.0}
 GATED = {"combination": "gated"}
 NO_DIS = {"refinement_reward": "r_refine", "beta_1": 0.0}
+CORRECTION = {"refinement_reward": "r_correction"}
 DELTA_ALONE = {"refinement_reward": "r_delta", "beta_1": 0.0}
 GRPO = {"advantage": "grpo", "kl_placement": "loss", "kl_estimator": "k3", "whiten": False}
 
@@ -46,18 +47,14 @@ TABLE_1 = {  # one indirect reward, one stage; the paper's CTRL is GRPO, its Ret
     "r_refine": Arm("r_refine, RLOO", "stage2", "sft", NO_DIS),
     "ctrl": Arm("CTRL", "stage2", "sft", {**NO_DIS, **GRPO}),
     "r_delta": Arm("Retroformer (RLOO)", "stage2", "sft", DELTA_ALONE),
-    "r_correction": Arm(
-        "r_correction, RLOO", "stage2", "sft", {"refinement_reward": "r_correction", "beta_1": 0.0}
-    ),
+    "r_correction": Arm("r_correction, RLOO", "stage2", "sft", {**CORRECTION, "beta_1": 0.0}),
     "retroformer": Arm("Retroformer", "stage2", "sft", {**DELTA_ALONE, "advantage": "gae"}),
 }
 TABLE_3 = {
     "one_stage": Arm("w/o Stage I", "stage2", "sft"),
     "no_discrimination": Arm("Stage II w/o discrimination", "stage2", "stage1", {**NO_DIS, **KL_OFF}),
     "stage2_r_delta": Arm("Stage II w/ r_delta", "stage2", "stage1", {"refinement_reward": "r_delta"}),
-    "stage2_r_correction": Arm(
-        "Stage II w/ r_correction", "stage2", "stage1", {"refinement_reward": "r_correction"}
-    ),
+    "stage2_r_correction": Arm("Stage II w/ r_correction", "stage2", "stage1", CORRECTION),
 }
 TABLE_2 = {
     "iteration2_stage1": Arm("Iteration 2, Stage I", "stage1", "stage2"),
@@ -138,11 +135,11 @@ def _sensitivity(config: RunConfig) -> dict[str, Arm]:
             if name == "stage2":
                 continue
             start, label = "stage1", f"{coefficient} {value:g}"
-            option = "beta" if coefficient == "beta_2" else coefficient
+            options = {"beta" if coefficient == "beta_2" else coefficient: value}
             if coefficient == "beta":
                 start = name.replace("stage2", "stage1")
-                variants[start] = Arm(f"Stage I, {label}", "stage1", "sft", {option: value})
-            variants[name] = Arm(label, "stage2", start, {option: value})
+                variants[start] = Arm(f"Stage I, {label}", "stage1", "sft", options)
+            variants[name] = Arm(label, "stage2", start, options)
     return variants
 
 
@@ -168,6 +165,7 @@ def _baselines(config: RunConfig) -> dict[str, StageConfig]:
     machine = {name: first[name] for name in MACHINE if name in first}
     dpo = {**machine, **{name: first[name] for name in SIZES if name != "generation_batch_size"}}
     rl = {**first, "rl_steps": rl_steps}
+    score = {**first, "first_rl_steps": first["rl_steps"], "rl_steps": second["rl_steps"]}
 
     def arm(label: str, method: str, start: str = "sft", **options: Any) -> StageConfig:
         return StageConfig(label=label, start=start, method=method, trainer=options)
@@ -178,12 +176,7 @@ def _baselines(config: RunConfig) -> dict[str, StageConfig]:
         "super_correct": arm("SuperCorrect", "super_correct", problems=responses, dpo=dpo, **draw),
         "self_refine": arm("Self-Refine", "self_refine", problems=responses, sft=sft, **draw),
         "actor_rl": replace(arm("Directly RL", "actor_rl", "actor", **rl), lora=config.stages["stage1"].lora),
-        "score": arm(
-            "SCoRe",
-            "score",
-            "self_refine",
-            **{**rl, "first_rl_steps": first["rl_steps"], "rl_steps": second["rl_steps"]},
-        ),
+        "score": arm("SCoRe", "score", "self_refine", **score),
     }
 
 
@@ -193,11 +186,8 @@ def coefficients(config: RunConfig) -> dict[str, dict[str, float]]:
     `beta` moves in both stages, `beta_1` and `beta_2`, which is the KL of Stage II, only in Stage II.
     """
     first, second = config.stages["stage1"].trainer, config.stages["stage2"].trainer
-    own = {
-        "beta": first.get("beta", 0.01),
-        "beta_1": second.get("beta_1", 0.2),
-        "beta_2": second.get("beta", 0.01),
-    }
+    beta_1, beta_2 = second.get("beta_1", 0.2), second.get("beta", 0.01)
+    own = {"beta": first.get("beta", 0.01), "beta_1": beta_1, "beta_2": beta_2}
     return {
         name: {
             f"stage2_{name}_x{100 * low:g}": low * own[name],
@@ -265,13 +255,10 @@ def pairwise_arms(config: RunConfig) -> dict[str, StageConfig]:
     ties = pairs if pairs.get("origin") else {**pairs, "ties": True}
     return {
         "critic": replace(critic, keep_rl_steps=_fifths(critic.trainer["rl_steps"])),
-        "format_only": arm(
-            "Format reward alone", alpha=0.0
-        ),  # Table 5: where the gain of the policy comes from
+        # Table 5: where the gain of the policy comes from
+        "format_only": arm("Format reward alone", alpha=0.0),
         **({**table_8, **stages} if config.train else {}),
-        "label_sft": replace(
-            arm("SFT on labels", "label_sft"), trainer=_label_sft(critic.trainer), lora=None
-        ),
+        "label_sft": replace(arm("SFT on labels", "label_sft"), trainer=_label_sft(critic), lora=None),
         # ours
         **{f"alpha_{100 * a:g}": arm(f"alpha {a:g}", alpha=a) for a in ALPHAS},
         "quarter": arm("a quarter of the pairs", pairs={**pairs, "share": 0.25}),
@@ -290,15 +277,11 @@ def _without_pairs(trainer: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**differing, **trainer}.items() if name not in NOT_SHARED}
 
 
-def _label_sft(trainer: Mapping[str, Any]) -> dict[str, Any]:
+def _label_sft(critic: StageConfig) -> dict[str, Any]:
     """Options of supervised training on the labels: one epoch over the same pairs."""
     shared = (*MACHINE, "learning_rate", "per_device_train_batch_size")
-    return {
-        **{name: trainer[name] for name in shared if name in trainer},
-        "num_train_epochs": 1,
-        "max_length": None,
-        "pairs": trainer.get("pairs", {}),
-    }
+    options = {name: critic.trainer[name] for name in shared if name in critic.trainer}
+    return {**options, "num_train_epochs": 1, "max_length": None, "pairs": critic.trainer.get("pairs", {})}
 
 
 def with_ancestors(known: Mapping[str, StageConfig], wanted: Iterable[str]) -> dict[str, StageConfig]:

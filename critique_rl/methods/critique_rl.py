@@ -11,9 +11,7 @@ from typing import Any
 from critique_rl.config.reading import check_options
 from critique_rl.grading import grade_batch
 from critique_rl.methods.base import Inputs, Rollout
-from critique_rl.methods.rl import COMMON, configured, run
-from critique_rl.training.checkpoints import load_critic
-from critique_rl.training.config import machine_defaults
+from critique_rl.methods.rl import configured, run, starting_point
 from critique_rl.training.stage_config import CritiqueConfig
 from critique_rl.training.stages import CritiqueTrainer
 from critique_rl.types import UserError
@@ -24,19 +22,11 @@ WHERE = "critique_rl"
 def check(options: Mapping[str, Any]) -> None:
     """See `Method.check`; the options are the fields of `CritiqueConfig`."""
     check_options(CritiqueConfig, options, WHERE)
-    _configured({"output_dir": "unused", **options}, every=1)
+    configured(CritiqueConfig, WHERE, {"output_dir": "unused", **options}, every=1)
 
 
 def arguments(inputs: Inputs, **overrides: Any) -> CritiqueConfig:
-    """The trainer's configuration; the options of the stage win over what the run says.
-
-    Args:
-        inputs: Inputs of the method.
-        overrides: Fields that win over all.
-
-    Raises:
-        UserError: An option is unknown or invalid.
-    """
+    """See `PlannedMethod.arguments`; the options of the stage win over the settings of the run."""
     check_options(CritiqueConfig, inputs.options, WHERE)
     lengths = inputs.lengths
     settings = {
@@ -49,11 +39,11 @@ def arguments(inputs: Inputs, **overrides: Any) -> CritiqueConfig:
         **inputs.options,
         **overrides,
     }
-    return _configured(settings, every=inputs.checkpoint_rl_steps)
+    return configured(CritiqueConfig, WHERE, settings, every=inputs.checkpoint_rl_steps)
 
 
 def rollout(args: CritiqueConfig) -> Rollout:
-    """One RL step in words and tokens, for a plan."""
+    """See `PlannedMethod.rollout`."""
     if not args.refinement_reward:
         return Rollout("r_dis", "responses", 0)
     reward = f"{args.refinement_reward} + {args.beta_1:g} r_dis, {args.combination}"
@@ -62,21 +52,16 @@ def rollout(args: CritiqueConfig) -> Rollout:
 
 def train(inputs: Inputs) -> None:
     """See `Method.train`; it goes on from the last checkpoint."""
-    args, start = arguments(inputs), load_critic(inputs.start)
+    args, start = arguments(inputs), starting_point(inputs)
     asks_actor = args.refinement_reward is not None or args.response_source == "online"
     pool = inputs.pool
     if pool is None:
         raise UserError(f"{WHERE}: the run has no problems; name a task in `train`.")
     trainer = CritiqueTrainer(
-        model=start,
+        **start,
         actor=inputs.actor if asks_actor else None,
         args=args,
         train_dataset=pool,
-        peft_config=inputs.lora if isinstance(start, str) else None,
         grader=inputs.load_rater() or grade_batch,
     )
     run(trainer, inputs)
-
-
-def _configured(settings: Mapping[str, Any], *, every: int) -> CritiqueConfig:
-    return configured(CritiqueConfig, WHERE, {**COMMON, **machine_defaults(), **settings}, every=every)

@@ -1,12 +1,12 @@
 """Mixed RL: the model answers questions and judges pairs in the same rollout (LLaVA-Critic-R1, Table 8).
 
-Trainer, objective and options are those of `pairwise_critic`. In the reward of a question, r_oracle of the answer
-stands in place of r_pref. The paper does not say how it mixes its data; here it is half and half.
+Trainer, objective and options are those of `pairwise_critic`. For a question, r_oracle of the answer replaces
+r_pref. The paper does not say how it mixes its data; here one half is pairs, one half questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,73 +15,37 @@ from datasets import Dataset, concatenate_datasets
 from critique_rl.grading import grade_batch
 from critique_rl.methods import pairwise_critic
 from critique_rl.methods.base import Inputs
-from critique_rl.methods.rl import run
-from critique_rl.pairwise_rewards import completion_text, pairwise_reward, parse_preference
+from critique_rl.methods.rl import run, starting_point
+from critique_rl.pairwise_rewards import completion_text, parse_preference
 from critique_rl.prompts import prompt_set
-from critique_rl.training.checkpoints import load_critic
-from critique_rl.training.images import logged_images
-from critique_rl.training.pairwise import REWARDS, PairwiseCriticConfig, PairwiseCriticTrainer
+from critique_rl.training.pairwise import REWARDS, PairwiseCriticTrainer, PairwiseReward
 from critique_rl.types import UserError, child_seed
 
 
-class MixedReward:
+class MixedReward(PairwiseReward):
     """alpha r_pref + (1 - alpha) r_format of pairs, alpha r_oracle + (1 - alpha) r_format of questions."""
 
     __name__ = "mixed_reward"
+    recorded = (*PairwiseReward.recorded, "answer")
 
-    def __init__(self, args: PairwiseCriticConfig) -> None:
-        self.args = args
-
-    def __call__(
-        self,
-        completions: list[Any],
-        question: list[str],
-        response_1: list[str | None],
-        response_2: list[str | None],
-        label: list[int | None],
-        answer: list[str | None],
-        kind: list[str | None],
-        log_extra: Callable[[str, list[Any]], None],
-        log_metric: Callable[[str, float], None],
-        **columns: Any,
-    ) -> list[float | None]:
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
         """Reward each completion; a question has no label. See trl's reward functions for the arguments."""
-        r_pref_of, r_format_of = REWARDS[self.args.reward]
-        r_format = r_format_of(completions)
-        pairs = [i for i, named in enumerate(label) if named is not None]
-        questions = [i for i, named in enumerate(label) if named is None]
+        labels, texts = columns["label"], [completion_text(c) for c in completions]
+        questions = [i for i, label in enumerate(labels) if label is None]
         items = [
-            {"gold": str(answer[i]), "reply": completion_text(completions[i]), "kind": str(kind[i])}
+            {"gold": str(columns["answer"][i]), "reply": texts[i], "kind": str(columns["kind"][i])}
             for i in questions
         ]
-        r_oracle = dict(zip(questions, grade_batch(items), strict=True))
-        preferred = r_pref_of([completions[i] for i in pairs], [label[i] for i in pairs])
-        r_pref = dict(zip(pairs, preferred, strict=True))
-        rewards: list[float | None] = []
-        for i, form in enumerate(r_format):
-            grade = r_oracle[i] if i in r_oracle else r_pref[i]
-            value = None if grade is None else float(grade)
-            log_metric("reward/r_format", form)
-            if value is not None:
-                log_metric("reward/r_oracle" if i in r_oracle else "reward/r_pref", value)
-            rewards.append(pairwise_reward(value, form, alpha=self.args.alpha))
-        ties = self.args.ties
-        preferences = {i: parse_preference(completion_text(completions[i]), ties=ties) for i in pairs}
-        record: dict[str, Sequence[Any] | None] = {
-            "question": question,
-            "response_1": response_1,
-            "response_2": response_2,
-            "label": label,
-            "answer": answer,
-            "image": logged_images(columns.get("image"), self.args),
-            "preference": [preferences.get(i) for i in range(len(label))],
-            "response_correct": [r_oracle.get(i) for i in range(len(label))],
-            "r_format": r_format,
+        grades = dict(zip(questions, grade_batch(items), strict=True))
+        r_pref = REWARDS[self.args.reward][0](completions, labels)  # None for a question
+        record = {
+            "preference": [
+                None if i in grades else parse_preference(text, ties=self.args.ties)
+                for i, text in enumerate(texts)
+            ],
+            "response_correct": [grades.get(i) for i in range(len(texts))],
         }
-        for column, values in record.items():
-            if values is not None:
-                log_extra(column, list(values))
-        return rewards
+        return self.totals(completions, [grades.get(i, r) for i, r in enumerate(r_pref)], record, columns)
 
 
 class MixedTrainer(PairwiseCriticTrainer):
@@ -138,11 +102,5 @@ def train(inputs: Inputs) -> None:
     questions = Dataset.from_list(list(first.values()))
     size = min(len(pairs), len(questions))
     halves = [half.shuffle(seed=seed).select(range(size)) for half in (pairs, questions)]
-    start = load_critic(inputs.start)
-    trainer = MixedTrainer(
-        start,
-        args=args,
-        train_dataset=concatenate_datasets(halves),
-        peft_config=inputs.lora if isinstance(start, str) else None,
-    )
+    trainer = MixedTrainer(**starting_point(inputs), args=args, train_dataset=concatenate_datasets(halves))
     run(trainer, inputs)

@@ -11,12 +11,7 @@ from critique_rl.config.methods import METHODS
 
 
 def option(stage: Mapping[str, Any], key: str) -> Any:
-    """An option of a stage's trainer, or its default; None if the method has no such option.
-
-    Args:
-        stage: A stage, as a result file holds it.
-        key: Name of the option.
-    """
+    """An option of a stage that a result file holds, or its default; None if the method has no such option."""
     return stage["trainer"].get(key, defaults(stage["method"]).get(key))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from critique_rl.config.reading import check_options
 from critique_rl.critic_data import (
@@ -28,9 +29,8 @@ from critique_rl.critic_data import (
 )
 from critique_rl.critic_data.benchmarks import HUB as REWARD_BENCHMARKS
 from critique_rl.methods.base import Inputs, Rollout
-from critique_rl.methods.rl import rl_args, run
+from critique_rl.methods.rl import rl_args, run, starting_point
 from critique_rl.records import written_once
-from critique_rl.training.checkpoints import load_critic
 from critique_rl.training.pairwise import PairwiseCriticConfig, PairwiseCriticTrainer
 from critique_rl.types import UserError, child_seed, nearest
 from critique_rl.vision.models import is_vision_model, load_processor
@@ -86,15 +86,7 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def arguments(inputs: Inputs, **overrides: Any) -> PairwiseCriticConfig:
-    """Make the trainer's configuration.
-
-    Args:
-        inputs: Inputs of the method.
-        overrides: Options that win over those of the stage.
-
-    Raises:
-        UserError: An option is unknown, invalid or has no effect here.
-    """
+    """See `PlannedMethod.arguments`."""
     return trainer_args(
         {**inputs.options, **overrides},
         "pairwise_critic",
@@ -106,33 +98,19 @@ def arguments(inputs: Inputs, **overrides: Any) -> PairwiseCriticConfig:
 
 
 def rollout(args: PairwiseCriticConfig) -> Rollout:
-    """One RL step in words and tokens, for a plan."""
+    """See `PlannedMethod.rollout`."""
     return Rollout(f"{args.alpha:g} r_pref + {1 - args.alpha:g} r_format", "pairs", 0)
 
 
 def train(inputs: Inputs) -> None:
     """See `Method.train`; it goes on from the last checkpoint."""
-    args, start = arguments(inputs), load_critic(inputs.start)
-    trainer = PairwiseCriticTrainer(
-        start,
-        args=args,
-        train_dataset=dataset(pairs_of(inputs, ties=args.ties, seed=args.seed)),
-        peft_config=inputs.lora if isinstance(start, str) else None,
-    )
-    run(trainer, inputs)
+    args, start = arguments(inputs), starting_point(inputs)
+    pairs = dataset(pairs_of(inputs, ties=args.ties, seed=args.seed))
+    run(PairwiseCriticTrainer(**start, args=args, train_dataset=pairs), inputs)
 
 
 def trainer_args(options: Mapping[str, Any], where: str, **fixed: Any) -> PairwiseCriticConfig:
-    """Make the trainer's configuration, see `rl.rl_args`.
-
-    Args:
-        options: Options of the stage.
-        where: Name of the options in messages.
-        fixed: Settings that win over options.
-
-    Raises:
-        UserError: An option is unknown, invalid or has no effect here.
-    """
+    """Make the trainer's configuration from all options but `pairs`; arguments and errors as `rl.rl_args`."""
     settings = {name: value for name, value in options.items() if name != "pairs"}
     return rl_args(PairwiseCriticConfig, where, {}, settings, **fixed)
 
@@ -179,7 +157,7 @@ def _filtered(inputs: Inputs, options: PairOptions, ties: bool) -> list[dict[str
         limits = {name: inputs.options.get(name) for name in ("min_pixels", "max_pixels")}
         sees = is_vision_model(inputs.start)
         length = token_length(
-            load_processor(inputs.start, **limits) if sees else _tokenizer(inputs.start),
+            load_processor(inputs.start, **limits) if sees else AutoTokenizer.from_pretrained(inputs.start),
             lambda p: inputs.prompts.pairwise_prompt(p.question, p.response_1, p.response_2, ties=ties),
         )
         most = options.max_prompt_tokens
@@ -191,12 +169,6 @@ def _filtered(inputs: Inputs, options: PairOptions, ties: bool) -> list[dict[str
         | {"image": str(store_image(pair.image, images)) if isinstance(pair.image, bytes) else pair.image}
         for pair in selection.pairs
     ]
-
-
-def _tokenizer(path: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(path)
 
 
 def dataset(pairs: list[PreferencePair]) -> Dataset:

@@ -12,7 +12,7 @@ from critique_rl.config.reading import check_options
 from critique_rl.methods.base import Inputs
 from critique_rl.records import is_first_process
 from critique_rl.training.callbacks import DisplayCallback, KeepCallback
-from critique_rl.training.checkpoints import last_checkpoint
+from critique_rl.training.checkpoints import last_checkpoint, load_critic
 from critique_rl.training.config import CriticConfig, machine_defaults
 from critique_rl.training.trainer import CriticTrainer
 from critique_rl.types import UserError
@@ -32,8 +32,6 @@ CRITIC_ONLY = (
     "refinement_temperature",
 )
 """Fields without effect where no critic is trained."""
-
-
 COMMON: dict[str, Any] = {"disable_tqdm": True, "report_to": "tensorboard", "save_total_limit": 1}
 """Defaults of every training by RL in a run; options of a stage win over them."""
 
@@ -41,9 +39,12 @@ COMMON: dict[str, Any] = {"disable_tqdm": True, "report_to": "tensorboard", "sav
 def configured(cls: type[Config], where: str, settings: Mapping[str, Any], *, every: int) -> Config:
     """Make a trainer's configuration, with a checkpoint each `every` RL steps unless `settings` say otherwise.
 
+    `settings` win over `COMMON` and the machine's defaults.
+
     Raises:
         UserError: A setting is invalid; `where` names the options.
     """
+    settings = {**COMMON, **machine_defaults(), **settings}
     try:
         args = cls(**settings)
         if "save_strategy" not in settings:
@@ -64,7 +65,7 @@ def rl_args(
     seed: int,
     **fixed: Any,
 ) -> Config:
-    """Make the trainer's configuration of a method that trains no critic of single responses.
+    """Make the trainer's configuration for any method by RL but `critique_rl`.
 
     Args:
         cls: Class of the configuration.
@@ -88,9 +89,7 @@ def rl_args(
             instead = " Set rl_steps." if name == "max_steps" else ""
             raise UserError(f"{where}: {name} cannot be set here.{instead}")
     merged = {
-        **COMMON,
         "rl_steps": 500,  # of either stage of Critique-RL
-        **machine_defaults(),
         **defaults,
         **settings,
         "output_dir": str(output),
@@ -98,6 +97,12 @@ def rl_args(
         **fixed,
     }
     return configured(cls, where, merged, every=every)
+
+
+def starting_point(inputs: Inputs) -> dict[str, Any]:
+    """Load the start of a training; returns a trainer's arguments `model` and `peft_config`."""
+    start = load_critic(inputs.start)
+    return {"model": start, "peft_config": inputs.lora if isinstance(start, str) else None}
 
 
 def run(trainer: CriticTrainer, inputs: Inputs) -> None:

@@ -1,4 +1,4 @@
-"""Critiques that a critic writes of pool responses, with the actor's refinements; and checks of options."""
+"""Critiques of pool responses with the frozen actor's refinements after them; checks that methods share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Draw:
-    """Number of critiques that are drawn, and their sampling.
+    """Number of critiques to draw, and their sampling.
 
     Attributes:
         samples: Critiques of each response; equal ones count once.
@@ -107,7 +107,7 @@ def judged_critiques(
 
 
 def _judge(inputs: Inputs, critic: str, draw: Draw, seed: int) -> list[dict[str, Any]]:
-    """Records of `JudgedCritique`."""
+    """Draw critiques, refine after them and grade; return the fields of `JudgedCritique`."""
     prompts, responses = inputs.prompts, list(inputs.pool or [])
     if draw.problems is not None and draw.problems < len(responses):
         responses = random.Random(child_seed(seed, "rows")).sample(responses, draw.problems)
@@ -142,7 +142,7 @@ def _judge(inputs: Inputs, critic: str, draw: Draw, seed: int) -> list[dict[str,
 def _draw(
     inputs: Inputs, critic: str, draw: Draw, seed: int, responses: Sequence[Mapping[str, Any]]
 ) -> Iterable[tuple[int, str]]:
-    """Draw different critiques of each response, as (number of the response, critique), in the order drawn."""
+    """Draw critiques of each response; return (number of the response, critique) without repeats, in order."""
     from critique_rl.actors import TransformersActor
 
     asked = [inputs.prompts.critique_prompt(row["question"], row["response"]) for row in responses]
@@ -170,21 +170,13 @@ def read_options(cls: type[Options], options: Mapping[str, Any], where: str) -> 
 
 
 def require_mapping(name: str, value: object) -> None:
-    """Check that nested options are a mapping.
-
-    Raises:
-        UserError: The value is something else.
-    """
+    """Raise a `UserError` unless nested options are a mapping."""
     if not isinstance(value, Mapping):
         raise UserError(f"{name} must be a mapping of settings, got {value!r}.")
 
 
 def require_full_weights(inputs: Inputs) -> None:
-    """Check that the start is no adapter: supervised training would add a second one to its base.
-
-    Raises:
-        UserError: It is an adapter; merge it first.
-    """
+    """Raise a `UserError` if the start is an adapter: supervised training would add a second one to its base."""
     if (Path(inputs.start) / "adapter_config.json").exists():
         raise UserError(
             f"{inputs.start} is an adapter; this baseline starts from full weights: merge it "

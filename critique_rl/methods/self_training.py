@@ -1,7 +1,7 @@
 """Self-training on the critic's own critiques: STaR, Critic-CoT and Self-Refine, one method with two switches.
 
-Each iteration draws critiques from the current critic, lets the frozen actor refine after them, keeps some and
-fine-tunes the *first* critic on those. As in STaR, an iteration improves the data, not the last weights.
+Each iteration draws critiques from the current critic, lets the frozen actor refine after them, filters them and
+fine-tunes the *first* critic on the rest. As in STaR, an iteration improves the data, not the last weights.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class SelfTraining:
 
     Attributes:
         name: Name of the method.
-        right_verdict: Whether a kept critique must have a right verdict, too.
-        all_turns: Whether the actor's turns are learned as well: one model then answers, criticises and refines.
+        right_verdict: Whether the filter also asks for a right verdict.
+        all_turns: Whether the model also learns the actor's turns: it then answers, criticises and refines.
         iterations: Default of the option `iterations`.
     """
 
@@ -114,9 +114,8 @@ class SelfTraining:
         """Keep the critiques to learn from.
 
         Args:
-            judged: Drawn critiques.
-            balanced: Whether as many of right as of wrong responses are kept, by data set.
-            seed: Seed of the critiques that balancing drops.
+            balanced: Keep as many critiques of right as of wrong responses, in each data set; `seed` draws those
+                that are dropped.
 
         Raises:
             UserError: No critique is left.

@@ -1,7 +1,7 @@
 """SuperCorrect without its stronger model: DPO on the critic's own critiques, from the SFT critic.
 
-A pair holds two critiques of one response. The chosen one has a right verdict and the actor refines rightly after
-it; the rejected one fails in one of both.
+A pair holds two critiques of one response. The chosen one has a right verdict, and the actor's refinement after it
+is right; for the rejected one, the verdict or the refinement is wrong.
 """
 
 from __future__ import annotations

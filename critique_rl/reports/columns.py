@@ -62,9 +62,7 @@ def label(metric: str) -> str:
 def is_share(metric: str, unit: str) -> bool:
     """Whether a metric is a fraction of 1, shown in percent.
 
-    Args:
-        metric: Its name.
-        unit: Unit of the table: `percent`, or `score`, where `delta` is a difference of scores.
+    The table's unit is `percent`, or `score`, where `delta` is a difference of scores.
     """
     known = EVALUATION.get(metric)
     if known:

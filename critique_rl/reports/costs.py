@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,18 +25,8 @@ HOW = (
 
 
 def costs(folder: RunFolder) -> list[Cost]:
-    """Cost of each part of a finished run, in the order of its steps; shipped artifacts cost nothing.
-
-    Args:
-        folder: Folder of a run of which all steps are finished.
-    """
-    sizes: dict[str, int | None] = {}
-
-    def size(path: str) -> int | None:
-        if path not in sizes:
-            sizes[path] = parameters(path)
-        return sizes[path]
-
+    """Cost of each part of a finished run, in the order of its steps; shipped artifacts cost nothing."""
+    size = functools.cache(parameters)  # one model is read once
     parts: dict[tuple[str, str], list[Cost]] = {}
     for seed in (None, *folder.config.seeds):
         for kind in STEP_KINDS.values():
@@ -53,9 +44,4 @@ def _sum(part: str, kind: str, costs: Iterable[Cost]) -> Cost:
         values = [getattr(cost, name) for cost in costs]
         return None if None in values else sum(values)
 
-    return Cost(
-        part,
-        kind,
-        sum(cost.steps for cost in costs),
-        *(total(name) for name in ("trained", "generated", "flops", "hours")),
-    )
+    return Cost(part, kind, *map(total, ("steps", "trained", "generated", "flops", "hours")))

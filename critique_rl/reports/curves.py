@@ -28,9 +28,7 @@ DRAWN = {
 def plot_curves(histories: Mapping[str, Sequence[History]], path: Path) -> None:
     """Draw discrimination, refinement, KL and entropy over RL steps: the mean over seeds, each seed behind it.
 
-    Args:
-        histories: Per label of a stage, a log for each seed.
-        path: PNG to write.
+    `histories` holds, per label of a stage, a log for each seed; `path` is the PNG to write.
     """
     logged = {key for seeds in histories.values() for rows in seeds for row in rows for key in row}
     drawn = next((drawn for key, drawn in DRAWN.items() if key in logged), DRAWN["critic/acc_dis"])

@@ -46,7 +46,7 @@ class Finding:
 def check(
     log: Sequence[Mapping[str, Any]], *, stage: str, seed: int, refines: bool, limit: int | None = None
 ) -> list[Finding]:
-    """Check the log of one training.
+    """Check the log of one training; returns a finding for each logged metric that has a rule.
 
     Args:
         log: One mapping per RL step.
@@ -54,9 +54,6 @@ def check(
         seed: Seed of the run.
         refines: Whether the reward has a term for the refinement.
         limit: Token limit of a critique; None skips rules about it.
-
-    Returns:
-        A finding for each logged metric that has a rule.
     """
     findings = []
 

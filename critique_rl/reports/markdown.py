@@ -10,11 +10,9 @@ from critique_rl.reports.columns import columns_of, is_scored, is_share
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
-    """Write a table of results, shares in percent; several seeds as mean ± half of the 95 % interval.
+    """Write rows of a result file as a table, shares in percent; several seeds as mean ± half of the 95 % interval.
 
-    Args:
-        rows: Rows of a result file.
-        intervals: With one seed, whether to add the ends of the 95 % interval over its problems.
+    With `intervals`, one seed gets the ends of the 95 % interval over its problems.
     """
     several = len({row["dataset"] for row in rows}) > 1
     unit = "score" if is_scored(rows) else "percent"
@@ -23,8 +21,8 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False
     body = [
         [row["method"], *([row["dataset"]] if several else [])]
         + [
-            format_metric(row["metrics"].get(name), percent=is_share(name, unit), interval=intervals)
-            for name in columns
+            format_metric(row["metrics"].get(m), percent=is_share(m, unit), interval=intervals)
+            for m in columns
         ]
         for row in rows
     ]
@@ -36,7 +34,7 @@ def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True, int
 
     Args:
         metric: `mean`, `low`, `high` and `values`, as `summarise` returns them.
-        percent: Whether it is a share.
+        percent: Whether the metric is a share.
         interval: Whether to add the ends of the interval where there is one seed.
     """
     if metric is None:
@@ -51,11 +49,9 @@ def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True, int
 
 
 def caption(content: Mapping[str, Any], *, intervals: bool = False) -> str:
-    """Write the caption of a table: unit, meaning of ±, commit, device, and where the records are.
+    """Write the caption of a result file's table: unit, meaning of ±, commit, device, place of the records.
 
-    Args:
-        content: A result file.
-        intervals: Whether the table shows the intervals of one seed.
+    `intervals` says whether the table shows the intervals of one seed.
     """
     seeds = content["seeds"]
     if len(seeds) > 1:

@@ -39,25 +39,14 @@ NAMES = COLUMNS | SCORED_COLUMNS | PAIRWISE_COLUMNS
 Measured = tuple[str, TaskConfig, Mapping[str, Mapping[str, Any]]]
 """Row (`sft`, a stage, `STAGE@STEP`), task and metrics with one value per seed."""
 
-USES = {
-    "actor": """prompt = prompts.reasoning_prompt(question)
-reply = model.generate([prompt], Sampling(max_tokens={response}))[0]
-print(prompts.reasoning_prefill + reply.text)""",
-    "critic": """prompt = prompts.critique_prompt(question, response)
-critique = model.generate([prompt], Sampling(max_tokens={critique}))[0].text
-print(critique, {parse}(critique))""",
-    "pairs": """prompt = prompts.pairwise_prompt(question, response, "It is 7.")
-print(model.generate([prompt], Sampling(max_tokens={critique}))[0].text)""",
-}
 CARD = Template((files(__package__) / "card.md").read_text("utf-8"))
+NOUNS = {"actor": "actor", "sft": "SFT critic"}
 
 
 def write_all(folder: RunFolder, measured: Iterable[Measured]) -> None:
-    """Write the cards of all checkpoints in a run's folder, with their metrics.
+    """Write the cards of all checkpoints that a run has made, and add the metrics of its rows to them.
 
-    Args:
-        folder: Folder of a run that has these checkpoints; models that the package ships are left as they are.
-        measured: Metrics of the run's rows. Results of other measurements in a card stay.
+    Results of other measurements in a card stay. Models that the package ships are left as they are.
     """
     measured = list(measured)
     for name in ("actor", "sft"):
@@ -84,10 +73,9 @@ def write_cards(
 
     Args:
         folder: Folder of the run.
-        name: `actor`, `sft` or a stage.
+        name: `actor`, `sft` or, with a seed, a stage.
         seed: Seed of a stage.
-        measured: Metrics of the run's rows, added to those in the card; None for a new checkpoint, which is not
-            measured yet.
+        measured: Metrics to add to those in the card; None for a new checkpoint, which is not measured yet.
 
     Returns:
         Paths of the cards.
@@ -119,25 +107,20 @@ def card(
     results: list[EvalResult],
     made_with: Mapping[str, Any] | None,
 ) -> ModelCard:
-    """The card of one checkpoint.
+    """The card of a checkpoint: `actor`, `sft` or, with a seed, a stage or `STAGE@STEP`.
 
-    Args:
-        folder: Folder of the run.
-        row: `actor`, `sft`, a stage or `STAGE@STEP`.
-        seed: Seed of a stage.
-        results: Metrics of the checkpoint.
-        made_with: Commit and versions of the training; None where they were not recorded.
+    `made_with` holds commit and versions of the training; None where they were not recorded.
     """
     config, name = folder.config, row.partition("@")[0]
     stage = config.stages.get(name)
     directory = Path(folder.model_path(row, seed))
     sees = is_vision_model(str(directory))
-    papers = [LLAVA_CRITIC_R1 if stage and METHODS[stage.method].pairs else CRITIQUE_RL, TRL]
-    hub = (
-        config.base
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", config.base) and not Path(config.base).exists()
-        else None
-    )
+    pairs = stage is not None and METHODS[stage.method].pairs
+    # The role that the model was trained for comes first.
+    roles = ("critic", "actor") if pairs else ("actor",) if name == "actor" else folder.roles(name)
+    papers = [LLAVA_CRITIC_R1 if pairs else CRITIQUE_RL, TRL]
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", config.base) and not Path(config.base).exists()
+    hub = config.base if on_hub else None
     adapter = (directory / "adapter_config.json").exists()
     title = f"{config.name}, {stage.label if stage else NOUNS[name]}"
     title += "" if row == name else f" after {row.partition('@')[2]} RL steps"
@@ -150,68 +133,31 @@ def card(
         license="apache-2.0" if config.base == "tiny" else None,  # otherwise the base model's licence applies
         model_name=title,
         pipeline_tag="image-text-to-text" if sees else "text-generation",
-        tags=["critique-rl", *_roles(folder, name), *(f"arxiv:{p.id}" for p in papers if p.id), "trl"],
+        tags=["critique-rl", *roles, *(f"arxiv:{p.id}" for p in papers if p.id), "trl"],
         eval_results=results or None,
         made_with=made_with,
     )
-    kind = "pairs" if stage and METHODS[stage.method].pairs else _roles(folder, name)[0]
-    parse = ("parse_verdict" if config.scorer is None else "parse_rating") if kind == "critic" else ""
     body = CARD.render(
         title=escape(title),
-        about=_about(folder, name, stage),
+        roles=roles,
+        stage=stage,
+        pairs=pairs,
         prompts=config.prompts,
-        parse=parse,
-        use=USES[kind].format(**as_dict(config.lengths), parse=parse),
+        parse="parse_verdict" if config.scorer is None else "parse_rating",
+        lengths=config.lengths,
         training=_training(folder, row, seed, stage),
         evaluation=_evaluation(results),
-        made_with=_made_with(made_with),
+        made_with=made_with,
+        escape=escape,
         papers=papers,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
 
 
-NOUNS = {"actor": "actor", "sft": "SFT critic"}
-
-
-def _roles(folder: RunFolder, name: str) -> tuple[str, ...]:
-    """Roles of the model; the one that it was trained for comes first."""
-    if name == "actor":
-        return ("actor",)
-    stage = folder.config.stages.get(name)
-    if stage and METHODS[stage.method].pairs:
-        return ("critic", "actor")
-    return folder.roles(name)
-
-
-def _about(folder: RunFolder, name: str, stage: StageConfig | None) -> str:
-    if name == "actor":
-        return (
-            "The frozen actor: it answers a question, and refines its answer after a critique. It was fine-tuned "
-            "by supervision and is not trained by RL."
-        )
-    if stage is None:
-        return (
-            "A critic after supervised fine-tuning on critiques that led to a right refinement, from which RL "
-            f"starts. {CRITIC}"
-        )
-    if METHODS[stage.method].pairs:
-        return "A critic of pairs: it reads a question and two responses and names the better one in a box."
-    if "critic" not in folder.roles(name):
-        return "An actor that was trained by RL on its own responses; it answers questions."
-    return (
-        f"A critic. {CRITIC} It was trained with one frozen actor and one set of prompts, and is measured with "
-        "them alone."
-    )
-
-
-CRITIC = "It reads a question and a response and writes a critique, step by step, that ends in a verdict."
-
-
 def _training(folder: RunFolder, row: str, seed: int | None, stage: StageConfig | None) -> str:
     config, prompts = folder.config, prompt_set(folder.config.prompts)
-    facts: dict[str, Any] = {
-        "Base model": f"{config.base}, made on the spot" if config.base == "tiny" else config.base
-    }
+    on_the_spot = ", made on the spot" if config.base == "tiny" else ""
+    facts: dict[str, Any] = {"Base model": config.base + on_the_spot}
     if stage is None:
         options = config.cold_start.actor_sft if row == "actor" else config.cold_start.critic_sft
         facts["Method"] = "supervised fine-tuning" if options else "none: the base as it is"
@@ -225,46 +171,20 @@ def _training(folder: RunFolder, row: str, seed: int | None, stage: StageConfig 
         facts["RL steps"] = row.partition("@")[2] or option(plain, "rl_steps")
         facts["Pairs"] = options.get("pairs", {}).get("origin")
         facts["LoRA"] = stage.lora
-    facts |= {
-        "Data": tasks(as_dict(config)["train"]),
-        "Prompts": f"{prompts.name}, version {prompts.version}",
-    }
+    facts["Data"] = tasks(as_dict(config)["train"])
+    facts["Prompts"] = f"{prompts.name}, version {prompts.version}"
     facts["Seed"] = config.cold_start.seed if seed is None else seed
     facts |= {f"`{key}`": value for key, value in options.items() if key not in ("pairs", "rl_steps")}
     rows = [(name, shown(value)) for name, value in facts.items() if value not in (None, "", "–")]
     return table(("Setting", "Value"), rows).replace("\\`", "`")
 
 
-def _evaluation(results: list[EvalResult]) -> str:
-    if not results:
-        return "Not measured yet."
-    rows = [
-        (
-            r.dataset_name,
-            r.dataset_split or "",
-            r.dataset_config or "",
-            r.metric_name,
-            f"{r.metric_value:.4f}",
-        )
-        for r in results
-    ]
-    return (
-        "Greedy or sampled as the run's protocol says, with the run's actor. Shares are fractions of 1; intervals "
-        "are in the run's report.\n\n"
-        + table(("Data set", "Split", "Options", "Metric", "Value"), rows, numbers=1)
-    )
-
-
-def _made_with(made: Mapping[str, Any] | None) -> str:
-    if made is None:
-        return "Not recorded when it was trained."
-    versions = {k: v for k, v in made["versions"].items() if k != "device" and v}
-    lines = [
-        f"* Commit: {made['commit'] or 'unknown'}",
-        f"* Device: {escape(made['versions']['device'])}",
-        "* Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
-    ]
-    return "\n".join(lines)
+def _evaluation(results: Iterable[EvalResult]) -> str:
+    rows = []
+    for r in results:
+        where = (r.dataset_name, r.dataset_split or "", r.dataset_config or "")
+        rows.append((*where, r.metric_name, f"{r.metric_value:.4f}"))
+    return table(("Data set", "Split", "Options", "Metric", "Value"), rows, numbers=1) if rows else ""
 
 
 def _datasets(folder: RunFolder, stage: StageConfig | None) -> list[str]:

@@ -30,11 +30,9 @@ from critique_rl.reports.settings import differences_from, paper_config, reward,
 
 
 def sections(content: Mapping[str, Any], *, whole: bool = True) -> str:
-    """Write the sections below the figures: what ran, where, health, cost, differences from the paper.
+    """Write the sections below the figures of a result file; older files hold neither health nor cost.
 
-    Args:
-        content: A result file; older ones hold neither health nor cost.
-        whole: Whether to add the configuration and the healthy findings.
+    `whole` adds the configuration and the healthy findings.
     """
     parts = [
         ("What ran", _what(content)),
@@ -76,14 +74,13 @@ def _what(content: Mapping[str, Any]) -> str:
 def _where(content: Mapping[str, Any]) -> str:
     commit = str(content["commit"] or "unknown: not a git checkout")
     dirty = bool(content.get("dirty")) or commit.endswith("-dirty")
+    changes = ", with changes that are in no commit" if dirty else ""
     versions = {k: v for k, v in content["versions"].items() if k != "device" and v}
-    lines = [
-        f"* Commit: {escape(commit.removesuffix('-dirty'))}"
-        + (", with changes that are in no commit" if dirty else ""),
-        f"* Device: {escape(content['versions'].get('device'))}",
-        "* Versions: " + ", ".join(f"{escape(name)} {escape(v)}" for name, v in versions.items()),
-    ]
-    return "\n".join(lines)
+    return (
+        f"* Commit: {escape(commit.removesuffix('-dirty'))}{changes}\n"
+        f"* Device: {escape(content['versions'].get('device'))}\n"
+        "* Versions: " + ", ".join(f"{escape(name)} {escape(v)}" for name, v in versions.items())
+    )
 
 
 def _health(health: Mapping[str, Any], *, whole: bool) -> str:
@@ -129,9 +126,8 @@ def _all_findings(findings: Sequence[Mapping[str, Any]]) -> str:
         ends = {s: f"{_number(f['first'])}\u00a0→\u00a0{_number(f['last'])}" for s, f in by_seed.items()}
         wrong = [str(s) for s, f in by_seed.items() if f["outside"]]
         state = f"outside (seed {', '.join(wrong)})" if wrong else "healthy"
-        rows.append(
-            [metric, *(ends.get(s, "–") for s in seeds), next(iter(by_seed.values()))["healthy"], state]
-        )
+        healthy = next(iter(by_seed.values()))["healthy"]
+        rows.append([metric, *(ends.get(s, "–") for s in seeds), healthy, state])
     return table(("Metric", *(f"Seed {s}" for s in seeds), "Healthy", "State"), rows, numbers=0)
 
 
@@ -181,10 +177,7 @@ PAGE = Template((files(__package__) / "page.html").read_text("utf-8"), autoescap
 def html(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
     """Render a Markdown page as one self-contained HTML file.
 
-    Args:
-        markdown: The page.
-        title: Title of the window.
-        pictures: PNG files by their name in the page; any other picture is left out.
+    `pictures` holds PNG files by their name in the page; any other picture is left out.
     """
     parser = MarkdownIt("js-default", {"html": False, "linkify": False})  # raw HTML is shown as text
     parser.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
@@ -220,14 +213,7 @@ def _text(inline: Token) -> str:
 
 
 def write_pages(markdown: str, title: str, stem: Path, pictures: Sequence[Path] = ()) -> None:
-    """Write a page as `STEM.md` and `STEM.html`.
-
-    Args:
-        markdown: The page.
-        title: Title of the HTML file's window.
-        stem: Path without ending.
-        pictures: PNG files that the page shows, in the same folder.
-    """
+    """Write a page as `STEM.md` and `STEM.html`; the pictures are PNG files that it shows, in the same folder."""
     write(stem.with_name(stem.name + ".md"), markdown)
     contents = {path.name: path.read_bytes() for path in pictures}
     write(stem.with_name(stem.name + ".html"), html(markdown, title, contents))

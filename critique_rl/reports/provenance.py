@@ -36,11 +36,8 @@ def origin() -> dict[str, Any]:
 def commit_of(package: Path) -> str | None:
     """Commit of the checkout that holds a package's folder; it ends in `-dirty` where code or YAML files differ.
 
-    Changed results and pages do not count: a study writes them script by script, so only its first script would
-    run on a clean checkout.
-
-    Returns:
-        None without a checkout, also for a package that is installed inside the checkout of another project.
+    None without a checkout, also for a package that is installed inside the checkout of another project. Changed
+    results and pages do not count: a study writes them script by script, so only its first would be clean.
     """
 
     def git(*arguments: str) -> str:

@@ -30,10 +30,7 @@ from critique_rl.runs.folder import RunFolder
 
 
 def write_report(folder: RunFolder) -> Path:
-    """Write the result file of a run, its pages and curves, and figures into its model cards.
-
-    Args:
-        folder: Folder of a run of which all steps are finished.
+    """Write the result file of a finished run, its pages and curves, and figures into its model cards.
 
     Returns:
         Path of report.json.
@@ -57,7 +54,7 @@ def write_result(
     """Write report.json, report.md, report.html and curves.png into a run's folder.
 
     Args:
-        config: Configuration of the run.
+        config: Names the folder, see `RunConfig.directory`.
         rows: `method`, `dataset` and `metrics` as `summarise` gives them.
         logs: By label of the stage, for each seed, the log of the trainer with one mapping per RL step.
         training: Health and costs, see `of_training`.
@@ -79,11 +76,9 @@ def write_result(
 
 
 def of_training(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
-    """What a result file says of the training: "health" and "costs".
+    """The parts "health" and "costs" of the result file of a finished run.
 
-    Args:
-        folder: Folder of a finished run.
-        whole: Whether all findings are kept, or only those outside of the healthy range.
+    Only with `whole` are the healthy findings kept too.
     """
     findings = [
         finding

@@ -12,11 +12,7 @@ History = list[dict[str, Any]]
 
 
 def result_rows(folder: RunFolder) -> list[dict[str, Any]]:
-    """Rows of the result table, by data set: `method`, `dataset`, `metrics`.
-
-    Args:
-        folder: Folder of a run of which all steps are finished.
-    """
+    """Rows of the result table of a finished run, by data set: `method`, `dataset`, `metrics`."""
     labels, seeds = folder.labels(), folder.config.seeds
     rows = [
         {"method": labels[row["row"].partition("@")[0]], "dataset": row["dataset"], "metrics": row["metrics"]}

@@ -29,14 +29,8 @@ OF_PAPERS = {
 SFT = ("actor_sft", "critic_sft")
 NOT_COMPARED = ("name", "seeds", "threads", "output", "actor_server", "stages")
 OF_MACHINE = {
-    *(
-        "checkpoint_rl_steps",
-        "dataloader_pin_memory",
-        "disable_tqdm",
-        "gradient_checkpointing",
-        "logging_steps",
-    ),
-    *("report_to", "use_cpu"),
+    *("checkpoint_rl_steps", "dataloader_pin_memory", "disable_tqdm", "gradient_checkpointing"),
+    *("logging_steps", "report_to", "use_cpu"),
 }
 """Options of a trainer that change no result."""
 
@@ -59,14 +53,9 @@ class Difference:
 
 
 def paper_config(config: Mapping[str, Any], configs: Path = CONFIGS) -> Path | None:
-    """Find the configuration with the paper's setting, of the same base model if there is one.
+    """Find the file with the paper's setting for a configuration, of the same base model if there is one.
 
-    Args:
-        config: A configuration, as a result file holds it.
-        configs: Folder of the configurations.
-
-    Returns:
-        Its path; None in an installed package, which has no such folder.
+    None in an installed package, which has no folder of configurations.
     """
     if config.get("scorer"):
         names = OF_PAPERS["Critique-RL, summaries"]
@@ -78,11 +67,9 @@ def paper_config(config: Mapping[str, Any], configs: Path = CONFIGS) -> Path | N
 
 
 def differences_from(paper: Path, config: Mapping[str, Any]) -> list[Difference]:
-    """List the settings that differ from the paper's; each stage is compared with the paper's stage of that name.
+    """List the settings in which a result file's configuration differs from the paper's, see `paper_config`.
 
-    Args:
-        paper: The paper's configuration, see `paper_config`.
-        config: A configuration, as a result file holds it; the stages of a table script are variants.
+    Each stage is compared with the paper's stage of that name; the stages of a table script are variants.
     """
     theirs = load_config(paper)
     stages = dict(theirs.stages)
@@ -165,11 +152,11 @@ def tasks(configured: Sequence[Mapping[str, Any]]) -> str:
     >>> tasks([{"name": "math", "split": "test", "limit": 500}, {"name": "gsm8k", "split": "test"}])
     'math (test, 500), gsm8k (test)'
     """
-    limits = [f", {task['limit']:,}" if task.get("limit") else "" for task in configured]
-    return ", ".join(
-        f"{task.get('label') or task['name']} ({task['split']}{limit})"
-        for task, limit in zip(configured, limits, strict=True)
-    )
+    parts = []
+    for task in configured:
+        limit = f", {task['limit']:,}" if task.get("limit") else ""
+        parts.append(f"{task.get('label') or task['name']} ({task['split']}{limit})")
+    return ", ".join(parts)
 
 
 def _outside_stages(config: Mapping[str, Any], sft_options: Sequence[str]) -> dict[str, Any]:

@@ -36,10 +36,9 @@ class ActorJudge:
 
     def __call__(self, asked: Sequence[Comparison]) -> list[Ruling]:
         """Judge all comparisons in one call of the actor."""
-        replies = self._actor.generate(
-            [self._prompts.pairwise_prompt(c.question, c.first, c.second, image=c.payload) for c in asked],
-            Sampling(self._max_tokens),
-        )
+        to_prompt = self._prompts.pairwise_prompt
+        prompts = [to_prompt(c.question, c.first, c.second, image=c.payload) for c in asked]
+        replies = self._actor.generate(prompts, Sampling(self._max_tokens))
         return [
             Ruling(parse_preference(g.text, thinking=self._thinking), g.text, tokens_of(g)) for g in replies
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +49,13 @@ def self_critique(
     chunk_size: int = 256,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Bracket]:
-    """`tournaments`, with every judgement written to disk.
+    """`tournaments`, with every judgement written to disk; `both_orders` as there.
 
     Args:
         items: As in `tournaments`. Items that are added later leave the judgements of the others valid.
         judge: See `Judge`. Its answers must not depend on chance, since judgements on disk are not repeated.
         name: Name of the judge, with all settings that change its answers; see `ActorJudge.name`.
         seed: Seed of shuffle and coins.
-        both_orders: Whether each pair is judged in both orders.
         records: JSON-lines file; judgements are appended to it and read back from it.
         chunk_size: Comparisons that are judged and written together. A killed run loses at most one chunk.
         on_progress: Called with the number of finished judgements and of all, both without re-asks.
@@ -78,41 +77,29 @@ def self_critique(
         "number of orders",
     )
     total = sum(len(item.candidates) - 1 for item in items) * (2 if both_orders else 1)
-    recorder = _Recorder(judge, name, keys, both_orders, journal, chunk_size, total, on_progress)
-    return tournaments(items, recorder, seed=seed, both_orders=both_orders)
+    counted = 0  # comparisons so far, without re-asks
+
+    def recorded(asked: Sequence[Comparison]) -> list[Ruling]:
+        """Ask the judge only for what is not on disk, and write its answers."""
+        nonlocal counted
+        comparisons = {(keys[c.item], c.round, *c.places): c for c in asked}
+        places, chunks = list(comparisons), []
+        for start in range(0, len(places), chunk_size):
+            chunk = places[start : start + chunk_size]
+            counted += sum(both_orders or comparisons[p].order == "forward" for p in chunk)
+            chunks.append((chunk, counted))
+
+        def ask_for(number: int, missing: Sequence[_Place]) -> list[Entry]:
+            judgements = ask(judge, [comparisons[place] for place in missing])
+            return [Entry(**vars(j), judge=name, key=keys[j.item]) for j in judgements]
+
+        journal.fill(chunks, ask_for, on_progress, total)
+        entries = [journal.done[place] for place in places]
+        return [Ruling(e.label, e.reply, e.tokens) for e in entries]
+
+    return tournaments(items, recorded, seed=seed, both_orders=both_orders)
 
 
 def _key(item: Item, name: str, seed: int, both_orders: bool) -> str:
     content = repr((name, seed, both_orders, item.id, item.question, item.candidates))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-@dataclass
-class _Recorder:
-    """A judge that asks another judge only for what is not on disk, and writes its answers."""
-
-    judge: Judge
-    name: str
-    keys: Mapping[str, str]
-    both_orders: bool
-    journal: Journal[_Place, Entry]
-    chunk_size: int
-    total: int
-    on_progress: Callable[[int, int], None] | None
-    counted: int = 0  # comparisons so far, without re-asks
-
-    def __call__(self, asked: Sequence[Comparison]) -> list[Ruling]:
-        comparisons = {(self.keys[c.item], c.round, *c.places): c for c in asked}
-        places, chunks = list(comparisons), []
-        for start in range(0, len(places), self.chunk_size):
-            chunk = places[start : start + self.chunk_size]
-            self.counted += sum(self.both_orders or comparisons[p].order == "forward" for p in chunk)
-            chunks.append((chunk, self.counted))
-
-        def ask_for(number: int, missing: Sequence[_Place]) -> list[Entry]:
-            judgements = ask(self.judge, [comparisons[place] for place in missing])
-            return [Entry(**vars(j), judge=self.name, key=self.keys[j.item]) for j in judgements]
-
-        self.journal.fill(chunks, ask_for, self.on_progress, self.total)
-        entries = [self.journal.done[place] for place in places]
-        return [Ruling(e.label, e.reply, e.tokens) for e in entries]

@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, get_args
 
+import critique_rl.evaluation.scaling as scaling
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.intervals import interval, share
-from critique_rl.evaluation.scaling import (
-    ByK,
-    chains,
-    majority_vote,
-    mean_of_known,
-    outcome,
-    pass_at_k,
-    powers_of_two,
-)
 from critique_rl.self_critique.knockout import Bracket, How, Item, check_identities, shuffled
 from critique_rl.types import GradedKind, UserError, child_seed
 
@@ -26,12 +18,12 @@ from critique_rl.types import GradedKind, UserError, child_seed
 def items_of(episodes: Iterable[Episode]) -> list[Item]:
     """Pools of an evaluation with several samples: the last reply of each chain is a candidate.
 
-    The payload of an item is the image of its problem, None without an image. Errors are those of `chains`.
+    The payload of an item is the image of its problem, None without an image; errors as of `scaling.chains`.
     """
     items = []
-    for identity, samples in chains(episodes).items():
+    for identity, samples in scaling.chains(episodes).items():
         last = [chain[-1] for chain in samples]
-        texts, grades = zip(*map(outcome, last), strict=True)
+        texts, grades = zip(*map(scaling.outcome, last), strict=True)
         items.append(Item(identity, last[0].question, texts, grades, last[0].kind, last[0].image))
     return items
 
@@ -52,15 +44,13 @@ def single(item: Item, n: int, *, seed: int) -> float | None:
 
 def majority(item: Item, n: int, *, seed: int) -> float | None:
     """Majority vote of n candidates over normalised answers; a tie goes to the first in bracket order."""
-    return mean_of_known(
-        majority_vote([item.answers[i] for i in block], [item.correct[i] for i in block])
-        for block in blocks(shuffled(item.id, len(item.candidates), seed=seed), n)
-    )
+    order = shuffled(item.id, len(item.candidates), seed=seed)
+    return scaling.majority_of_blocks([(item.answers[i], item.correct[i]) for i in order], n)
 
 
 def random_pick(item: Item, n: int, *, seed: int) -> float | None:
     """One of n candidates, by seed."""
-    return mean_of_known(
+    return scaling.mean_of_known(
         item.correct[block[child_seed(seed, "random", item.id, n, place) % n]]
         for place, block in enumerate(blocks(shuffled(item.id, len(item.candidates), seed=seed), n))
     )
@@ -72,8 +62,7 @@ def passing(item: Item, n: int, *, seed: int) -> float | None:
     The value is over all sub-samples of the graded pool, not only over the blocks, so below the whole pool a
     selector can be above it by chance. The seed changes nothing.
     """
-    grades = [grade for grade in item.correct if grade is not None]
-    return pass_at_k(len(grades), sum(grades), n) if len(grades) >= n else None
+    return scaling.pass_of_grades(item.correct, n)
 
 
 BASELINES: dict[str, Callable[..., float | None]] = {
@@ -86,7 +75,7 @@ BASELINES: dict[str, Callable[..., float | None]] = {
 
 def chosen(item: Item, bracket: Bracket, n: int) -> float | None:
     """Accuracy of the winners of knock-outs among n candidates."""
-    return mean_of_known(item.correct[i] for i in bracket.choices(n))
+    return scaling.mean_of_known(item.correct[i] for i in bracket.choices(n))
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ def by_item(
     *,
     seed: int,
     ns: Sequence[int] | None = None,
-) -> dict[str, ByK]:
+) -> dict[str, scaling.ByK]:
     """Accuracy of each method at each n, kept by item: baselines, then judges.
 
     Args:
@@ -147,7 +136,7 @@ def by_item(
     """
     _check_pools(items)
     wanted = _check_ns(items, ns)
-    values: dict[str, ByK] = {
+    values: dict[str, scaling.ByK] = {
         name: {n: {item.id: value(item, n, seed=seed) for item in items} for n in wanted}
         for name, value in BASELINES.items()
     }
@@ -180,10 +169,10 @@ def curve(
 def estimate(values: Mapping[str, float | None], *, seed: int) -> Estimate:
     """Mean over items with its percentile bootstrap, see `intervals.interval`; None is left out."""
     low, high = interval(values, seed=seed) or (None, None)
-    return Estimate(mean_of_known(values.values()), low, high)
+    return Estimate(scaling.mean_of_known(values.values()), low, high)
 
 
-def difference(values: Mapping[str, ByK], method: str, other: str, n: int, *, seed: int) -> Estimate:
+def difference(values: Mapping[str, scaling.ByK], method: str, other: str, n: int, *, seed: int) -> Estimate:
     """Accuracy of `method` minus that of `other` at n, with a bootstrap interval by seed.
 
     `values` is the result of `by_item`. Methods are paired by item; items without both values are left out.
@@ -196,7 +185,7 @@ def difference(values: Mapping[str, ByK], method: str, other: str, n: int, *, se
     return estimate(gains, seed=seed)
 
 
-def metrics_by_item(values: Mapping[str, ByK]) -> dict[str, dict[str, float | None]]:
+def metrics_by_item(values: Mapping[str, scaling.ByK]) -> dict[str, dict[str, float | None]]:
     """Result of `by_item` by metric `METHOD_at_N`, in the shape of the further metrics of `summarise`."""
     return {f"{method}_at_{n}": dict(v or {}) for method, by_n in values.items() for n, v in by_n.items()}
 
@@ -263,7 +252,7 @@ def _check_pools(items: Sequence[Item]) -> None:
 
 def _check_ns(items: Sequence[Item], ns: Sequence[int] | None) -> list[int]:
     smallest = min(items, key=lambda item: len(item.candidates))
-    possible = powers_of_two(len(smallest.candidates))
+    possible = scaling.powers_of_two(len(smallest.candidates))
     for n in ns or ():
         if n not in possible:
             raise UserError(

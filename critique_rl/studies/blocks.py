@@ -82,19 +82,15 @@ class Picture:
 
 
 def episodes(named: Mapping[str, Episode]) -> Html:
-    """Show episodes of one problem side by side.
-
-    Args:
-        named: Episodes by heading.
+    """Show episodes of one problem side by side, each below its heading.
 
     Raises:
         UserError: There are no episodes, or they are of several problems.
     """
     columns = list(named.values())
     if len({(e.question, e.image) for e in columns}) != 1:
-        raise UserError(
-            f"episodes of one problem can stand side by side, got {len(columns)} of several or none."
-        )
+        got = f"{len(columns)} of several or none"
+        raise UserError(f"episodes of one problem can stand side by side, got {got}.")
     first = columns[0]
     same = len({e.response for e in columns}) == 1
     parts = [f"<p><b>Question</b> <code>{html.escape(first.question)}</code> "]
@@ -177,14 +173,7 @@ def _grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def lines(
     series: Mapping[str, Sequence[Point]], *, x_label: str, y_label: str, logarithmic: bool = False
 ) -> Picture:
-    """Draw a line for each series, with intervals where its points have them.
-
-    Args:
-        series: Points by name of the line.
-        x_label: Heading of the x axis.
-        y_label: Heading of the y axis.
-        logarithmic: Whether the x axis is one of powers of two.
-    """
+    """Draw a line for each series, with intervals where its points have them; `logarithmic`: x in powers of two."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 3.8), layout="constrained")
@@ -203,12 +192,7 @@ def lines(
 
 
 def sheet(pictures: Sequence[tuple[str | bytes, str]], *, columns: int = 3) -> Picture:
-    """Show pictures with a caption below each, enlarged without smoothing.
-
-    Args:
-        pictures: Each as `images.open_image` takes it, with its caption.
-        columns: Pictures side by side.
-    """
+    """Show pictures, as `images.open_image` takes them, with a caption below each, enlarged without smoothing."""
     from matplotlib.figure import Figure
 
     rows = -(-len(pictures) // columns)

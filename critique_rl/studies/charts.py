@@ -28,12 +28,6 @@ def draw_bars(content: Mapping[str, Any], paper: Paper, columns: Sequence[str], 
 
     The paper's scores by another scorer do not fit on the axis; only the table has them.
 
-    Args:
-        content: A result file.
-        paper: The paper's numbers.
-        columns: Metrics to show.
-        path: PNG to write.
-
     Raises:
         UserError: No row has one of the metrics, or the table is unknown.
     """
@@ -84,14 +78,14 @@ def draw_lines(
     columns: Sequence[str],
     path: Path,
     *,
-    x_label: str | None = None,
+    x_label: str | None = None
 ) -> None:
     """Draw a panel per metric: a line per method and data set, intervals, the paper's values as hollow markers.
 
     Points come from rows with "x". A metric called `pass_at` or `majority_at` has a value for each K, and the axis
     is logarithmic. Over steps or coefficients the paper's values of another model are left out.
 
-    Arguments and errors as of `draw_bars`; `x_label` heads the x axis, by default as in the paper's file, or K.
+    Errors as of `draw_bars`; `x_label` heads the x axis, by default as in the paper's file, or K.
     """
     table, reference = paper.table(str(content.get("table"))), reference_of(content, paper)
     one_dataset = len({row["dataset"] for row in content["rows"]}) == 1

@@ -37,15 +37,10 @@ class Outcome:
 
 
 def judge(claim: Claim, content: Mapping[str, Any] | None, paper: Paper) -> list[Outcome]:
-    """Check a claim, once for each data set of the result file.
+    """Check a claim, once for each data set of the result file of its table; `content` is None if there is no file.
 
     Differences are taken seed by seed, in the order of the file's seeds, so that effects of a seed on both sides
     cancel. One seed has no interval over seeds and cannot show anything.
-
-    Args:
-        claim: The claim.
-        content: Result file of its table; None if there is none.
-        paper: The paper's numbers.
     """
     number, source = _paper_difference(claim, content, None, paper)
     if content is None:

@@ -17,12 +17,10 @@ from critique_rl.types import UserError
 def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseException]:
     """Train and measure what tables lack: `study.jobs` processes, of which no two work on one seed.
 
-    Args:
-        tables: By stem, in the order in which a seed goes through them.
-        study: The preset's.
+    A seed goes through the tables in their order.
 
     Returns:
-        By stem what went wrong; the other tables are complete.
+        Errors by stem; the other tables are complete.
     """
     studies = {stem: table.study or study for stem, table in tables.items()}
     failed: dict[str, BaseException] = {}
@@ -61,9 +59,8 @@ def measure(tables: Mapping[str, Table], study: Study) -> dict[str, BaseExceptio
                 if raised is not None:
                     failed.setdefault(stem, raised)
                 state = "done" if raised is None else "failed"
-                display.note(
-                    f"{stem}, seed {seed}: {state} ({total - len(waiting) - len(running)} of {total})"
-                )
+                ended = total - len(waiting) - len(running)
+                display.note(f"{stem}, seed {seed}: {state} ({ended} of {total})")
     return failed
 
 

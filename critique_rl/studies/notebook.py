@@ -49,8 +49,7 @@ FOLDERS = ("", "llava_critic_r1")
 def start(threads: int = 1) -> None:
     """Prepare the process, before anything else is imported: no progress bars, no waiting for a hub out of reach.
 
-    Args:
-        threads: CPU threads of torch; the figures of a run depend on them.
+    The figures of a run depend on the number of CPU threads of torch.
     """
     go_offline_without_hub()
     quiet_libraries()
@@ -120,9 +119,8 @@ def claims(*stems: str, preset: str = "tiny", results: Path = COMMITTED) -> Text
                 numbers = [tables.format_cell(m, claim.metric, unit) for m in (outcome.difference, theirs)]
                 status = outcome.status + (f" ({outcome.reason})" if outcome.reason else "")
                 rows.append((claim.text, outcome.dataset or "–", *numbers, status))
-    return Text(
-        markdown_table(("claim", "data set", "ours, difference", "paper", "outcome"), rows, numbers=0)
-    )
+    head = ("claim", "data set", "ours, difference", "paper", "outcome")
+    return Text(markdown_table(head, rows, numbers=0))
 
 
 def examples(stem: str, *, most: int = 1, preset: str = "tiny", results: Path = COMMITTED) -> Html | Text:
@@ -132,10 +130,7 @@ def examples(stem: str, *, most: int = 1, preset: str = "tiny", results: Path = 
         return _not_run(stem, preset)
     parts = []
     for example in content.get("examples", ())[:most]:
-        named = {
-            row["method"]: Episode(**{key: value for key, value in row.items() if key != "method"})
-            for row in example["episodes"]
-        }
+        named = {row.pop("method"): Episode(**row) for row in example["episodes"]}
         about = f"<p>{html.escape(example['about'])}; one of {int(example['of'])}</p>"
         parts.append(about + episodes(named).html)
     return Html("".join(parts)) if parts else Text(f"`{stem}` found no such episodes.")

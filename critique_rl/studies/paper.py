@@ -175,6 +175,5 @@ def _check_table(table: PaperTable, where: str) -> None:
             raise UserError(f"{here} has x, but {where}.x does not say what that is.")
         for name, value in row.metrics.items():
             if is_share(name, table.unit) and not -1 <= value <= 1:
-                raise UserError(
-                    f"{here}: {name} is {value}; shares are fractions of 1, so divide percent by 100."
-                )
+                hint = "shares are fractions of 1, so divide percent by 100"
+                raise UserError(f"{here}: {name} is {value}; {hint}.")

@@ -52,9 +52,6 @@ def combine(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     A row or metric that one file lacks is left out, since its mean would be over other seeds than its neighbours'.
     Rows that are left out are listed under "not_run".
 
-    Args:
-        results: Contents as `load_result` returns them.
-
     Raises:
         UserError: The files differ in table, preset, prompt version or a setting outside of `NOT_SETTINGS`, or two
             have a seed in common. Names the difference.

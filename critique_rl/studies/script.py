@@ -15,12 +15,9 @@ from critique_rl.types import UserError
 
 
 def main(script: str, build: Callable[[Study], Table], argv: Sequence[str] | None = None) -> None:
-    """Run one script: measure what is missing, then write and draw the result.
+    """Run one script: measure what is missing of the table that `build` makes, then write and draw the result.
 
-    Args:
-        script: `__file__` of the script; the result file has the same stem.
-        build: Makes the table that the script measures.
-        argv: Arguments; None takes those of the process.
+    `script` is the script's `__file__`; the result file has the same stem. `argv` defaults to the process's own.
     """
     stem = Path(script).stem
     parser = argparse.ArgumentParser(description=f"Make {stem} of one preset.")

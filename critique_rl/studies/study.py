@@ -221,9 +221,8 @@ class Study:
     def served(self, rows: Sequence[Row]) -> tuple[list[Row], list[NotRun]]:
         """Rows whose arm the preset can make, and the other rows with the reason."""
         known = [row for row in rows if row.arm.partition("@")[0] in ("no_critic", "sft", *self.arms)]
-        where = [t.title for t in self.config.evaluation.tasks] or [
-            b.name for b in self.config.evaluation.benchmarks
-        ]
+        evaluation = self.config.evaluation
+        where = [t.title for t in evaluation.tasks] or [b.name for b in evaluation.benchmarks]
         reason = "the preset has no problems to train on"
         missing = [NotRun(row.method, name, reason) for row in rows if row not in known for name in where]
         return known, missing
@@ -234,8 +233,7 @@ class Study:
 
     def sampled_tasks(self) -> tuple[TaskConfig, ...]:
         """The evaluation tasks, each with the number of problems that scaling curves use."""
-        most = self.config.evaluation.sampled_problems
-        tasks = self.config.evaluation.tasks
+        most, tasks = self.config.evaluation.sampled_problems, self.config.evaluation.tasks
         return tuple(tasks if most is None else [replace(task, limit=most) for task in tasks])
 
     def unfinished(self, rows: Sequence[Row], seed: int) -> bool:
@@ -293,7 +291,9 @@ class Study:
             for seed in self.seeds:
                 log = [entry for name in names for entry in folder.history(seed, name)]
                 values = {key: [entry.get(key) for entry in log] for key in LOGGED}
-                curves[label].append({k: [_rounded(v) for v in column] for k, column in values.items()})
+                curves[label].append(
+                    {k: [v if v is None else round(v, 3) for v in column] for k, column in values.items()}
+                )
         return curves
 
     def examples(self, wanted: Example, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -323,21 +323,13 @@ class Study:
         ]
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
 def other_actor(study: Study, preset: str, actor: str, tasks: Sequence[TaskConfig]) -> Table:
     """Critics of one preset with an actor that they were not trained with (Tables 5 and 6)."""
     if study.preset != preset:
         reason = f"needs the critics of preset {preset} and {actor}"
         return Table([], [NotRun(method, task.title, reason) for task in tasks for method in COMPARED])
-    return Table(
-        [
-            Row(method, arm, tasks=tuple(tasks), name=f"actor_{actor.rpartition('/')[2]}", actor=actor)
-            for method, arm in COMPARED.items()
-        ]
-    )
+    name = f"actor_{actor.rpartition('/')[2]}"
+    return Table([Row(m, arm, tasks=tuple(tasks), name=name, actor=actor) for m, arm in COMPARED.items()])
 
 
 def study_of(path: Path, preset: str, seeds: Sequence[int], jobs: int, overrides: Sequence[str]) -> Study:

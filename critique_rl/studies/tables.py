@@ -38,9 +38,8 @@ def grid(
     known |= dict.fromkeys([n for r in table.rows for n in r.metrics] + list(COLUMNS))
     for name in columns if content["rows"] else ():
         if name not in known:
-            raise UserError(
-                f"column '{name}' is in no row of '{content.get('table')}'. {nearest(name, known)}"
-            )
+            where = f"in no row of '{content.get('table')}'"
+            raise UserError(f"column '{name}' is {where}. {nearest(name, known)}")
     several = len({row["dataset"] for row in rows}) > 1
     with_x = any(row.get("x") is not None for row in rows)
     in_paper = {name for r in reference.rows for name in r.metrics}
@@ -84,12 +83,7 @@ def _footer(content: Mapping[str, Any], paper: Paper) -> str:
 
 
 def markdown(content: Mapping[str, Any], paper: Paper, columns: Sequence[str]) -> str:
-    """Write the result as a Markdown table beside the paper's numbers, with a footer.
-
-    Args:
-        content: A result file.
-        paper: The paper's numbers.
-        columns: Metrics to show.
+    """Write some metrics of a result file as a Markdown table beside the paper's numbers, with a footer.
 
     Raises:
         UserError: No row has one of the metrics, or the table is unknown.
@@ -129,20 +123,16 @@ def latex(content: Mapping[str, Any], paper: Paper, columns: Sequence[str]) -> s
     head, body = grid(content, paper, columns)
     names = head.index(label(columns[0]))
     top, *lines = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in (head, *body)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escape_latex(_footer(content, paper))}}}",
-            rf"\label{{tab:{content['table']}}}",
-            rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(head) - names)}}}",
-            r"\toprule",
-            top,
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    body_lines = "\n".join(["", *lines])
+    return rf"""\begin{{table}}
+\centering
+\caption{{{escape_latex(_footer(content, paper))}}}
+\label{{tab:{content["table"]}}}
+\begin{{tabular}}{{{"l" * names}{"r" * (len(head) - names)}}}
+\toprule
+{top}
+\midrule{body_lines}
+\bottomrule
+\end{{tabular}}
+\end{{table}}
+"""

@@ -41,17 +41,12 @@ def write(
     by_stem: Mapping[str, Table],
     study: Study,
     results: Path,
-    failed: dict[str, BaseException] | None = None,
+    failed: dict[str, BaseException] | None = None
 ) -> dict[str, Path]:
     """Write and draw the results of tables that are fully measured, the same files as `make`.
 
-    Cards of checkpoints come last and once, since one checkpoint is in many tables.
-
-    Args:
-        by_stem: Tables by stem.
-        study: Study of the preset.
-        results: Folder with a folder for each preset.
-        failed: Collects errors by stem, so that the other tables are still written; with None, errors are raised.
+    Cards of checkpoints come last and once, since one checkpoint is in many tables. `failed` collects errors by
+    stem, so that the other tables are still written; with None, errors are raised.
 
     Returns:
         Paths of the result files by stem.

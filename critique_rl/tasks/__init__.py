@@ -1,9 +1,10 @@
-"""Data sets: a name and a split give a list of problems.
+"""Data sets: `load_task` loads the problems of one split of a task.
 
 >>> " ".join(sorted(TASKS))
 'aqua cnn_dailymail custom drawings gsm8k made_up_facts math modular_chain reasoning_gym svamp theoremqa'
 
-A task of one's own is put in: `TASKS["shopping"] = Task(...)`.
+To add a task: `TASKS["shopping"] = Task(...)`. The folder may import `grading`, `rewards`, `pairwise_rewards`,
+`prompts`, `vision`, `records`, `display`, `markdown` and `types`.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ MODULES = {
     "svamp": "svamp",
     "theoremqa": "theoremqa",
 }
-"""Names of tasks, each with its module in this package."""
+"""Module in this package, by task name."""
 
 
 class _Registry(UserDict[str, Task]):
-    """Names to tasks; the module of one in this package is imported when it is asked for."""
+    """Tasks by name; a module of this package is imported on first access."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.data = dict.fromkeys(MODULES)  # type: ignore[assignment]  # None until then
+        self.data = dict.fromkeys(MODULES)  # type: ignore[assignment]  # None before the import
 
     def __getitem__(self, name: str) -> Task:
         if self.data[name] is None:
@@ -75,16 +76,15 @@ def load_task(
 
     Args:
         name: Name in `TASKS`.
-        source: `None` for the hub by name; otherwise a local file or directory in the published layout.
-        split: `train`, `validation`, `test`, or `math500` of task `math`. The splits of one task and one
-            source are disjoint by problem identity, except that published train and test sets are taken as
-            they are; `drop_overlap` removes from one what is in the other.
-        limit: At most so many problems, drawn by seed.
-        seed: Seed of `limit` and of generated tasks. It never moves a problem from one split to another.
-        options: The task's own options, the keyword parameters of its `load`.
+        source: `None` for the hub or a generated task; else a local file or directory in the published layout.
+        split: `train`, `validation`, `test`, or `math500` of task `math`. The splits of one task and source have
+            no problem in common, except that published train and test sets may overlap; see `drop_overlap`.
+        limit: Maximum number of problems, drawn by seed; `None` for all.
+        seed: Seed of `limit` and of generated tasks. No seed moves a problem to another split.
+        options: Options of the task, which are keyword parameters of its `load`.
 
     Raises:
-        UserError: Name, split or option is unknown, the data cannot be read or a row is not as it should be.
+        UserError: A name, split or option is unknown, the data cannot be read, or a row has a wrong field.
     """
     if name not in TASKS:
         raise DataError(f"no task {name!r}. {nearest(name, TASKS)}")

@@ -1,8 +1,7 @@
 """AQuA-RAT: algebra word problems with five options and a rationale.
 
 Source: https://huggingface.co/datasets/deepmind/aqua_rat (config raw), licence Apache-2.0; 97,467 train,
-254 validation, 254 test. The files of google-deepmind/AQuA (`train.json`, `dev.json`, `test.json`) are JSON
-lines:
+254 validation, 254 test. `train.json`, `dev.json` and `test.json` of google-deepmind/AQuA hold JSON lines:
 
     {"question": "A pen costs 3 coins. What do 5 pens cost?",
      "options": ["A)8", "B)12", "C)15", "D)18", "E)20"], "rationale": "5 * 3 = 15. Answer C", "correct": "C"}
@@ -10,10 +9,7 @@ lines:
 
 from __future__ import annotations
 
-from functools import partial
-
-from critique_rl.tasks.base import Task
-from critique_rl.tasks.published import load_published, make_problem
+from critique_rl.tasks.published import make_problem, published_task
 from critique_rl.tasks.rows import HubSplit, Row
 from critique_rl.types import Problem
 
@@ -22,7 +18,7 @@ LETTERS = "ABCDEFGHIJ"
 
 
 def parse(row: Row) -> Problem:
-    """Turn a row into a problem whose question ends in `Answer Choices: (A) ... (B) ...`."""
+    """Turn a row into a problem; the question ends with `Answer Choices: (A) ... (B) ...`."""
     row.layout(("question", "options", "rationale", "correct"))
     options = row.fields["options"]
     if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
@@ -31,9 +27,7 @@ def parse(row: Row) -> Problem:
     for letter, option in zip(LETTERS, options, strict=False):
         prefix, parenthesis, choice = option.partition(")") if isinstance(option, str) else ("", "", "")
         if not parenthesis or prefix.strip(" (") != letter:
-            raise row.error(
-                "options", f"texts that begin with their letters, at {letter} like '{letter})...'"
-            )
+            raise row.error("options", f"texts that begin with a letter, here '{letter})...'")
         choices[letter] = choice.strip()
     correct = row.text("correct")
     if correct not in choices:
@@ -48,13 +42,6 @@ def parse(row: Row) -> Problem:
     )
 
 
-load = partial(load_published, parse, HUB)
-
-TASK = Task(
-    name="aqua",
-    about="Algebra word problems with five options.",
-    kinds=("choice",),
-    load=load,
-    hub="deepmind/aqua_rat",
-    licence="Apache-2.0",
+TASK = published_task(
+    "aqua", parse, HUB, kind="choice", licence="Apache-2.0", about="Algebra word problems with five options."
 )

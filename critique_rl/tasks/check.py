@@ -1,4 +1,4 @@
-"""Grade every gold answer against itself: a gold that does not pass can never be earned by a model."""
+"""Check of gold answers: each one is graded as a reply, since no model can match a gold answer that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from critique_rl.types import Problem, UserError
 
 
 class GoldFailure(NamedTuple):
-    """A problem whose gold answer is not graded correct."""
+    """A problem with a gold answer that is not graded correct."""
 
     id: str
     gold: str
@@ -19,13 +19,13 @@ class GoldFailure(NamedTuple):
 
 @dataclass(frozen=True)
 class GoldReport:
-    """How the gold answers fare when given as replies.
+    """Result of grading the gold answers as replies.
 
     Attributes:
-        correct: Graded correct, as all should be.
-        wrong: Graded wrong.
-        ungradable: Could not be graded.
-        failures: Those that are wrong or ungradable, with the grader's reason.
+        correct: Number of gold answers graded correct; all should be.
+        wrong: Number graded wrong.
+        ungradable: Number that cannot be graded.
+        failures: Wrong and ungradable problems, with the grader's reason.
     """
 
     correct: int
@@ -34,7 +34,7 @@ class GoldReport:
     failures: tuple[GoldFailure, ...]
 
     def summary(self, most: int = 10) -> str:
-        """Write counts and at most `most` failures, one a line."""
+        """Write the counts and at most `most` failures, one per line."""
         total = self.correct + self.wrong + self.ungradable
         counts = f"{self.correct} correct, {self.wrong} wrong, {self.ungradable} ungradable"
         lines = [f"{total} gold answers: {counts}"]
@@ -45,15 +45,15 @@ class GoldReport:
 
 
 def gold_report(problems: Sequence[Problem]) -> GoldReport:
-    """Grade each problem's gold answer, stated in the form that the actor is asked for.
+    """Grade each gold answer as a reply `The answer is ...`, the form that the prompts require.
 
     Raises:
-        UserError: Replies to the problems are scored.
+        UserError: Some problems are of kind `score`; they have no gold answer to grade.
     """
     from critique_rl.grading import explain, grade_batch
 
     if any(p.kind == "score" for p in problems):
-        raise UserError("replies to these problems are scored: there is no gold answer to be graded.")
+        raise UserError("replies to these problems are scored: there is no gold answer to grade.")
     items = [{"gold": p.answer, "reply": f"The answer is {p.answer}.", "kind": p.kind} for p in problems]
     grades = grade_batch(items)
     failures = [
@@ -61,9 +61,4 @@ def gold_report(problems: Sequence[Problem]) -> GoldReport:
         for problem, item, grade in zip(problems, items, grades, strict=True)
         if grade is not True
     ]
-    return GoldReport(
-        correct=sum(grade is True for grade in grades),
-        wrong=sum(grade is False for grade in grades),
-        ungradable=sum(grade is None for grade in grades),
-        failures=tuple(failures),
-    )
+    return GoldReport(grades.count(True), grades.count(False), grades.count(None), tuple(failures))

@@ -1,17 +1,14 @@
-"""News to be summarised: replies with a score instead of a right answer.
+"""CNN/DailyMail: news articles to summarise; replies get a score, since no single answer is right.
 
 Source: https://huggingface.co/datasets/abisee/cnn_dailymail (config 3.0.0), licence Apache-2.0; 287,113 train,
-13,368 validation, 11,490 test, of which the paper takes 5,000 train and 1,000 test (`limit`):
+13,368 validation, 11,490 test. The paper takes 5,000 train and 1,000 test (option `limit`):
 
     {"article": "The bridge closed on Monday. ...", "highlights": "Bridge closed .\\nIt ...", "id": "0a1b"}
 """
 
 from __future__ import annotations
 
-from functools import partial
-
-from critique_rl.tasks.base import Task
-from critique_rl.tasks.published import load_published, make_problem
+from critique_rl.tasks.published import make_problem, published_task
 from critique_rl.tasks.rows import HubSplit, Row
 from critique_rl.types import Problem
 
@@ -21,7 +18,7 @@ HUB = {
 
 
 def parse(row: Row) -> Problem:
-    """Turn a row of CNN/DailyMail into a problem; the article is the question."""
+    """Turn a row into a problem; the article is the question, the highlights are the answer."""
     row.layout(("article", "highlights"))
     highlights = row.text("highlights")
     return make_problem(
@@ -33,11 +30,11 @@ def parse(row: Row) -> Problem:
     )
 
 
-TASK = Task(
-    name="cnn_dailymail",
-    about="News articles to be summarised, with the editors' highlights; replies are scored.",
-    kinds=("score",),
-    load=partial(load_published, parse, HUB),
-    hub="abisee/cnn_dailymail",
+TASK = published_task(
+    "cnn_dailymail",
+    parse,
+    HUB,
+    kind="score",
     licence="Apache-2.0",
+    about="News articles to summarise, with the editors' highlights; replies are scored.",
 )

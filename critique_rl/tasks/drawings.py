@@ -1,7 +1,8 @@
-r"""The embedded stand-in for visual question answering: small drawings, and questions that can be checked.
+r"""Generated task with pictures: small drawings, and questions with answers that can be checked.
 
-A picture has 2 x 3 fields of 28 x 28 pixels, one image token of Qwen2.5-VL each. It is a grid of coloured shapes
-or a chart of three bars; the gold response first says what it shows and then reckons:
+The task stands in for visual question answering. A picture has 2 x 3 fields of 28 x 28 pixels, one image token of
+Qwen2.5-VL each. It is a grid of coloured shapes or a chart of three bars. The gold response describes the picture
+and then computes the answer:
 
     How many red shapes?
 
@@ -9,8 +10,8 @@ or a chart of three bars; the gold response first says what it shows and then re
     row 2: none red square red triangle
     so 1+2=3</think> \boxed{3}
 
-Nothing is downloaded. What a picture shows is in the gold response and nowhere else in the text, so that a model
-without the picture can only guess.
+Nothing is downloaded. The question does not say what the picture shows, so a model without the picture can only
+guess.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw
 
-from critique_rl.tasks.base import DataError, Task, split_of
+from critique_rl.tasks.base import FRACTIONS, DataError, Task, check_generated, first_difference, split_of
 from critique_rl.types import GradedKind, Problem, child_seed, nearest, problem_id
 from critique_rl.vision.images import data_url
 
@@ -38,18 +39,17 @@ HIGHEST = 8
 HEIGHTS = tuple(str(height) for height in range(HIGHEST + 1))
 LETTERS = "ABC"
 ROWS, COLUMNS = 2, 3
-FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 FIELD = 28
 UNIT = 6
-"""Pixels of a field's side and of a unit of height."""
+"""Side of a field and height of one unit of a bar, in pixels."""
 
 _GRIDS = len(CELLS) ** (ROWS * COLUMNS)
 _CHARTS = len(HEIGHTS) ** len(BARS)
 THERE_ARE = {
     "count": _GRIDS * (len(COLOURS) + len(SHAPES)),
     "colour": _GRIDS * ROWS * COLUMNS * (len(CELLS) - 1) // len(CELLS),
-    # Six orders of the colours; three heights to be asked for, and three differences, both ways if there is none.
+    # Six orders of the colours; three questions about a height, three about a difference (six between equal bars).
     "chart": 6 * (3 * _CHARTS + 3 * (_CHARTS + _CHARTS // len(HEIGHTS))),
 }
 """Distinct problems of each kind."""
@@ -68,36 +68,36 @@ _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, or what somebody reads off it.
+    """Content of a picture, as drawn or as somebody reads it.
 
     Attributes:
-        rows: Two rows of three cells, each `red circle` or the like or `none`; of a chart one row, the heights.
+        rows: For a grid two rows of three cells, e.g. `red circle`, or `none`; for a chart one row of heights.
     """
 
     rows: tuple[tuple[str, ...], ...]
 
     @classmethod
     def parse(cls, text: str) -> Scene:
-        """Read the description in a text that holds all lines of it, such as `Problem.solution`.
+        """Read a complete description from a text such as `Problem.solution`.
 
         Raises:
-            DataError: Lines are missing.
+            DataError: Lines are missing, or the text describes both a grid and a chart.
 
         >>> Scene.parse("<think>bars A 3 B 5 C 0\\nso 5</think>").rows
         (('3', '5', '0'),)
         """
-        found = described(text)
-        if set(found) not in ({0}, {1, 2}):
+        rows = described(text)
+        if set(rows) not in ({0}, {1, 2}):
             raise DataError(f"task drawings: no whole description of a picture in {text!r:.200}")
-        return cls(tuple(found[line] for line in sorted(found)))
+        return cls(tuple(rows[number] for number in sorted(rows)))
 
     @property
     def is_chart(self) -> bool:
-        """Whether it is a chart and no grid."""
+        """True for a chart, False for a grid."""
         return len(self.rows) == 1
 
     def lines(self) -> list[str]:
-        """The description, line by line."""
+        """Describe the picture, line by line."""
         if self.is_chart:
             heights = zip(BARS, self.rows[0], strict=True)
             return ["bars " + " ".join(f"{bar} {height}" for bar, height in heights)]
@@ -105,24 +105,23 @@ class Scene:
 
 
 def described(text: str) -> dict[int, tuple[str, ...]]:
-    """The lines of descriptions in a text: rows of cells by their number, the heights of bars as 0.
+    """Find the lines of descriptions in a text: rows of a grid under their number, heights of a chart under 0.
 
-    Of two lines of the same name the last counts.
+    If a line occurs twice, the last one counts.
 
     >>> described("row 2: none red circle none")
     {2: ('none', 'red circle', 'none')}
     """
-    found = {int(match[1]): match.groups()[1:] for match in _ROW.finditer(text)}
-    for match in _CHART.finditer(text):
-        found[0] = match.groups()
-    return found
+    rows = {int(match[1]): match.groups()[1:] for match in _ROW.finditer(text)}
+    charts = [match.groups() for match in _CHART.finditer(text)]
+    return rows | {0: charts[-1]} if charts else rows
 
 
 def reckon(question: str, scene: Scene) -> tuple[str, str | None]:
-    """The line that follows from a description, and the answer; None where a question is about an empty cell.
+    """Compute the last line of a thought, and the answer; the answer is None if the cell in question is empty.
 
     Raises:
-        DataError: It is no question of the task, or one about another sort of picture.
+        DataError: The question is not one of this task about this sort of picture.
 
     >>> reckon("How much higher is bar B than bar C?", Scene((("3", "5", "0"),)))
     ('so 5-0=5', '5')
@@ -147,14 +146,14 @@ def reckon(question: str, scene: Scene) -> tuple[str, str | None]:
 
 
 def thought(question: str, scene: Scene, rng: random.Random) -> tuple[list[str], str]:
-    """Description and reckoning of a reader who sees `scene`, and the answer, guessed where it sees nothing."""
+    """Describe `scene` and compute the answer; guess the answer if the cell in question is empty."""
     line, answer = reckon(question, scene)
     letter = rng.choice(LETTERS) if answer is None else answer
     return [*scene.lines(), f"{line}, {letter}" if letter.isalpha() else line], letter
 
 
 def write(lines: Sequence[str], answer: str) -> str:
-    r"""A reply: thought and boxed answer.
+    r"""Write a reply: the thought and the boxed answer.
 
     >>> write(["a glance"], "3")
     '<think>a glance</think> \\boxed{3}'
@@ -163,55 +162,47 @@ def write(lines: Sequence[str], answer: str) -> str:
 
 
 def boxed(reply: str) -> str | None:
-    """Content of the last box after the thought of a reply; None without one."""
+    """Read the last box after the thought of a reply; None without one."""
     boxes = _BOX.findall(reply.rpartition("</think>")[2])
     return boxes[-1].strip() if boxes else None
 
 
 def thought_lines(reply: str) -> list[str]:
-    """The lines of a reply's thought, blank ones dropped; the box is none of them."""
+    """Split the thought of a reply into lines, without blank lines and without the box."""
     text = reply.partition("</think>")[0].strip().removeprefix("<think>")
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def first_error(problem: Problem, response: str) -> int | None:
-    """Index of the first line of a response's thought that is not the gold line; None if all of them are right.
+    """Find the index of the first line of a thought that differs from the gold line; None if all are right.
 
-    A thought that describes nothing is one step, right if the answer is.
+    A thought without a description is a single step, which is right if the answer is.
     """
     lines = thought_lines(response)
     if not described("\n".join(lines)):
         return None if boxed(response) == problem.answer else 0
-    gold = thought_lines(problem.solution)
-    return next((i for i, line in enumerate(gold) if i >= len(lines) or lines[i] != line), None)
+    return first_difference(thought_lines(problem.solution), lines)
 
 
 def draw_scene(rng: random.Random, *, chart: bool) -> Scene:
-    """Draw what a picture shows: even heights, or cells of which three in ten are empty."""
+    """Draw the content of a picture: uniform heights, or cells of which 30 % are empty on average."""
     if chart:
         return Scene((tuple(rng.choice(HEIGHTS) for _ in BARS),))
-    return Scene(tuple(tuple(_draw_cell(rng) for _ in range(COLUMNS)) for _ in range(ROWS)))
 
-
-def _draw_cell(rng: random.Random) -> str:
-    return EMPTY if rng.random() < EMPTY_SHARE else rng.choice(CELLS[:-1])
+    cells = [EMPTY if rng.random() < EMPTY_SHARE else rng.choice(CELLS[:-1]) for _ in range(ROWS * COLUMNS)]
+    return Scene((tuple(cells[:COLUMNS]), tuple(cells[COLUMNS:])))
 
 
 def draw_question(rng: random.Random, kind: str, scene: Scene, *, shuffle: bool = False) -> str | None:
-    """Draw a question of one kind; None if the picture has nothing to be asked for.
+    """Draw a question of one kind in `THERE_ARE`; None if the kind is `colour` and all cells are empty.
 
-    Args:
-        rng: Draws.
-        kind: Name in `THERE_ARE`.
-        scene: What the picture shows.
-        shuffle: Whether the options stand in any order, instead of red, green, blue.
+    The options of `colour` are red, green, blue in this order, unless `shuffle` is True.
     """
     if kind == "count":
         return f"How many {rng.choice([f'{c} shapes' for c in COLOURS] + [f'{s}s' for s in SHAPES])}?"
     if kind == "colour":
-        full = [
-            (r, c) for r, row in enumerate(scene.rows, 1) for c, cell in enumerate(row, 1) if cell != EMPTY
-        ]
+        rows = enumerate(scene.rows, 1)
+        full = [(r, c) for r, row in rows for c, cell in enumerate(row, 1) if cell != EMPTY]
         if not full:
             return None
         row, column = rng.choice(full)
@@ -227,7 +218,7 @@ def draw_question(rng: random.Random, kind: str, scene: Scene, *, shuffle: bool 
 
 
 def guess(question: str, rng: random.Random) -> str:
-    """Answer without looking: what would be right of another picture of which the question can be asked."""
+    """Answer without looking: the right answer for a random picture to which the question applies."""
     chart = bool(_HIGH.fullmatch(question) or _HIGHER.fullmatch(question))
     while True:
         _, answer = reckon(question, draw_scene(rng, chart=chart))
@@ -235,7 +226,7 @@ def guess(question: str, rng: random.Random) -> str:
             return answer
 
 
-# Pictures: indices into a palette, so that a file has some 300 bytes.
+# Pictures hold indices into a palette, which keeps a file near 300 bytes.
 _PALETTE = {
     "white": (255, 255, 255),
     "black": (0, 0, 0),
@@ -249,16 +240,11 @@ _GLYPHS = {"A": ".#.#.#####.##.#", "B": "##.#.###.#.###.", "C": ".###..#..#...##
 
 
 def draw(scene: Scene, bar_colours: Sequence[str] = COLOURS) -> bytes:
-    """The picture as a PNG file: without antialiasing, and with the same bytes for the same scene.
-
-    Args:
-        scene: What it shows.
-        bar_colours: Colours of the bars of a chart.
-    """
+    """Draw a PNG file without antialiasing; equal arguments give equal bytes. `bar_colours` is for charts."""
+    picture = Image.new("P", (COLUMNS * FIELD, ROWS * FIELD), _INDEX["white"])
     if scene.is_chart:
-        picture = _draw_chart([int(height) for height in scene.rows[0]], bar_colours)
+        _draw_chart(picture, [int(height) for height in scene.rows[0]], bar_colours)
     else:
-        picture = Image.new("P", (COLUMNS * FIELD, ROWS * FIELD), _INDEX["white"])
         for r, row in enumerate(scene.rows):
             for c, cell in enumerate(row):
                 if cell != EMPTY:
@@ -285,21 +271,19 @@ def _shape(cell: str) -> Image.Image:
     return field
 
 
-def _draw_chart(heights: Sequence[int], colours: Sequence[str]) -> Image.Image:
-    picture = Image.new("P", (COLUMNS * FIELD, ROWS * FIELD), _INDEX["white"])
+def _draw_chart(picture: Image.Image, heights: Sequence[int], colours: Sequence[str]) -> None:
     pen, axis, side = ImageDraw.Draw(picture), HIGHEST * UNIT + 1, 6
     pen.line((0, axis, COLUMNS * FIELD - 1, axis), fill=_INDEX["black"])
-    for unit in range(1, HIGHEST + 1):  # the scale, a longer mark at 4 and 8
+    for unit in range(1, HIGHEST + 1):  # the scale, with longer marks at 4 and 8
         pen.line((0, axis - unit * UNIT, 3 if unit % 4 == 0 else 1, axis - unit * UNIT), fill=_INDEX["black"])
     for i, (bar, height, colour) in enumerate(zip(BARS, heights, colours, strict=True)):
         left = i * FIELD
         if height:
             top = axis - height * UNIT
             pen.rectangle((left + side, top, left + FIELD - 1 - side, axis - 1), fill=_INDEX[colour])
-        dots = [divmod(at, 3) for at, dot in enumerate(_GLYPHS[bar]) if dot == "#"]
+        dots = [divmod(i, 3) for i, dot in enumerate(_GLYPHS[bar]) if dot == "#"]
         corner = left + FIELD // 2 - 1
         pen.point([(corner + x, axis + 2 + y) for y, x in dots], fill=_INDEX["black"])
-    return picture
 
 
 def load(
@@ -314,30 +298,25 @@ def load(
 ) -> list[Problem]:
     """Draw `size` distinct problems, equally many of each kind, and keep those of one split.
 
-    The split of a problem is a hash of what its picture shows, 70 / 10 / 20 % train / validation / test. So no
-    seed, no size and no other question brings a picture of the test split into training, nor the same chart in
-    other colours.
+    The split of a problem is a hash of its picture's content, 70 / 10 / 20 % train / validation / test. No seed,
+    size or other question moves a picture of the test split into training, even with bars in other colours.
 
     Args:
         source: Must be None: the task is generated.
         split: `train`, `validation` or `test`.
-        seed: Seed of the draw; it never moves a picture from one split to another.
+        seed: Seed of the draw; no seed moves a picture to another split.
         size: Distinct problems over all splits together.
-        kinds: What is asked: `count` and `colour` of grids of shapes, `chart` of charts.
-        shuffle: Whether the options of `colour` stand in any order.
-        unknown: Refused.
+        kinds: Kinds of questions: `count` and `colour` about grids of shapes, `chart` about charts.
+        shuffle: Shuffle the options of `colour`.
+        unknown: Other options, which raise an error.
 
     Raises:
-        DataError: An option is unknown or out of range, or `size` exceeds half of the problems there are.
+        DataError: An argument is unknown or out of range, or `size` exceeds half of all possible problems.
     """
     if unknown:
-        raise DataError(
-            f"task drawings: unknown option {sorted(unknown)}; there are size, kinds and shuffle."
-        )
-    if source is not None:
-        raise DataError("task drawings is generated: remove `source`.")
-    if split not in FRACTIONS:
-        raise DataError(f"task drawings: no split {split!r}. {nearest(split, FRACTIONS)}")
+        names = sorted(unknown)
+        raise DataError(f"task drawings: unknown option {names}; there are size, kinds and shuffle.")
+    check_generated("drawings", source, split, FRACTIONS)
     if not isinstance(shuffle, bool):
         raise DataError(f"task drawings: shuffle={shuffle!r}, expected true or false.")
     _check_kinds(kinds)
@@ -354,9 +333,9 @@ def load(
         if question is not None:
             drawn[scene, colours, question] = kind
     return [
-        _problem(*key, "choice" if kind == "colour" else "number")
-        for key, kind in drawn.items()
-        if _split_of(key[0]) == split
+        _problem(scene, colours, question, "choice" if kind == "colour" else "number")
+        for (scene, colours, question), kind in drawn.items()
+        if split_of("\n".join(scene.lines()), FRACTIONS, "drawings") == split
     ]
 
 
@@ -372,9 +351,7 @@ def _check_kinds(kinds: Sequence[str]) -> None:
 
 def _problem(scene: Scene, bar_colours: Sequence[str], question: str, graded: GradedKind) -> Problem:
     image = data_url(draw(scene, bar_colours))
-    lines, answer = thought(
-        question, scene, random.Random(0)
-    )  # nothing is guessed: no empty cell is asked for
+    lines, answer = thought(question, scene, random.Random(0))  # no question is about an empty cell: no guess
     return Problem(
         id=problem_id(question, image),
         dataset="drawings",
@@ -386,16 +363,11 @@ def _problem(scene: Scene, bar_colours: Sequence[str], question: str, graded: Gr
     )
 
 
-def _split_of(scene: Scene) -> str:
-    return split_of("\n".join(scene.lines()), FRACTIONS, "drawings")
-
-
 TASK = Task(
     name="drawings",
-    about="Small drawings of shapes and bars, and questions whose answers can be checked; generated.",
+    about="Questions about small drawings of shapes and bars, with answers that can be checked; generated.",
     kinds=("number", "choice"),
     load=load,
-    hub=None,
     licence="Apache-2.0",
     first_error=first_error,
 )

@@ -1,15 +1,15 @@
-r"""Scripted texts for the embedded task with pictures: who answers, who compares two answers, who criticises one.
+r"""Scripted solver, pairwise judge and annotator of the task `drawings`.
 
-As in `modular_chain_teacher` the faults are put in openly, so that RL has something to bring out. Whoever looks
-describes the picture line by line and reckons; whoever takes a *glance* describes nothing and guesses:
+Their faults are parameters, as in `modular_chain_teacher`, so that RL has something to improve. A reply describes
+the picture line by line and computes the answer, or it is a *glance*, a guess without a description:
 
     <think>bars A 3 B 5 C 0
     so 5-0=5</think> \boxed{5}
 
     <think>a glance</think> \boxed{2}
 
-A description may be misread in places. It is all that the rest of a text rests on: a judge compares the boxed
-answers with the result of its own description, a refinement takes over the descriptions of a critique.
+A description may misread some marks, and the rest of the text follows from it: a judge compares the boxed answers
+with the result of its own description, a refinement copies the descriptions in a critique.
 """
 
 from __future__ import annotations
@@ -30,112 +30,72 @@ RIGHT, WRONG = " right.", " wrong."
 
 PHRASES = (
     # questions
-    "How many",
-    " shapes?",
-    "s?",
-    "What colour is the shape in row ",
-    ", column ",
-    "? (",
-    " (",
-    "How much higher is bar ",
-    " than bar ",
-    "How high is bar ",
-    # descriptions and reckonings
-    "<think>",
-    "</think>",
-    " \\boxed{",
-    GLANCE,
-    "row 1:",
-    "row 2:",
-    *(f" {colour}" for colour in drawings.COLOURS),
-    *(f" {shape}" for shape in drawings.SHAPES),
-    f" {drawings.EMPTY}",
-    "bars A ",
-    " B ",
-    " C ",
-    "so ",
-    "it is",
-    ", ",
-    # comparisons
-    *ANSWERS,
-    RIGHT,
-    WRONG,
+    *("How many", " shapes?", "s?", "What colour is the shape in row ", ", column ", "? (", " ("),
+    *("How much higher is bar ", " than bar ", "How high is bar "),
+    # thoughts
+    *("<think>", "</think>", " \\boxed{", GLANCE, "row 1:", "row 2:"),
+    *(f" {mark}" for mark in (*drawings.COLOURS, *drawings.SHAPES, drawings.EMPTY)),
+    *("bars A ", " B ", " C ", "so ", "it is", ", ", *ANSWERS, RIGHT, WRONG),
     # critiques, and the prompts of the compact set
-    "Question: ",
-    "\nSolution: ",
-    f"{STEP_LABEL} ",
-    f"\n{STEP_LABEL} ",
-    f"\n{EXPLANATION_LABEL} ",
-    f"\n{JUDGMENT_LABEL} ",
-    f"\n{VERDICT_LABEL} ",
-    "Correct",
-    "Wrong",
-    "user\n",
-    "assistant\n",
+    *("Question: ", "\nSolution: ", f"{STEP_LABEL} "),
+    *(f"\n{label} " for label in (STEP_LABEL, EXPLANATION_LABEL, JUDGMENT_LABEL, VERDICT_LABEL)),
+    *("Correct", "Wrong", "user\n", "assistant\n"),
 )
-"""What is one token each. Digits, option letters and bars are the same single characters wherever they stand."""
+"""Texts that are one token each. Digits, option letters and bars are always single characters."""
 
 
 def misread(scene: Scene, probability: float, rng: random.Random) -> Scene:
-    """What is read off a picture if each cell or bar is taken for any other with `probability`."""
-    known = HEIGHTS if scene.is_chart else CELLS
-    return Scene(
-        tuple(
-            tuple(
-                rng.choice([other for other in known if other != mark])
-                if rng.random() < probability
-                else mark
-                for mark in row
-            )
-            for row in scene.rows
-        )
-    )
+    """Replace each cell or height by a different one with `probability`."""
+    marks = HEIGHTS if scene.is_chart else CELLS
+
+    def read(mark: str) -> str:
+        return rng.choice([m for m in marks if m != mark]) if rng.random() < probability else mark
+
+    return Scene(tuple(tuple(map(read, row)) for row in scene.rows))
 
 
 @dataclass(frozen=True)
 class Looker:
-    """How the policy's teacher answers.
+    """Scripted solver.
 
     Attributes:
         glance: Probability of a guess without a description.
-        misread: Probability of reading a cell or bar wrongly.
+        misread: Probability of misreading a cell or bar.
     """
 
     glance: float = 0.0
     misread: float = 0.0
 
     def solve(self, problem: Problem, rng: random.Random) -> str:
-        """A response."""
+        """Write a response."""
         if rng.random() < self.glance:
             return write([GLANCE], drawings.guess(problem.question, rng))
         return self._look(problem, {}, rng)
 
     def refine(self, problem: Problem, critique: str, rng: random.Random) -> str:
-        """A refinement: explained lines are taken over, the others read, and the answer is reckoned anew.
+        """Write a refinement: copy the explained lines, read the others, and compute the answer again.
 
-        Whoever is explained nothing answers as at first.
+        A critique without explanations gives a new response.
         """
-        explained: dict[int, tuple[str, ...]] = {}
-        for line in critique.split("\n"):
-            if line.startswith(EXPLANATION_LABEL):
-                explained |= described(line)
+        lines = [line for line in critique.split("\n") if line.startswith(EXPLANATION_LABEL)]
+        explained = described("\n".join(lines))
         return self._look(problem, explained, rng) if explained else self.solve(problem, rng)
 
     def _look(self, problem: Problem, known: dict[int, tuple[str, ...]], rng: random.Random) -> str:
         scene = misread(Scene.parse(problem.solution), self.misread, rng)
         first = 0 if scene.is_chart else 1
-        taken = Scene(tuple(known.get(i, row) for i, row in enumerate(scene.rows, first)))
-        return write(*thought(problem.question, taken, rng))
+        corrected = Scene(tuple(known.get(i, row) for i, row in enumerate(scene.rows, first)))
+        return write(*thought(problem.question, corrected, rng))
 
 
 @dataclass(frozen=True)
 class Judge:
-    """How the teacher of the pairwise critic decides.
+    """Scripted pairwise judge.
 
     Attributes:
         glance: Probability of a random decision without a description.
-        misread: Probability of reading a cell or bar wrongly.
-        flip: Probability of a decision against what its own description says, where that says anything.
+        misread: Probability of misreading a cell or bar.
+        flip: Probability of deciding against its own description, if exactly one answer agrees with that.
     """
 
     glance: float = 0.0
@@ -143,29 +103,27 @@ class Judge:
     flip: float = 0.0
 
     def judge(self, problem: Problem, response_1: str, response_2: str, rng: random.Random) -> str:
-        """A judgement; between two responses that it finds both right or both wrong it picks at random."""
+        """Write a judgement; if both responses seem right, or both wrong, the decision is random."""
         if rng.random() < self.glance:
             return write([GLANCE], rng.choice("12"))
         seen = misread(Scene.parse(problem.solution), self.misread, rng)
         lines, answer = thought(problem.question, seen, rng)
         right = [boxed(response) == answer for response in (response_1, response_2)]
-        found = " ".join(
-            name + (RIGHT if holds else WRONG) for name, holds in zip(ANSWERS, right, strict=True)
-        )
+        comparison = [name + (RIGHT if ok else WRONG) for name, ok in zip(ANSWERS, right, strict=True)]
         better = rng.choice("12")
         if right[0] != right[1]:
             better = "1" if right[0] != (rng.random() < self.flip) else "2"
-        return write([*lines, found], better)
+        return write([*lines, " ".join(comparison)], better)
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """How the teacher of the critic of single responses judges.
+    """Scripted writer of critiques.
 
     Attributes:
-        miss: Probability of judging as correct a step, or the final answer, that differs from its own.
-        false_alarm: Probability of judging as wrong one that equals its own.
-        misread: Probability of reading a cell or bar wrongly.
+        miss: Probability of calling a step or a final answer correct although it differs from the annotator's.
+        false_alarm: Probability of calling a step or a final answer wrong although it equals the annotator's.
+        misread: Probability of misreading a cell or bar.
     """
 
     miss: float = 0.0
@@ -173,10 +131,10 @@ class Annotator:
     misread: float = 0.0
 
     def critique(self, problem: Problem, response: str, rng: random.Random) -> str:
-        """A critique in the fields of the compact prompt set: a step for each line of the response's thought.
+        """Write a critique in the fields of the compact prompt set: one step per line of the response's thought.
 
-        The explanation of a step is the line as it should be. A response that describes nothing is a single step,
-        which its answer makes right or wrong; it is explained by the whole thought, in one line.
+        The explanation of a step is the correct line. A response without a description is a single step, which is
+        wrong if its answer is; its explanation is the whole correct thought in one line.
         """
         seen = misread(Scene.parse(problem.solution), self.misread, rng)
         own, answer = thought(problem.question, seen, rng)

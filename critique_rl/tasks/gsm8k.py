@@ -10,10 +10,8 @@ The file `train.jsonl` of openai/grade-school-math has the same layout:
 from __future__ import annotations
 
 import re
-from functools import partial
 
-from critique_rl.tasks.base import Task
-from critique_rl.tasks.published import load_published, make_problem
+from critique_rl.tasks.published import make_problem, published_task
 from critique_rl.tasks.rows import HubSplit, Row
 from critique_rl.types import Problem
 
@@ -21,7 +19,7 @@ HUB = {split: HubSplit("openai/gsm8k", ("main",), split) for split in ("train", 
 
 
 def parse(row: Row) -> Problem:
-    """Turn a row into a problem; the calculator annotations `<<...>>` leave the solution."""
+    """Turn a row into a problem, without the calculator annotations `<<...>>` in the solution."""
     row.layout(("question", "answer"))
     solution, marker, answer = row.text("answer").rpartition("####")
     answer = answer.replace(",", "").strip()
@@ -36,13 +34,6 @@ def parse(row: Row) -> Problem:
     )
 
 
-load = partial(load_published, parse, HUB)
-
-TASK = Task(
-    name="gsm8k",
-    about="Grade-school word problems with number answers.",
-    kinds=("number",),
-    load=load,
-    hub="openai/gsm8k",
-    licence="MIT",
+TASK = published_task(
+    "gsm8k", parse, HUB, kind="number", licence="MIT", about="Grade-school word problems with number answers."
 )

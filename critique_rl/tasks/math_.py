@@ -1,8 +1,8 @@
-"""MATH: competition problems whose solutions end in a boxed answer, and its subset MATH-500.
+"""MATH: competition problems with a boxed answer at the end of the solution, and the subset MATH-500.
 
 Source: https://huggingface.co/datasets/EleutherAI/hendrycks_math (a mirror with one config per subject),
 licence MIT; 7,500 train, 5,000 test. Split `math500`: https://huggingface.co/datasets/HuggingFaceH4/MATH-500,
-500 problems of the test set. `answer` may be absent, then the last box of the solution is the answer:
+500 problems of the test set. Without the field `answer`, the last box of the solution is the answer:
 
     {"problem": "Solve $2x = 6$.", "solution": "Halve both sides: $x = \\\\boxed{3}$.", "answer": "3",
      "level": "Level 1", "type": "Algebra"}
@@ -11,10 +11,8 @@ licence MIT; 7,500 train, 5,000 test. Split `math500`: https://huggingface.co/da
 from __future__ import annotations
 
 import re
-from functools import partial
 
-from critique_rl.tasks.base import Task
-from critique_rl.tasks.published import load_published, make_problem
+from critique_rl.tasks.published import make_problem, published_task
 from critique_rl.tasks.rows import HubSplit, Row
 from critique_rl.types import Problem
 
@@ -33,9 +31,9 @@ HUB = {split: HubSplit("EleutherAI/hendrycks_math", SUBJECTS, split) for split i
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` or `\fbox{...}`, braces matched; `None` if none or not closed.
+    r"""Read the last `\boxed{...}` or `\fbox{...}`; `None` if there is none or its braces do not match.
 
-    Some solutions write `\boxed 3$` without braces: then it is what stands before the dollar.
+    Some solutions write `\boxed 3$` without braces; then the content ends before the dollar.
 
     >>> last_boxed(r"so $\boxed{\frac{1}{2}}$.")
     '\\frac{1}{2}'
@@ -48,7 +46,7 @@ def last_boxed(text: str) -> str | None:
     depth = 1
     start = boxes[-1].end()
     for end, (previous, char) in enumerate(zip(text[start - 1 :], text[start:], strict=False), start=start):
-        if previous != "\\":  # \{ and \} are set braces, always in pairs of their own
+        if previous != "\\":  # \{ and \} are braces of sets and do not count
             depth += {"{": 1, "}": -1}.get(char, 0)
         if depth == 0:
             return text[start:end].strip()
@@ -56,7 +54,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def parse(row: Row) -> Problem:
-    """Turn a row into a problem."""
+    """Turn a row into a problem; the answer is the field `answer` or the last box of the solution."""
     row.layout(("problem", "solution"))
     solution = row.text("solution")
     answer = row.text("answer") if row.fields.get("answer") is not None else last_boxed(solution)
@@ -67,13 +65,11 @@ def parse(row: Row) -> Problem:
     )
 
 
-load = partial(load_published, parse, HUB)
-
-TASK = Task(
-    name="math",
-    about="Competition mathematics with LaTeX answers; split math500 is MATH-500.",
-    kinds=("math",),
-    load=load,
-    hub="EleutherAI/hendrycks_math",
+TASK = published_task(
+    "math",
+    parse,
+    HUB,
+    kind="math",
     licence="MIT",
+    about="Competition mathematics with LaTeX answers; split math500 is MATH-500.",
 )

@@ -1,12 +1,12 @@
-"""Scripted texts for the cold start of the embedded default: a faulty solver and an unreliable annotator.
+"""Scripted solver and annotator of the task `modular_chain`, for the cold start.
 
-What the cold-start models cannot do well is put in here, openly, so that RL has something to bring out:
+Their faults are parameters, so that RL has something to improve:
 
-* The actor's teacher believes some facts wrongly (`Solver.wrong_facts`), so the actor needs a critique that
-  supplies them, and refines by taking over the explanations of a critique whatever its judgments say.
-* The critic's teacher works out each step rightly but is lazy and judges badly: it often stops before it has
-  seen all steps, misses errors and raises false alarms. Filtering its critiques by whether the refinement
-  succeeds cannot remove the bad judgments, since the refinement does not depend on them.
+* The solver believes some wrong facts (`Solver.wrong_facts`), so the actor needs a critique with the right ones. A
+  refinement copies the explanations of a critique and ignores its judgments.
+* The annotator computes each step correctly, but often stops early, misses errors and raises false alarms.
+  Filtering critiques by the success of the refinement cannot remove the wrong judgments, since the refinement
+  ignores judgments.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _EXPLANATION = re.compile(r"Explanation: (\d)")
 
 @dataclass(frozen=True)
 class Solver:
-    """How the actor's teacher computes.
+    """Scripted solver.
 
     Attributes:
-        wrong_facts: Share of the facts `a op b` that it believes wrongly.
-        conviction: Probability of using the wrong value of such a fact.
-        slip: Probability of a random value elsewhere.
+        wrong_facts: Share of the facts `a op b` for which the solver believes a wrong value.
+        conviction: Probability of writing that wrong value.
+        slip: Probability of a random value for any other fact.
     """
 
     wrong_facts: float = 0.0
@@ -37,7 +37,7 @@ class Solver:
     slip: float = 0.0
 
     def step(self, value: int, operation: str, operand: int, rng: random.Random) -> int:
-        """Value that the solver writes for one step."""
+        """Compute one step, with the solver's faults."""
         right = apply(value, operation, operand)
         fact = random.Random(child_seed(0, "fact", value, operation, operand))
         wrong = (right + fact.randint(1, 9)) % 10
@@ -46,11 +46,11 @@ class Solver:
         return rng.randrange(10) if rng.random() < self.slip else right
 
     def solve(self, problem: Problem, rng: random.Random) -> str:
-        """A response."""
+        """Write a response."""
         return self.refine(problem, "", rng)
 
     def refine(self, problem: Problem, critique: str, rng: random.Random) -> str:
-        """A refinement: explained values are taken over, the steps that no explanation covers computed."""
+        """Write a refinement: copy the explained values and compute the steps without an explanation."""
         chain = Chain.parse(problem.question)
         explained = [int(v) for v in _EXPLANATION.findall(critique)]
         values, value = [], chain.start
@@ -62,13 +62,13 @@ class Solver:
 
 @dataclass(frozen=True)
 class Annotator:
-    """How the critic's teacher judges.
+    """Scripted writer of critiques.
 
     Attributes:
-        miss: Probability of judging a step that differs from its explanation as correct.
-        false_alarm: Probability of judging a step that equals its explanation as wrong.
-        stop_at_match: Probability of checking no further after a step that equals its explanation.
-        stop_at_error: The same after a step that differs from its explanation.
+        miss: Probability of calling a step correct although it differs from its explanation.
+        false_alarm: Probability of calling a step wrong although it equals its explanation.
+        stop_at_match: Probability of stopping after a step that equals its explanation.
+        stop_at_error: Probability of stopping after a step that differs from its explanation.
         wrong_value: Probability of a random value in an explanation.
     """
 
@@ -79,7 +79,7 @@ class Annotator:
     wrong_value: float = 0.0
 
     def critique(self, problem: Problem, response: str, rng: random.Random) -> str:
-        """A critique of a well-formed response, in the fields of the compact prompt set."""
+        """Write a critique of a well-formed response, in the fields of the compact prompt set."""
         chain = Chain.parse(problem.question)
         lines, flagged, value = [], False, chain.start
         for (operation, operand), sentence in zip(chain.operations, response.split("\n"), strict=False):

@@ -1,39 +1,39 @@
-"""Load one split of a published data set, from the hub or from local files."""
+"""Loading of one split of a published data set, from the hub or from local files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from critique_rl.tasks.base import DataError, split_problems, unique
+from critique_rl.tasks.base import DataError, Task, split_problems, unique
 from critique_rl.tasks.rows import SUFFIXES, HubSplit, Row, read_rows
 from critique_rl.types import AnswerKind, Problem, nearest, problem_id
 
-FILE_WORDS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "math500": "math500",
-}
-"""Words in a file's name that say which split it holds, e.g. `aqua_dev.json`."""
+Parse = Callable[[Row], Problem | None]
+FILE_WORDS = {split: split for split in ("train", "validation", "test", "math500")}
+FILE_WORDS |= dict.fromkeys(("valid", "val", "dev"), "validation")
+"""Splits by the word for them in a file name, e.g. `dev` in `aqua_dev.json`."""
 
 
 def make_problem(
     *, dataset: str, question: str, solution: str, answer: str, kind: AnswerKind, picture: str | None = None
 ) -> Problem:
-    """Build a problem with the identity of its question, and of the picture that it refers to."""
-    identity = problem_id(question, picture)
-    return Problem(
-        id=identity, dataset=dataset, question=question, solution=solution, answer=answer, kind=kind
-    )
+    """Build a problem; its id is a hash of the question and of the picture that the question refers to."""
+    return Problem(problem_id(question, picture), dataset, question, solution, answer, kind)
+
+
+def published_task(
+    name: str, parse: Parse, hub: Mapping[str, HubSplit], *, kind: AnswerKind, licence: str, about: str
+) -> Task:
+    """Build the task of a data set on the hub; `load_published` loads it."""
+    load = partial(load_published, parse, hub)
+    return Task(name, about, kinds=(kind,), load=load, licence=licence, hub=hub["test"].repo)
 
 
 def load_published(
-    parse: Callable[[Row], Problem | None],
+    parse: Parse,
     hub: Mapping[str, HubSplit],
     *,
     source: str | None,
@@ -42,23 +42,26 @@ def load_published(
     splits: Mapping[str, float] | None = None,
     held_out: float = 0.1,
 ) -> list[Problem]:
-    """Load every problem of one split; duplicates are dropped.
+    """Load all problems of one split, without duplicates.
 
-    Where the published data have no validation split, `validation` is a slice of train chosen by problem
-    identity and `train` is the rest. The slice depends on nothing else, so the two never overlap.
+    If the published data have no validation split, `validation` is a slice of train and `train` is the rest.
+    The slice depends only on problem identity, so the two never overlap.
 
     Args:
-        parse: Turns a row into a problem, or into `None` to leave it out.
-        hub: Where each published split is on the hub.
-        source: `None` for the hub; a directory with one file per split; or one file, whose name says which
-            split it holds. A file whose name does not say it holds test data, unless `splits` is given.
-        split: The split to load.
-        seed: Plays no part here; every task takes one.
-        splits: For one file that serves every split: the share of each, e.g.
-            `{"train": 0.8, "validation": 0.1, "test": 0.1}`, chosen by problem identity. Give the same
-            mapping for every split that is loaded from that file.
-        held_out: Share of train that is the validation slice, where validation is not published; the
-            same for both splits. 0 takes all of train.
+        parse: Turns a row into a problem, or into `None` to leave the row out.
+        hub: Place of each published split on the hub.
+        source: `None` for the hub; a directory with one file per split; or one file with the name of its split
+            in the file name. Without such a name the file holds test data, unless `splits` is set.
+        split: Name of the split to load.
+        seed: Not used; every task has this parameter.
+        splits: For one file that holds all splits: the share of each, e.g.
+            `{"train": 0.8, "validation": 0.1, "test": 0.1}`. Problem identity decides the split. Use the same
+            mapping for every split of that file.
+        held_out: Share of train in the validation slice, if validation is not published. Use the same share for
+            both splits; 0 takes all of train.
+
+    Raises:
+        DataError: The source has no such split, an option is wrong, or a file or row cannot be read.
     """
     path = None if source is None else Path(source).expanduser()
     if path is not None and not path.exists():
@@ -84,7 +87,7 @@ def load_published(
     raise DataError(f"{origin}: no split {split!r}. {nearest(split, available)} {hint}")
 
 
-def _read(parse: Callable[[Row], Problem | None], origin: Path | HubSplit) -> list[Problem]:
+def _read(parse: Parse, origin: Path | HubSplit) -> list[Problem]:
     parsed = [parse(row) for row in read_rows(origin)]
     return unique([problem for problem in parsed if problem is not None], str(origin))
 
@@ -98,31 +101,29 @@ def _take(parts: Mapping[str, list[Problem]], split: str, origin: str) -> list[P
 
 
 def _files_by_split(path: Path) -> dict[str, Path]:
-    """Map splits to files: of a directory those whose names say it, of a single file its own."""
+    """Map splits to the files of a directory by file name, or to a single file."""
     if path.is_file():
         name = _split_named_by(path) or "test"
         return {name: path, "test": path} if name == "math500" else {name: path}
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     if not files:
         raise DataError(f"{path}: the directory has no {', '.join(SUFFIXES)} file")
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for file in files:
         split = _split_named_by(file)
-        if split in found:
-            names = f"{found[split].name}, {file.name}"
+        if split is not None and by_split.setdefault(split, file) != file:
+            names = f"{by_split[split].name}, {file.name}"
             raise DataError(
-                f"{path}: more than one file for split {split!r}: {names}; let `source` be one file"
+                f"{path}: more than one file for split {split!r}: {names}; set `source` to one of them"
             )
-        if split is not None:
-            found[split] = file
-    if not found:
+    if not by_split:
         names = ", ".join(file.name for file in files)
         raise DataError(f"{path}: no file name says its split, expected e.g. train.jsonl; found {names}")
-    return found
+    return by_split
 
 
 def _split_named_by(path: Path) -> str | None:
-    """Name the split that a file's name mentions, if it is one alone.
+    """Name the split in a file name; None unless exactly one split is named. `math500` overrides the others.
 
     >>> _split_named_by(Path("aqua_dev.json"))
     'validation'

@@ -1,4 +1,4 @@
-"""Rows of a data set, from a local file or the hub; each knows its place, so that errors can name it."""
+"""Rows of a data set, from a local file or the hub; each row stores its place for error messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HubSplit:
 
     Attributes:
         repo: Repository on the hub.
-        configs: Its configs; all are read.
+        configs: Configs of the repository to read, in this order.
         split: Name of the split.
     """
 
@@ -38,23 +38,23 @@ class HubSplit:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a data set, which knows where it stands.
+    """One row of a data set.
 
     Attributes:
-        fields: Its content.
-        place: For messages, e.g. `train.jsonl, line 3`.
+        fields: Values by field name.
+        place: Place of the row for error messages, e.g. `train.jsonl, line 3`.
     """
 
     fields: Mapping[str, Any]
     place: str
 
     def error(self, field: str, expected: str) -> DataError:
-        """Build the error for a field that is not what was expected."""
-        found = _brief.repr(self.fields[field])
-        return DataError(f"{self.place}, field {field!r}: found {found}, expected {expected}")
+        """Build the error for a field with an unexpected value."""
+        value = _brief.repr(self.fields[field])
+        return DataError(f"{self.place}, field {field!r}: found {value}, expected {expected}")
 
     def layout(self, *layouts: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the first layout all of whose fields the row has."""
+        """Return the first layout that the row has all fields of; raise `DataError` if there is none."""
         for layout in layouts:
             if all(field in self.fields for field in layout):
                 return layout
@@ -62,11 +62,11 @@ class Row:
         missing = [repr(field) for field in closest if field not in self.fields]
         problem = "unknown layout" if len(missing) == len(closest) else f"missing field {', '.join(missing)}"
         expected = " or ".join(", ".join(layout) for layout in layouts)
-        found = ", ".join(self.fields) or "none"
-        raise DataError(f"{self.place}: {problem}; fields found: {found}; expected: {expected}")
+        present = ", ".join(self.fields) or "none"
+        raise DataError(f"{self.place}: {problem}; fields found: {present}; expected: {expected}")
 
     def text(self, field: str, *, may_be_empty: bool = False) -> str:
-        """Return a text field without the white space around it."""
+        """Return a text field without surrounding white space; raise `DataError` if it is no text, or empty."""
         value = self.fields[field]
         if not isinstance(value, str):
             raise self.error(field, "text")
@@ -76,9 +76,13 @@ class Row:
 
 
 def read_rows(origin: Path | HubSplit) -> list[Row]:
-    """Read every row of a local file (.jsonl, .json, .parquet) or of a split on the hub.
+    """Read all rows of a local file (.jsonl, .json, .parquet) or of a split on the hub.
 
-    A `.json` file holds an array, or one object per line as AQuA's do.
+    A `.json` file holds an array, or one object per line as in AQuA.
+
+    Raises:
+        DataError: The file is missing, broken or empty; the message names the file and the line or row.
+        UserError: The hub cannot be reached, or has no such data.
     """
     rows = _read_hub(origin) if isinstance(origin, HubSplit) else _read_file(origin)
     if not rows:
@@ -101,13 +105,9 @@ def _read_file(path: Path) -> list[Row]:
         array = _parse_json(text, path, first_line=1)
         items = [(f"{path}, row {i}", item) for i, item in enumerate(array)]
     else:
-        # Not splitlines(): that also splits at U+2028 and others, which JSON allows inside a string.
-        lines = enumerate(text.split("\n"), start=1)
-        items = [
-            (f"{path}, line {number}", _parse_json(line, path, first_line=number))
-            for number, line in lines
-            if line.strip()
-        ]
+        # splitlines() would also split at characters such as U+2028, which JSON allows inside a string.
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        items = [(f"{path}, line {i}", _parse_json(line, path, first_line=i)) for i, line in lines]
     for place, item in items:
         if not isinstance(item, dict):
             raise DataError(f"{place}: found {_brief.repr(item)}, expected an object with named fields")
@@ -123,7 +123,7 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow  # comes with datasets; read directly, so that nothing is copied into the hub's cache
+    import pyarrow  # a dependency of datasets; reading directly copies nothing into the hub's cache
     import pyarrow.parquet
 
     try:
@@ -141,12 +141,11 @@ def _read_hub(origin: HubSplit) -> list[Row]:
         try:
             loaded = datasets.load_dataset(origin.repo, config, split=origin.split)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            which = f"{origin.repo} (config {config}, split {origin.split})"
             raise UserError(
-                f"cannot load {which} from the Hugging Face hub, {type(error).__name__}: {error}; "
-                "without the hub let `source` be a local file or directory"
+                f"cannot load {origin.repo} (config {config}, split {origin.split}) from the Hugging Face hub, "
+                f"{type(error).__name__}: {error}; without the hub let `source` be a local file or directory"
             ) from error
         place = f"{origin.repo} ({config}, {origin.split})"
-        # to_list() leaves images as bytes, iteration would decode them and need Pillow.
+        # to_list() leaves images as bytes; iteration would decode them, which needs Pillow.
         rows += [Row(fields=item, place=f"{place}, row {i}") for i, item in enumerate(loaded.to_list())]
     return rows

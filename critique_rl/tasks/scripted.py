@@ -1,4 +1,4 @@
-"""Tasks whose texts can be scripted, and who writes them: solver, annotator and judge of each task."""
+"""Scripted writers of the generated tasks: a solver, an annotator and sometimes a judge for each task."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from critique_rl.types import Problem
 
 
 class Scripts(NamedTuple):
-    """Who writes the scripted texts of a task.
+    """Classes that write the scripted texts of a task. Their constructors take fault probabilities.
 
     Attributes:
-        solver: Answers and refines.
-        annotator: Criticises.
-        judge: Says which of two responses is better; None if nobody does.
+        solver: Writes responses and refinements.
+        annotator: Writes critiques.
+        judge: Writes judgements of two responses; None if the task has no judge.
     """
 
     solver: type
@@ -23,36 +23,32 @@ class Scripts(NamedTuple):
     judge: type | None = None
 
     def judging(self, **faults: float) -> Judge | None:
-        """The judge with some faults."""
+        """Create the judge with these fault probabilities; None if the task has no judge."""
         return None if self.judge is None else self.judge(**faults)
 
 
 class Solver(Protocol):
-    """Answers and refines, with the faults that it is made with."""
+    """Writes responses and refinements."""
 
     def solve(self, problem: Problem, rng: random.Random) -> str:
-        """A response."""
-        ...
+        """Write a response."""
 
     def refine(self, problem: Problem, critique: str, rng: random.Random) -> str:
-        """A refinement."""
-        ...
+        """Write a refinement."""
 
 
 class Annotator(Protocol):
-    """Criticises, with the faults that it is made with."""
+    """Writes critiques."""
 
     def critique(self, problem: Problem, response: str, rng: random.Random) -> str:
-        """A critique."""
-        ...
+        """Write a critique."""
 
 
 class Judge(Protocol):
-    """Says which of two responses is better, with the faults that it is made with."""
+    """Decides which of two responses is better."""
 
     def judge(self, problem: Problem, response_1: str, response_2: str, rng: random.Random) -> str:
-        """A judgement."""
-        ...
+        """Write a judgement."""
 
 
 SCRIPTED = {
@@ -60,4 +56,4 @@ SCRIPTED = {
     "made_up_facts": Scripts(made_up_facts_teacher.Summariser, made_up_facts_teacher.Annotator),
     "modular_chain": Scripts(modular_chain_teacher.Solver, modular_chain_teacher.Annotator),
 }
-"""Tasks with scripted texts."""
+"""Scripted writers by name of the task."""

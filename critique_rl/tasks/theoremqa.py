@@ -1,7 +1,7 @@
 """TheoremQA: university-level questions that each need a theorem; answers of six types. Test data only.
 
-Source: https://huggingface.co/datasets/TIGER-Lab/TheoremQA, licence MIT; 800 test, 53 of which refer to a
-picture. `theoremqa_test.json` of TIGER-AI-Lab/TheoremQA is an array; on the hub `Answer` is text:
+Source: https://huggingface.co/datasets/TIGER-Lab/TheoremQA, licence MIT; 800 test questions, 53 of them refer to
+a picture. `theoremqa_test.json` of TIGER-AI-Lab/TheoremQA is an array; on the hub `Answer` is text:
 
     {"Question": "Is 91 a prime number?", "Answer": false, "Answer_type": "bool", "Picture": null}
 """
@@ -30,7 +30,7 @@ PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def parse(row: Row) -> Problem:
-    """Turn a row into a problem; the answer is written as Python writes it, e.g. `True` or `[0, 5]`."""
+    """Turn a row into a problem; the answer is in Python notation, e.g. `True` or `[0, 5]`."""
     row.layout(("Question", "Answer", "Answer_type"))
     answer_type = row.text("Answer_type")
     if answer_type not in PYTHON_TYPES:
@@ -50,16 +50,11 @@ def parse(row: Row) -> Problem:
 
 
 def _picture(value: Any) -> str | None:
-    """What tells a picture, which is not shown, from others: its file's name, or of the hub's its content."""
+    """Identify a picture, which the actor does not see: by file name, or by a hash of its content on the hub."""
     if isinstance(value, Mapping):
         content = value.get("bytes")
         value = value.get("path") if content is None else hashlib.sha256(content).hexdigest()
     return PurePath(str(value)).name if value else None
-
-
-def parse_without_picture(row: Row) -> Problem | None:
-    """Turn a row into a problem, `None` if it refers to a picture."""
-    return None if row.fields.get("Picture") is not None else parse(row)
 
 
 def load(
@@ -71,16 +66,17 @@ def load(
     held_out: float = 0.1,
     pictures: Literal["keep", "drop"] = "keep",
 ) -> list[Problem]:
-    """Load one split; `load_published` tells of the other options.
+    """Load one split; see `load_published` for the other options and for errors.
 
     `pictures="drop"` leaves out the questions that refer to a picture; the paper keeps all 800.
     """
     if pictures not in ("keep", "drop"):
         raise DataError(f"pictures: found {pictures!r}, expected 'keep' or 'drop'")
-    chosen = parse if pictures == "keep" else parse_without_picture
-    return load_published(
-        chosen, HUB, source=source, split=split, seed=seed, splits=splits, held_out=held_out
-    )
+
+    def chosen(row: Row) -> Problem | None:
+        return parse(row) if pictures == "keep" or row.fields.get("Picture") is None else None
+
+    return load_published(chosen, HUB, source=source, split=split, seed=seed, splits=splits, held_out=held_out)
 
 
 TASK = Task(

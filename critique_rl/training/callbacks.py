@@ -16,9 +16,7 @@ CURVES = ("actor/acc_refine", "actor/rating_refine", "critic/acc_dis", "critic/m
 class DisplayCallback(TrainerCallback):
     """Shows a training as it runs: judgment, refinement, KL, and the first of `CURVES` that is logged.
 
-    Args:
-        display: Display that is advanced.
-        block: Optimizer steps of one RL step.
+    An RL step has `block` optimizer steps.
     """
 
     def __init__(self, display: Display, block: int) -> None:
@@ -38,10 +36,7 @@ class DisplayCallback(TrainerCallback):
 class KeepCallback(TrainerCallback):
     """Keeps the critic after chosen RL steps, apart from the checkpoints, which are replaced.
 
-    Args:
-        rl_steps: RL steps after which it is kept.
-        block: Optimizer steps of one RL step.
-        save: Writes the model; called with the RL step.
+    An RL step has `block` optimizer steps. `save` is called with the RL step and writes the model.
     """
 
     def __init__(self, rl_steps: Collection[int], block: int, save: Callable[[int], None]) -> None:

@@ -14,13 +14,10 @@ from critique_rl.vision.models import is_vision_model, load_processor, load_visi
 
 
 def load_critic(path: str) -> str | PeftModel:
-    """Load the start of a training so that the reference of its KL is exactly that model.
+    """Load the start of a training, a directory or hub id, so that the reference of its KL is exactly that model.
 
-    Of full weights the directory is returned: trl loads policy and reference from it. An adapter is loaded as
-    trainable: trl keeps a frozen copy of it as the reference, where a path would anchor the KL to its base.
-
-    Args:
-        path: Directory of full weights or of an adapter, or hub id.
+    Full weights stay a path: trl loads policy and reference from it. An adapter is loaded as trainable: trl keeps
+    a frozen copy of it as the reference, where a path would anchor the KL to its base.
     """
     if not (Path(path) / "adapter_config.json").exists():
         return path

@@ -1,8 +1,11 @@
-"""Publications to cite for the methods of this package."""
+"""Publications to cite for the methods of this package, from `citations.yaml`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.resources import files
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -27,44 +30,7 @@ class Publication:
         return {"title": self.title, "id": self.id, "citation": self.citation}
 
 
-CRITIQUE_RL = Publication(
-    "Critique-RL",
-    "Critique-RL: Training Language Models for Critiquing through Two-Stage Reinforcement Learning",
-    "2510.24320",
-    """@misc{xi2025critiquerl,
-  title         = {{Critique-RL: Training Language Models for Critiquing through Two-Stage Reinforcement
-                   Learning}},
-  author        = {Zhiheng Xi and Jixuan Huang and Xin Guo and Boyang Hong and Dingwen Yang and Xiaoran Fan and
-                   Shuo Li and Zehui Chen and Junjie Ye and Siyu Yuan and Zhengyin Du and Xuesong Yao and Yufei Xu
-                   and Jiecao Chen and Rui Zheng and Tao Gui and Qi Zhang and Xuanjing Huang},
-  year          = {2025},
-  eprint        = {2510.24320},
-  archivePrefix = {arXiv}
-}""",
-)
-LLAVA_CRITIC_R1 = Publication(
-    "LLaVA-Critic-R1",
-    "LLaVA-Critic-R1: Your Critic Model is Secretly a Strong Policy Model",
-    "2509.00676",
-    """@misc{wang2025llavacriticr1,
-  title         = {{LLaVA-Critic-R1: Your Critic Model is Secretly a Strong Policy Model}},
-  author        = {Xiyao Wang and Chunyuan Li and Jianwei Yang and Kai Zhang and Bo Liu and Tianyi Xiong and
-                   Furong Huang},
-  year          = {2025},
-  eprint        = {2509.00676},
-  archivePrefix = {arXiv}
-}""",
-)
-TRL = Publication(
-    "TRL",
-    "TRL: Transformers Reinforcement Learning",
-    "",
-    """@software{vonwerra2020trl,
-  title   = {{TRL: Transformers Reinforcement Learning}},
-  author  = {von Werra, Leandro and Belkada, Younes and Tunstall, Lewis and Beeching, Edward and Thrush, Tristan
-             and Lambert, Nathan and Huang, Shengyi and Rasul, Kashif and Gallouédec, Quentin},
-  license = {Apache-2.0},
-  url     = {https://github.com/huggingface/trl},
-  year    = {2020}
-}""",
+CRITIQUE_RL, LLAVA_CRITIC_R1, TRL = (
+    Publication(**entry)
+    for entry in yaml.safe_load((files(__package__) / "citations.yaml").read_text("utf-8"))
 )

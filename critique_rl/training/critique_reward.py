@@ -38,32 +38,19 @@ class CritiqueReward:
         self.prompts = prompt_set(args.prompts)
 
     def __call__(
-        self,
-        completions: list[Any],
-        question: list[str],
-        response: list[str],
-        answer: list[str],
-        kind: list[str],
-        trainer_state: Any,
-        log_extra: Callable[[str, list[Any]], None],
-        log_metric: Metric,
-        **columns: Any,
+        self, completions: list[Any], question: list[str], response: list[str], **columns: Any
     ) -> list[float | None]:
-        """Reward each critique; see trl's reward functions for the arguments.
-
-        Returns:
-            One reward per critique, None where the refinement could not be graded.
-        """
-        args, n = self.args, len(completions)
+        """Reward each critique; None where the refinement could not be graded. See trl's reward functions."""
+        args, n, log_metric = self.args, len(completions), columns["log_metric"]
         critiques = [c[0]["content"] if isinstance(c, list) else c for c in completions]
         truth, images = columns[args.truth], columns.get("image")
         labels = self._with_noise(truth, question, response)
         verdicts, r_dis = self.read(critiques, labels)
-        record = {"question": question, "response": response, "answer": answer, args.truth: truth}
+        record = {"question": question, "response": response, "answer": columns["answer"], args.truth: truth}
         record |= {"image": logged_images(images, args), "r_dis": r_dis}
         record |= {"verdict": [v.value for v in verdicts]} if args.tolerance is None else {"rating": verdicts}
         if args.refinement_reward is None:
-            self.log(record, [], log_extra, log_metric)
+            self.log(record, [], columns["log_extra"], log_metric)
             return list(map(rewards.r_dis_signed, verdicts, labels)) if args.signed_dis else r_dis
         # `gated` rewards a wrong verdict with -1 whatever the refinement is: do not ask for it.
         asked = [i for i in range(n) if args.combination == "additive" or r_dis[i]]
@@ -74,25 +61,28 @@ class CritiqueReward:
                 )
                 for i in asked
             ],
-            trainer_state.global_step,
+            columns["trainer_state"].global_step,
             log_metric,
         )
         items = [
-            {"question": question[i], "gold": answer[i], "reply": text, "kind": kind[i]}
+            {"question": question[i], "gold": columns["answer"][i], "reply": text, "kind": columns["kind"][i]}
             for i, text in zip(asked, texts, strict=True)
         ]
+        started = time.perf_counter()
+        graded = self.grader(items)
+        log_metric("time/grade", time.perf_counter() - started)
         refinements: list[str] = [""] * n
         grades: list[Any] = [None] * n
-        for i, text, grade in zip(asked, texts, self.grade(items, log_metric), strict=True):
+        for i, text, grade in zip(asked, texts, graded, strict=True):
             refinements[i], grades[i] = text, grade
         if args.tolerance is None:
             seen = self._with_noise(grades, question, refinements)
             r_refinement = list(map(rewards.REFINEMENT_REWARDS[args.refinement_reward], labels, seen))
         else:
             r_refinement = list(map(rewards.r_refine_scored, grades))
-        graded = "refinement_correct" if args.tolerance is None else "refinement_rating"
-        record |= {"refinement": refinements, graded: grades, args.refinement_reward: r_refinement}
-        self.log(record, asked, log_extra, log_metric)
+        column = "refinement_correct" if args.tolerance is None else "refinement_rating"
+        record |= {"refinement": refinements, column: grades, args.refinement_reward: r_refinement}
+        self.log(record, asked, columns["log_extra"], log_metric)
         combine = rewards.STAGE_2_REWARDS[args.combination]
         return [combine(r, d, beta_1=args.beta_1) for r, d in zip(r_refinement, r_dis, strict=True)]
 
@@ -122,13 +112,6 @@ class CritiqueReward:
         log_metric("tokens/actor", float(sum(g.prompt_tokens + g.completion_tokens for g in generations)))
         return [self.prompts.refinement_prefill + g.text for g in generations]
 
-    def grade(self, items: Sequence[Mapping[str, str]], log_metric: Metric) -> Sequence[float | None]:
-        """Grade refinements, or rate them: r_oracle(x, y') each, None where it is unknown."""
-        started = time.perf_counter()
-        grades = self.grader(items)
-        log_metric("time/grade", time.perf_counter() - started)
-        return grades
-
     def log(
         self,
         record: Mapping[str, Any],
@@ -140,22 +123,21 @@ class CritiqueReward:
 
         Args:
             record: One value per critique, by column; None is no column.
-            asked: Critiques after which the actor refined.
-            log_extra: trl's logger of columns.
-            log_metric: trl's logger of metrics.
+            asked: Numbers of the critiques after which the actor refined.
         """
         for column, values in record.items():
             if values is not None:
                 log_extra(column, values)
         scored, truth = self.args.tolerance is not None, record[self.args.truth]
-        log_verdict, log_refinement = (
-            (_log_rating, _log_rescoring) if scored else (_log_verdict, _log_refinement)
-        )
+        log_verdict = _log_rating if scored else _log_verdict
+        log_refinement = _log_rescoring if scored else _log_refinement
         for verdict, o in zip(record["rating" if scored else "verdict"], truth, strict=True):
             log_verdict(verdict, o, log_metric)
         for i in asked:
             grade = record["refinement_rating" if scored else "refinement_correct"][i]
-            log_refinement(truth[i], grade, log_metric)
+            log_metric("actor/graded_rate", float(grade is not None))
+            if grade is not None:
+                log_refinement(truth[i], grade, log_metric)
         for name in filter(None, ("r_dis", self.args.refinement_reward)):
             for value in record[name]:
                 if value is not None:
@@ -189,10 +171,7 @@ def _log_rating(rating: float | None, truth: float | None, log_metric: Metric) -
         log_metric("critic/mse_dis", (rating - truth) ** 2)
 
 
-def _log_refinement(before: bool | None, after: bool | None, log_metric: Metric) -> None:
-    log_metric("actor/graded_rate", float(after is not None))
-    if after is None:
-        return
+def _log_refinement(before: bool | None, after: bool, log_metric: Metric) -> None:
     log_metric("actor/acc_refine", float(after))
     if before is not None:
         log_metric("actor/delta_ci", float(before and not after))
@@ -201,10 +180,7 @@ def _log_refinement(before: bool | None, after: bool | None, log_metric: Metric)
         log_metric("actor/delta_ci_given_correct" if before else "actor/delta_ic_given_wrong", changed)
 
 
-def _log_rescoring(before: float | None, after: float | None, log_metric: Metric) -> None:
-    log_metric("actor/graded_rate", float(after is not None))
-    if after is None:
-        return
+def _log_rescoring(before: float | None, after: float, log_metric: Metric) -> None:
     log_metric("actor/rating_refine", after)
     if before is not None:
         log_metric("actor/delta_rating", after - before)

@@ -1,6 +1,7 @@
 """The arithmetic of the policy gradient: advantages, KL estimates, values, whitening. Pure functions on tensors.
 
-Shapes: B prompts, G critiques a prompt, N = B * G sequences, T tokens. `mask_NT` is 1 where a token counts.
+Names end in shapes: B prompts, G critiques a prompt, N = B * G sequences, T tokens. `mask_NT` is 1 where a token
+counts, `kl_NT` the KL estimate of each token, `beta` the KL coefficient. Sums of `masked_moments` have 3 numbers.
 """
 
 from __future__ import annotations
@@ -10,16 +11,10 @@ from torch import Tensor
 
 
 def rloo_advantages(rewards_BG: Tensor) -> Tensor:
-    """Leave-one-out advantages (REINFORCE leave-one-out, arXiv 2402.14740): r_i - mean_{j != i} r_j.
+    """(B, G) leave-one-out advantages (REINFORCE leave-one-out, arXiv 2402.14740): r_i - mean_{j != i} r_j.
 
     NaN marks a critique without reward: its advantage is 0 and it is left out of the others' baseline. A critique
-    alone in its group has no baseline; its advantage is 0.
-
-    Args:
-        rewards_BG: (B, G) rewards.
-
-    Returns:
-        (B, G) advantages; each row without NaN sums to 0.
+    alone in its group has no baseline; its advantage is 0. Each row without NaN sums to 0.
     """
     _require(rewards_BG.dim() == 2, f"rewards_BG must be (B, G), got {tuple(rewards_BG.shape)}")
     count_B1 = (~rewards_BG.isnan()).sum(dim=1, keepdim=True)
@@ -93,54 +88,29 @@ def reward_to_go(per_token_NT: Tensor) -> Tensor:
 def with_own_cost(
     advantages_NT: Tensor, kl_NT: Tensor, cost_NT: Tensor, mask_NT: Tensor, *, beta: float
 ) -> Tensor:
-    """Per-token advantages in which each token pays `KL_COSTS` for its own KL: A_t + beta (kl_t - cost_t).
+    """(N, T) advantages in which each token pays `KL_COSTS` for its own KL: A_t + beta (kl_t - cost_t).
 
-    For the KL of later tokens it still pays the estimate. For k1 both are the same.
-
-    Args:
-        advantages_NT: (N, T) advantages of `token_advantages`, or of `gae` from `token_rewards`.
-        kl_NT: (N, T) per-token KL estimates that the advantages contain.
-        cost_NT: (N, T) costs.
-        mask_NT: (N, T) completion mask.
-        beta: KL coefficient.
-
-    Returns:
-        (N, T).
+    For the KL of later tokens it still pays the estimate. For k1 both are the same. The advantages are those of
+    `token_advantages`, or of `gae` from `token_rewards`, and contain `kl_NT`.
     """
     return advantages_NT + beta * (kl_NT - cost_NT) * mask_NT
 
 
 def token_advantages(advantages_N: Tensor, kl_NT: Tensor, mask_NT: Tensor, *, beta: float) -> Tensor:
-    """Per-token advantages with the KL in the reward, outside the baseline: A_i - beta * sum_{s>=t} kl_s.
+    """(N, T) advantages with the KL in the reward, outside the baseline: A_i - beta * sum_{s>=t} kl_s.
 
-    With k1 this is Eq. 8 and 9 as the released code optimises them (spec of the paper, section 3.6).
-
-    Args:
-        advantages_N: (N,) sequence advantages.
-        kl_NT: (N, T) per-token KL estimates.
-        mask_NT: (N, T) completion mask.
-        beta: KL coefficient.
-
-    Returns:
-        (N, T), 0 outside the mask.
+    With k1 this is Eq. 8 and 9 as the released code optimises them (spec of the paper, section 3.6). Outside the
+    mask they are 0.
     """
     _require(kl_NT.shape == mask_NT.shape, f"shapes differ: {tuple(kl_NT.shape)}, {tuple(mask_NT.shape)}")
     return (advantages_N.unsqueeze(1) - beta * reward_to_go(kl_NT * mask_NT)) * mask_NT
 
 
 def token_rewards(rewards_N: Tensor, kl_NT: Tensor, mask_NT: Tensor, *, beta: float) -> Tensor:
-    """Per-token rewards: -beta * kl_t, and the reward of the sequence on its last token.
+    """(N, T) rewards: -beta * kl_t, and the reward of the sequence on its last token; 0 outside the mask.
 
-    Their reward to go is `token_advantages` of the same rewards.
-
-    Args:
-        rewards_N: (N,) rewards of the sequences.
-        kl_NT: (N, T) per-token KL estimates.
-        mask_NT: (N, T) completion mask, in which each sequence is one run of 1.
-        beta: KL coefficient.
-
-    Returns:
-        (N, T), 0 outside the mask; a sequence without tokens has nowhere to put its reward.
+    Their reward to go is `token_advantages` of the same rewards. Each row of the mask is one run of 1; a sequence
+    without tokens has nowhere to put its reward.
     """
     _require(kl_NT.shape == mask_NT.shape, f"shapes differ: {tuple(kl_NT.shape)}, {tuple(mask_NT.shape)}")
     last_NT = (reward_to_go(mask_NT) == 1) & (mask_NT == 1)
@@ -157,10 +127,9 @@ def gae(
     The value after the last token is 0: a sequence ends there, also one that was cut off.
 
     Args:
-        rewards_NT: (N, T) per-token rewards.
-        values_NT: (N, T) value of the state in which each token was chosen; gradients through it are cut.
-        mask_NT: (N, T) completion mask, each row a run of 1 from the left or empty; numbers outside it have no
-            effect, not even NaN.
+        rewards_NT: Rewards of tokens, see `token_rewards`.
+        values_NT: Value of the state in which each token was chosen; gradients through it are cut.
+        mask_NT: Each row is a run of 1 from the left, or empty. Numbers outside it have no effect, not even NaN.
         gamma: Discount; 1 leaves the objective as it is.
         lam: 1 is the reward to go minus the value, 0 the one-step difference.
 
@@ -190,10 +159,8 @@ def value_loss(
     in the paper of PPO (arXiv 1707.06347) but in its usual implementations, among them that of arXiv 2009.01325.
 
     Args:
-        values_NT: (N, T) values of the network in training.
-        old_values_NT: (N, T) values at the rollout.
-        returns_NT: (N, T) returns of `gae`.
-        mask_NT: (N, T) mask.
+        old_values_NT: Values at the rollout, V_old.
+        returns_NT: R, the returns of `gae`.
         clip: Most that a value may move, in units of the reward; `inf` for no clipping.
 
     Returns:
@@ -206,16 +173,12 @@ def value_loss(
 
 
 def whiten(values_NT: Tensor, mask_NT: Tensor, moments_3: Tensor) -> Tensor:
-    """Shift and scale values to mean 0 and variance 1 over all tokens that count.
+    """Shift and scale values to mean 0 and variance 1 over all tokens that count; 0 outside the mask.
 
     Args:
-        values_NT: (N, T) values, for instance advantages of one rank's share of the batch.
-        mask_NT: (N, T) mask.
+        values_NT: For instance the advantages of one rank's share of the batch.
         moments_3: `masked_moments` summed over the whole batch and all ranks, so that neither micro-batches nor
             the number of ranks change the result.
-
-    Returns:
-        (N, T), 0 outside the mask.
     """
     mean = moments_3[0] / moments_3[2].clamp(min=1)
     return (values_NT - mean) * _variance(moments_3).clamp(min=1e-8).rsqrt() * mask_NT
@@ -230,14 +193,9 @@ def masked_moments(values_NT: Tensor, mask_NT: Tensor) -> Tensor:
 def explained_variance(errors_3: Tensor, targets_3: Tensor) -> float | None:
     """Share of the targets' variance that a prediction explains: 1 - Var(target - prediction) / Var(target).
 
-    1 is perfect, 0 as good as a constant, below 0 worse than a constant.
-
-    Args:
-        errors_3: `masked_moments` of target minus prediction, summed over ranks.
-        targets_3: `masked_moments` of the targets, summed over ranks.
-
-    Returns:
-        None where all targets are equal, within the precision of float32 sums.
+    1 is perfect, 0 as good as a constant, below 0 worse than a constant; None where all targets are equal, within
+    the precision of float32 sums. Arguments are `masked_moments` of target minus prediction, and of the targets,
+    both summed over ranks.
     """
     variance = _variance(targets_3).item()
     return None if variance < 1e-6 else 1.0 - _variance(errors_3).item() / variance

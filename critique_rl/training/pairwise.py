@@ -8,7 +8,7 @@ clipped on both sides and once more for negative advantages (`delta`), a k3 KL i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,48 +91,48 @@ class PairwiseReward:
     """alpha r_pref + (1 - alpha) r_format as one trl reward function; see `pairwise_rewards.pairwise_reward`."""
 
     __name__ = "pairwise_reward"
+    recorded: tuple[str, ...] = (*COLUMNS, "label")
+    """Columns of the data that the record of a rollout repeats."""
 
     def __init__(self, args: PairwiseCriticConfig) -> None:
         self.args = args
 
-    def __call__(
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
+        """Reward each critique; see trl's reward functions for the arguments."""
+        values = REWARDS[self.args.reward][0](completions, columns["label"])
+        preferences = [parse_preference(completion_text(c), ties=self.args.ties) for c in completions]
+        for preference in preferences:
+            columns["log_metric"]("critic/parse_rate", float(preference is not None))
+            if preference is not None:
+                columns["log_metric"]("critic/said_first", float(preference == 1))
+        return self.totals(completions, values, {"preference": preferences, "r_pref": values}, columns)
+
+    def totals(
         self,
         completions: list[Any],
-        question: list[str],
-        response_1: list[str],
-        response_2: list[str],
-        label: list[int],
-        log_extra: Callable[[str, list[Any]], None],
-        log_metric: Callable[[str, float], None],
-        **columns: Any,
+        values: Sequence[float | None],
+        record: Mapping[str, Any],
+        columns: Mapping[str, Any],
     ) -> list[float | None]:
-        """Reward each critique; see trl's reward functions for the arguments."""
-        r_pref_of, r_format_of = REWARDS[self.args.reward]
-        preference_rewards, format_rewards = r_pref_of(completions, label), r_format_of(completions)
-        preferences = [parse_preference(completion_text(c), ties=self.args.ties) for c in completions]
-        record: dict[str, list[Any] | None] = {
-            "question": question,
-            "response_1": response_1,
-            "response_2": response_2,
-            "label": label,
-            "image": logged_images(columns.get("image"), self.args),
-            "preference": preferences,
-            "r_pref": preference_rewards,
-            "r_format": format_rewards,
-        }
-        for column, values in record.items():
-            if values is not None:
-                log_extra(column, values)
-        totals = []
-        for preference, pref, form in zip(preferences, preference_rewards, format_rewards, strict=True):
-            log_metric("critic/parse_rate", float(preference is not None))
-            log_metric("reward/r_format", form)
-            if pref is not None:
-                log_metric("reward/r_pref", pref)
-            if preference is not None:
-                log_metric("critic/said_first", float(preference == 1))
-            totals.append(pairwise_reward(pref, form, alpha=self.args.alpha))
-        return totals
+        """Add r_format to the values, which have the weight alpha; log the terms and the record of the rollout.
+
+        Args:
+            values: r_pref of rows with a label, r_oracle of rows without one; None where it is unknown.
+            record: Further columns of the record.
+            columns: Columns of the data, and trl's loggers.
+        """
+        formats = REWARDS[self.args.reward][1](completions)
+        images = logged_images(columns.get("image"), self.args)
+        data = {name: columns[name] for name in self.recorded} | ({"image": images} if images else {})
+        for column, content in {**data, **record, "r_format": formats}.items():
+            columns["log_extra"](column, content)
+        rewards = []
+        for label, value, kept in zip(columns["label"], values, formats, strict=True):
+            columns["log_metric"]("reward/r_format", kept)
+            if value is not None:
+                columns["log_metric"]("reward/r_oracle" if label is None else "reward/r_pref", float(value))
+            rewards.append(pairwise_reward(value, kept, alpha=self.args.alpha))
+        return rewards
 
 
 class PairwiseCriticTrainer(CriticTrainer):

@@ -1,7 +1,7 @@
 """The two stages of Critique-RL (arXiv 2510.24320, section 4 and Algorithm 1).
 
-The trainer of both is one; they differ in reward, coefficients and the model that the training starts from and is
-held close to. In Stage II the actor refines after each critique, and the refinement is graded.
+Both use one trainer. They differ in the reward, its coefficients, and the start, to which the KL holds the critic
+close. In Stage II the actor refines after each critique, and the refinement is graded.
 """
 
 from __future__ import annotations

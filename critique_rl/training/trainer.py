@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -41,11 +41,7 @@ class EpochSampler(RepeatSampler):
     """trl's sampler, with the order of an epoch drawn from the seed and the epoch's number.
 
     trl draws all epochs from one generator: a run resumed in a later epoch would repeat the order of the first.
-
-    Args:
-        seed: Seed of the order.
-        epoch: Returns the number of the epoch that begins.
-        settings: Arguments of `RepeatSampler`.
+    `epoch` returns the number of the epoch that begins; `settings` are arguments of `RepeatSampler`.
     """
 
     def __init__(self, *, seed: int, epoch: Callable[[], int], **settings: Any) -> None:
@@ -73,9 +69,8 @@ class CriticTrainer(GRPOTrainer):
             URLs or `datasets.Image`.
         eval_dataset: The same, for trl's evaluation loop.
         processing_class: Tokenizer, or processor of a model with vision; by default the model's.
-        callbacks: As in `Trainer`.
-        optimizers: As in `Trainer`.
         peft_config: Adapter to train instead of the full model.
+        **options: Arguments of `Trainer`: callbacks, optimizers.
 
     Raises:
         UserError: The dataset lacks a column or holds an empty or mistyped value, a prompt exceeds the model's
@@ -103,9 +98,8 @@ class CriticTrainer(GRPOTrainer):
         train_dataset: Dataset | None,
         eval_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
         peft_config: PeftConfig | None = None,
+        **options: Any,
     ) -> None:
         if train_dataset is None:
             raise UserError("train_dataset is missing.")
@@ -117,19 +111,15 @@ class CriticTrainer(GRPOTrainer):
         self._rollout_unlogged = False
         self._clipped: dict[str, Any] | None = None
         processing_class = processor_for(model, processing_class, train_dataset, args)
-        datasets = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        for name, data in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            options[name] = None if data is None else with_images(self._with_prompts(data, name), name)
         super().__init__(
             model=str(model) if isinstance(model, Path) else model,
             reward_funcs=[reward],
             args=args,
             processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
             peft_config=peft_config,
-            **{
-                name: None if data is None else with_images(self._with_prompts(data, name), name)
-                for name, data in datasets.items()
-            },
+            **options,
         )
         if args.freeze_vision_tower:
             freeze_vision_tower(self.model)

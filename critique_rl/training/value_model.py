@@ -28,12 +28,7 @@ FILE = "value_model.pt"
 
 
 class ValueNetwork(torch.nn.Module):
-    """A language model whose LM head is replaced by one number for each token.
-
-    Args:
-        start: Directory or hub id of the language model.
-        **options: Arguments of `from_pretrained`.
-    """
+    """The language model at `start`, with one number for each token in place of its LM head."""
 
     def __init__(self, start: str, **options: Any) -> None:
         super().__init__()
@@ -117,7 +112,7 @@ class ValueModel(TrainerCallback):
 
         Args:
             rollout: This rank's rollout; `old_values`, `returns` and `value_mask` are added to it.
-            rewards_NT: (N, T) per-token rewards.
+            rewards_NT: (N, T) rewards of `objectives.token_rewards`.
             mask_NT: (N, T) mask of the tokens to learn from; a critique without reward has none.
 
         Returns:

@@ -104,12 +104,7 @@ def of_episode(e: Episode, first_error: FirstError | None) -> Entry:
 
 
 def of_judgement(j: PairJudgement, pair: PreferencePair) -> Entry:
-    """Entry of a judgement by a critic of pairs.
-
-    Args:
-        j: The record.
-        pair: The pair in its forward order.
-    """
+    """Entry of a judgement by a critic of pairs; the pair is in its forward order."""
     asked = pair if j.order == "forward" else swap(pair)
     return Entry(
         item=f"{j.pair}.{j.order}",
@@ -135,10 +130,7 @@ RENAMED = dict.fromkeys(("critique_reward", "pairwise_reward", "mixed_reward", "
 def of_training(row: Mapping[str, Any], place: int, first_error: FirstError | None) -> Entry:
     """Entry of one completion in a trainer's record; see `log_completions` of `CriticConfig`.
 
-    Args:
-        row: The record.
-        place: Position of the completion in its RL step.
-        first_error: Finds the first wrong step; None where the task knows none.
+    `place` is its position in its RL step; `first_error` is None where the task knows no steps.
     """
     completion = _text(row["completion"])
     numbers = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -99,11 +100,7 @@ class Gathered:
 
 
 def gather(folders: Sequence[Path], *, limit: int) -> Gathered:
-    """Read runs, or parts of them.
-
-    Args:
-        folders: One run, or two to compare.
-        limit: Most episodes of each.
+    """Read one run or part of a run, or two to compare; at most `limit` episodes of each.
 
     Raises:
         UserError: A folder is missing or holds nothing to show, or a file cannot be read.
@@ -122,6 +119,13 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a run, a part of one, or the output of `eval`.")
     labels = _labels(folder)
+
+    def add(place: Path, entries: list[Entry], total: int, *, training: bool) -> None:
+        seed, name, rest = _named(place)
+        parts = [labels.get(name, name), rest, seed, "training" if training else ""]
+        label = ", ".join(filter(None, parts))
+        gathered.sources.append(Source(run, _key(place, folder), label, training, entries, total))
+
     records = _found(folder, RECORDS, labels)
     steps = {path.parent: _steps(path.parent) for path in _found(folder, COMPLETIONS, labels)}
     states = _found(folder, STATE, labels)
@@ -132,20 +136,18 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
             "`eval` has written."
         )
     episodes = {path.parent: _read(path, Episode) for path in records}
-    sampled = {place: _samples(place) for place in judged}
-    # All rows of a task judge the same ones.
-    pairs_of = {path: _pairs(path) for path in set(sampled.values())}
-    pairs = {place: pairs_of[path] for place, path in sampled.items()}
+    pairs_of = functools.cache(_pairs)  # all rows of a task judge the same pairs
+    pairs = {place: pairs_of(_samples(place)) for place in judged}
     for place, known in pairs.items():
         if any(j.pair not in known for j in judged[place]):
-            gathered.notes.append(
-                f"{_key(place, folder)}: judgements are left out, their pairs are not in the run"
-            )
+            note = "judgements are left out, their pairs are not in the run"
+            gathered.notes.append(f"{_key(place, folder)}: {note}")
             del judged[place]
     for path in states:
         rows = [row for row in _json(path).get("log_history", []) if "reward" in row]
         if rows:
-            gathered.curves.append(Curve(run, _label(path.parent, labels), _key(path.parent, folder), rows))
+            stage = path.parent.resolve().name
+            gathered.curves.append(Curve(run, labels.get(stage, stage), _key(path.parent, folder), rows))
     sizes = {place: len(records_there) for place, records_there in (episodes | judged).items()}
     sizes |= {place: sum(files.values()) for place, files in steps.items() if files}
     shares = _shares(sizes, limit)
@@ -153,38 +155,21 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
         first_error = tasks.first_error(read_settings(place / MARKER))
         drawn = _drawn(recorded, [e.id for e in recorded], shares[place])
         entries = [of_episode(e, first_error) for e in drawn]
-        gathered.sources.append(_source(run, folder, place, labels, entries, len(recorded), training=False))
+        add(place, entries, len(recorded), training=False)
     for place, judgements in judged.items():
         asked = _drawn(judgements, [j.pair for j in judgements], shares[place])
         entries = [of_judgement(j, pairs[place][j.pair]) for j in asked]
-        gathered.sources.append(_source(run, folder, place, labels, entries, len(judgements), training=False))
+        add(place, entries, len(judgements), training=False)
     for place, files in steps.items():
         if files:
             first_error = tasks.first_error(read_settings(place.parent / "pool" / MARKER))
-            entries = _training(files, shares[place], first_error)
-            gathered.sources.append(_source(run, folder, place, labels, entries, sizes[place], training=True))
-    if sum(sizes.values()) > limit:
-        gathered.notes.append(
-            f"{gathered.names[run]}: {limit} of {sum(sizes.values())} episodes; see --limit"
-        )
+            add(place, _training(files, shares[place], first_error), sizes[place], training=True)
+    recorded_in_all = sum(sizes.values())
+    if recorded_in_all > limit:
+        gathered.notes.append(f"{gathered.names[run]}: {limit} of {recorded_in_all} episodes; see --limit")
     table = _table(run, folder, labels, episodes)
     if table is not None:
         gathered.tables.append(table)
-
-
-def _source(
-    run: int,
-    folder: Path,
-    place: Path,
-    labels: Mapping[str, str],
-    entries: list[Entry],
-    total: int,
-    *,
-    training: bool,
-) -> Source:
-    seed, name, rest = _named(place)
-    parts = [labels.get(name, name), rest, seed, "training" if training else ""]
-    return Source(run, _key(place, folder), ", ".join(filter(None, parts)), training, entries, total)
 
 
 # -- paths and labels ----------------------------------------------------------------------------------------
@@ -215,12 +200,12 @@ def _key(place: Path, folder: Path) -> str:
 def _named(place: Path) -> tuple[str, str, str]:
     """Seed, row or stage, and task, from the path of a step; empty texts where the folder is no step of a run."""
     parts = place.resolve().parts
-    seed = next((part for part in reversed(parts[-4:]) if _SEED.fullmatch(part)), "")
+    seed = next((part for part in reversed(parts[-4:]) if _SEED.fullmatch(part)), "").replace("seed", "seed ")
     if "evaluate" in parts[-3:]:
-        return seed.replace("seed", "seed "), parts[-2], parts[-1]
+        return seed, parts[-2], parts[-1]
     if "judge" in parts[-3:]:
-        return seed.replace("seed", "seed "), parts[-2], f"pairs of {parts[-1]}"
-    return seed.replace("seed", "seed "), parts[-1], ""
+        return seed, parts[-2], f"pairs of {parts[-1]}"
+    return seed, parts[-1], ""
 
 
 def _labels(folder: Path) -> dict[str, str]:
@@ -230,10 +215,6 @@ def _labels(folder: Path) -> dict[str, str]:
             stages = _json(place / REPORT).get("config", {}).get("stages", {})
             return ROWS | {name: stage["label"] for name, stage in stages.items()}
     return dict(ROWS)
-
-
-def _label(place: Path, labels: Mapping[str, str]) -> str:
-    return labels.get(place.resolve().name, place.resolve().name)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -257,9 +238,8 @@ def _read(path: Path, cls: type[Record]) -> list[Record]:
             try:
                 records.append(cls(**json.loads(line)))
             except (ValueError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number} is no {cls.__name__.lower()} record: {error}"
-                ) from error
+                name = cls.__name__.lower()
+                raise UserError(f"{path}, line {number} is no {name} record: {error}") from error
     return records
 
 

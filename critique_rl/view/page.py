@@ -56,7 +56,8 @@ def data(gathered: Gathered) -> dict[str, Any]:
     """Data for the script of the page; each text and image is stored once and referred to by its index."""
     store = _Store()
     sources = [_source(source, store) for source in gathered.sources]
-    gathered.notes += store.notes()
+    if store.missing:
+        gathered.notes.append(f"{store.missing} images cannot be read and are left out")
     curves = []
     for curve in gathered.curves:
         logged = [key for key in CURVES if any(row.get(key) is not None for row in curve.rows)]
@@ -83,7 +84,7 @@ class _Store:
         self.marks: dict[int, list[Any]] = {}
         self.images: dict[str, int] = {}
         self._seen: dict[str, int] = {}
-        self._missing = 0
+        self.missing = 0
 
     def text(self, text: str | None) -> int:
         return -1 if text is None else self.texts.setdefault(text, len(self.texts))
@@ -105,16 +106,12 @@ class _Store:
         try:
             picture = open_image(image)
         except ImageError:
-            self._missing += 1
+            self.missing += 1
             return -2
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         content = io.BytesIO()
         picture.save(content, "WEBP", quality=80)
         return self.images.setdefault(data_url(content.getvalue()), len(self.images))
-
-    def notes(self) -> list[str]:
-        """Notes on images that are left out."""
-        return [f"{self._missing} images cannot be read and are left out"] if self._missing else []
 
 
 def _source(source: Source, store: _Store) -> dict[str, Any]:

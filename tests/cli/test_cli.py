@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import MINI, asked_episode, environment, modified, serving_judge
+from helpers import MINI, asked_episode, environment, hear_ctrl_c, modified, serving_judge
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -275,11 +275,6 @@ def test_a_second_seed_gives_a_second_value(config: Path, finished: Path, fresh:
             assert len(metric["values"]) == 2 and metric["values"][0] == alone["metrics"][name]["values"][0]
     pools = [(output / f"seed{s}/pool/table/data-00000-of-00001.arrow").read_bytes() for s in (0, 1)]
     assert pools[0] != pools[1]
-
-
-def hear_ctrl_c() -> None:
-    """Restore Ctrl-C: a process in the background of a shell ignores it, and so do its children."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.processes

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import environment, png, read_jsonl, teach, write_jsonl, write_response
+from helpers import environment, hear_ctrl_c, png, read_jsonl, teach, write_jsonl, write_response
 
 from critique_rl.cli import commands as cli
 from critique_rl.cli.self_critique import judges
@@ -309,7 +309,9 @@ def test_ctrl_c_ends_with_130_and_leaves_what_was_judged(
     given = ["self-critique", str(records), str(output), *models, "--prompts", "compact"]
     given += ["--max-tokens", "12"]
     arguments = [sys.executable, "-m", "critique_rl.cli", *given]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+    with subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=hear_ctrl_c
+    ) as process:
         deadline, first = time.monotonic() + 120, output / places[0]
         while not (first.exists() and first.stat().st_size) and time.monotonic() < deadline:
             assert process.poll() is None
