@@ -11,9 +11,6 @@ import numpy as np
 from critique_rl.reports.metrics import CURVES
 from critique_rl.reports.pictures import colours, panels, plain, save
 
-History = Sequence[Mapping[str, Any]]
-"""Log of one training, one mapping per RL step."""
-
 DRAWN = {
     "reward/r_pref": ("reward/r_pref", "reward/r_format", "critic/parse_rate", "critic/said_first"),
     "critic/mae_dis": ("critic/mae_dis", "critic/parse_rate", "reward/r_dis", "actor/rating_refine"),
@@ -25,10 +22,10 @@ DRAWN = {
 """Panels beside those of KL and entropy; the first key that is logged decides."""
 
 
-def plot_curves(histories: Mapping[str, Sequence[History]], path: Path) -> None:
+def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path) -> None:
     """Draw discrimination, refinement, KL and entropy over RL steps: the mean over seeds, each seed behind it.
 
-    `histories` holds, per label of a stage, a log for each seed; `path` is the PNG to write.
+    `histories` holds a log for each seed, by label of the stage: one mapping per RL step. The picture is a PNG.
     """
     logged = {key for seeds in histories.values() for rows in seeds for row in rows for key in row}
     drawn = next((drawn for key, drawn in DRAWN.items() if key in logged), DRAWN["critic/acc_dis"])

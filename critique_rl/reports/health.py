@@ -48,12 +48,8 @@ def check(
 ) -> list[Finding]:
     """Check the log of one training; returns a finding for each logged metric that has a rule.
 
-    Args:
-        log: One mapping per RL step.
-        stage: Label of the stage.
-        seed: Seed of the run.
-        refines: Whether the reward has a term for the refinement.
-        limit: Token limit of a critique; None skips rules about it.
+    The log holds one mapping per RL step. `refines` says whether the reward has a term for the refinement. `limit`
+    is the token limit of a critique; None skips rules about it.
     """
     findings = []
 

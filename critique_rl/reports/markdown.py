@@ -10,7 +10,7 @@ from critique_rl.reports.columns import columns_of, is_scored, is_share
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
-    """Write rows of a result file as a table, shares in percent; several seeds as mean ± half of the 95 % interval.
+    """Write rows of a result file as table, shares in percent, several seeds as mean ± half of the 95 % interval.
 
     With `intervals`, one seed gets the ends of the 95 % interval over its problems.
     """

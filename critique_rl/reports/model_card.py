@@ -72,9 +72,7 @@ def write_cards(
     """Write the card of a checkpoint, and those of the critics that its stage kept after some RL steps.
 
     Args:
-        folder: Folder of the run.
         name: `actor`, `sft` or, with a seed, a stage.
-        seed: Seed of a stage.
         measured: Metrics to add to those in the card; None for a new checkpoint, which is not measured yet.
 
     Returns:

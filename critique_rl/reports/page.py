@@ -108,7 +108,7 @@ def _unhealthy(outside: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for (stage, metric, healthy, reason), same in alike.items():
         last = sorted(f["last"] for f in same)
-        ends = dict.fromkeys(_number(value) for value in (last[0], last[-1]))
+        ends = dict.fromkeys(f"{value:.3g}" for value in (last[0], last[-1]))
         seeds = ", ".join(str(f["seed"]) for f in same)
         rows.append([stage, metric, seeds, " to ".join(ends), healthy, reason])
     return table(("Stage", "Metric", "Seeds", "Last", "Healthy", "Outside"), rows, numbers=0)
@@ -123,16 +123,12 @@ def _all_findings(findings: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for metric, by_seed in by_metric.items():
         # No-break spaces keep a cell in one line.
-        ends = {s: f"{_number(f['first'])}\u00a0→\u00a0{_number(f['last'])}" for s, f in by_seed.items()}
+        ends = {s: f"{f['first']:.3g}\u00a0→\u00a0{f['last']:.3g}" for s, f in by_seed.items()}
         wrong = [str(s) for s, f in by_seed.items() if f["outside"]]
         state = f"outside (seed {', '.join(wrong)})" if wrong else "healthy"
         healthy = next(iter(by_seed.values()))["healthy"]
         rows.append([metric, *(ends.get(s, "–") for s in seeds), healthy, state])
     return table(("Metric", *(f"Seed {s}" for s in seeds), "Healthy", "State"), rows, numbers=0)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
 
 
 def _cost(costs: Sequence[Mapping[str, Any]]) -> str:
@@ -187,7 +183,10 @@ def html(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.tag == "h2":
             token.attrSet("id", f"section-{len(headings) + 1}")
-            headings.append((_text(inline), f"section-{len(headings) + 1}"))
+            texts = [
+                child.content for child in inline.children or () if child.type in ("text", "code_inline")
+            ]
+            headings.append(("".join(texts), f"section-{len(headings) + 1}"))
     for token in tokens:
         for child in token.children or ():
             if child.type == "text":  # no-break spaces keep an interval in one line
@@ -206,10 +205,6 @@ def _folded(token: Token, parser: MarkdownIt) -> Token:
     block = parser.renderer.render([token], parser.options, {})
     content = f"<details><summary>Show all settings</summary>\n{block}</details>\n"
     return Token("html_block", "", 0, content=content)
-
-
-def _text(inline: Token) -> str:
-    return "".join(child.content for child in inline.children or () if child.type in ("text", "code_inline"))
 
 
 def write_pages(markdown: str, title: str, stem: Path, pictures: Sequence[Path] = ()) -> None:

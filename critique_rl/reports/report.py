@@ -30,11 +30,7 @@ from critique_rl.runs.folder import RunFolder
 
 
 def write_report(folder: RunFolder) -> Path:
-    """Write the result file of a finished run, its pages and curves, and figures into its model cards.
-
-    Returns:
-        Path of report.json.
-    """
+    """Write report.json, pages, curves and the cards' figures of a finished run; returns report.json's path."""
     from critique_rl.reports import model_card  # slow to import
 
     rows, labels = result_rows(folder), folder.labels()
@@ -54,7 +50,6 @@ def write_result(
     """Write report.json, report.md, report.html and curves.png into a run's folder.
 
     Args:
-        config: Names the folder, see `RunConfig.directory`.
         rows: `method`, `dataset` and `metrics` as `summarise` gives them.
         logs: By label of the stage, for each seed, the log of the trainer with one mapping per RL step.
         training: Health and costs, see `of_training`.

@@ -7,9 +7,6 @@ from typing import Any
 from critique_rl.runs.folder import RunFolder
 from critique_rl.runs.steps import STEP_KINDS
 
-History = list[dict[str, Any]]
-"""Log of one training, one entry per RL step."""
-
 
 def result_rows(folder: RunFolder) -> list[dict[str, Any]]:
     """Rows of the result table of a finished run, by data set: `method`, `dataset`, `metrics`."""
@@ -28,8 +25,8 @@ def by_dataset(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: order.index(row["dataset"]))
 
 
-def histories(folder: RunFolder) -> dict[str, list[History]]:
-    """Log of each stage by its label, a list per seed."""
+def histories(folder: RunFolder) -> dict[str, list[list[dict[str, Any]]]]:
+    """Log of each stage by its label, for each seed one entry per RL step."""
     return {
         stage.label: [folder.history(seed, name) for seed in folder.config.seeds]
         for name, stage in folder.config.stages.items()

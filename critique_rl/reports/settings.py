@@ -78,11 +78,8 @@ def differences_from(paper: Path, config: Mapping[str, Any]) -> list[Difference]
     both = (as_dict(theirs), config)
     options = {key for c in both for name in SFT for key in c["cold_start"].get(name) or ()}
     before, after = (_outside_stages(c, sorted(options - OF_MACHINE)) for c in both)
-    by_setting: dict[tuple[str, str, str], list[str]] = {
-        (key, shown(before.get(key)), shown(after.get(key))): []
-        for key in before | after
-        if before.get(key) != after.get(key)
-    }
+    differing_settings = [key for key in before | after if before.get(key) != after.get(key)]
+    of_run = [Difference(key, shown(before.get(key)), shown(after.get(key))) for key in differing_settings]
     by_stage: dict[tuple[str, str, str], list[str]] = {}
     for name, stage in config["stages"].items():
         differing = [("stage", "none", shown(stage["label"]))]
@@ -92,11 +89,7 @@ def differences_from(paper: Path, config: Mapping[str, Any]) -> list[Difference]
             by_stage.setdefault(difference, []).append(name)
     order = list(dict.fromkeys(key for key, *_ in by_stage))
     ordered = dict(sorted(by_stage.items(), key=lambda item: order.index(item[0][0])))
-    return [
-        Difference(*difference, tuple(names))
-        for part in (by_setting, ordered)
-        for difference, names in part.items()
-    ]
+    return of_run + [Difference(*difference, tuple(names)) for difference, names in ordered.items()]
 
 
 def reward(stage: Mapping[str, Any]) -> str:

@@ -173,7 +173,7 @@ def _grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def lines(
     series: Mapping[str, Sequence[Point]], *, x_label: str, y_label: str, logarithmic: bool = False
 ) -> Picture:
-    """Draw a line for each series, with intervals where its points have them; `logarithmic`: x in powers of two."""
+    """Draw a line for each series, with intervals where points have them; `logarithmic`: x in powers of two."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 3.8), layout="constrained")
@@ -198,10 +198,9 @@ def sheet(pictures: Sequence[tuple[str | bytes, str]], *, columns: int = 3) -> P
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(2.9 * columns, 2.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
+    for axis in axes.flat[len(pictures) :]:
         axis.set_axis_off()
     for axis, (image, caption) in zip(axes.flat, pictures, strict=False):
-        axis.set_axis_on()
         axis.set_xticks([])
         axis.set_yticks([])
         axis.imshow(open_image(image), interpolation="nearest")

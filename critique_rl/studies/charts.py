@@ -78,7 +78,7 @@ def draw_lines(
     columns: Sequence[str],
     path: Path,
     *,
-    x_label: str | None = None
+    x_label: str | None = None,
 ) -> None:
     """Draw a panel per metric: a line per method and data set, intervals, the paper's values as hollow markers.
 

@@ -37,7 +37,7 @@ class Outcome:
 
 
 def judge(claim: Claim, content: Mapping[str, Any] | None, paper: Paper) -> list[Outcome]:
-    """Check a claim, once for each data set of the result file of its table; `content` is None if there is no file.
+    """Check a claim, once for each data set of its table's result file; without that file, `content` is None.
 
     Differences are taken seed by seed, in the order of the file's seeds, so that effects of a seed on both sides
     cancel. One seed has no interval over seeds and cannot show anything.

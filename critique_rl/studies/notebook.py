@@ -73,7 +73,7 @@ def table(
         columns: Metrics; those that no row has are left out.
         methods: Methods to show; None shows all.
         preset: Configuration that the script was run with.
-        results: Folder of result files.
+        results: Folder of result files, with a folder for each preset.
 
     Raises:
         UserError: No script has that name, or the result file is broken or has no such method or metric.
@@ -139,11 +139,7 @@ def examples(stem: str, *, most: int = 1, preset: str = "tiny", results: Path = 
 def run_scripts(stems: Sequence[str], *, preset: str = "tiny", seeds: Sequence[int], into: Path) -> Path:
     """Run table scripts: they train and measure what is missing, and reuse the finished steps in `into`.
 
-    Args:
-        stems: Names of scripts, e.g. `table3_ablation`.
-        preset: Name of a configuration, or the path of one.
-        seeds: Seeds of every row.
-        into: Folder for runs and results.
+    `preset` is the name of a configuration, or the path of one; every row is run with all `seeds`.
 
     Returns:
         Folder of the result files, for `results` of the other functions.

@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 
 
 def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path) -> Path:
-    """Measure one table and write `results/PRESET/STEM.{json,md,html,tex,png}`.
-
-    Returns:
-        Path of the result file.
-    """
+    """Measure one table and write `results/PRESET/STEM.{json,md,html,tex,png}`; returns the path of the JSON."""
     by_stem = {stem: build(study)}
     for error in measure(by_stem, study).values():
         raise error
@@ -38,10 +34,7 @@ def make(stem: str, build: Callable[[Study], Table], study: Study, results: Path
 
 
 def write(
-    by_stem: Mapping[str, Table],
-    study: Study,
-    results: Path,
-    failed: dict[str, BaseException] | None = None
+    by_stem: Mapping[str, Table], study: Study, results: Path, failed: dict[str, BaseException] | None = None
 ) -> dict[str, Path]:
     """Write and draw the results of tables that are fully measured, the same files as `make`.
 

@@ -73,10 +73,10 @@ def load(
     if pictures not in ("keep", "drop"):
         raise DataError(f"pictures: found {pictures!r}, expected 'keep' or 'drop'")
 
-    def chosen(row: Row) -> Problem | None:
+    def read(row: Row) -> Problem | None:
         return parse(row) if pictures == "keep" or row.fields.get("Picture") is None else None
 
-    return load_published(chosen, HUB, source=source, split=split, seed=seed, splits=splits, held_out=held_out)
+    return load_published(read, HUB, source=source, split=split, seed=seed, splits=splits, held_out=held_out)
 
 
 TASK = Task(

@@ -68,9 +68,7 @@ class CritiqueReward:
             {"question": question[i], "gold": columns["answer"][i], "reply": text, "kind": columns["kind"][i]}
             for i, text in zip(asked, texts, strict=True)
         ]
-        started = time.perf_counter()
-        graded = self.grader(items)
-        log_metric("time/grade", time.perf_counter() - started)
+        graded = self.grade(items, log_metric)
         refinements: list[str] = [""] * n
         grades: list[Any] = [None] * n
         for i, text, grade in zip(asked, texts, graded, strict=True):
@@ -111,6 +109,13 @@ class CritiqueReward:
         log_metric("time/refine", time.perf_counter() - started)
         log_metric("tokens/actor", float(sum(g.prompt_tokens + g.completion_tokens for g in generations)))
         return [self.prompts.refinement_prefill + g.text for g in generations]
+
+    def grade(self, items: list[dict[str, str]], log_metric: Metric) -> Sequence[Any]:
+        """Grade, or score, the refinements; None where that is not possible."""
+        started = time.perf_counter()
+        grades = self.grader(items)
+        log_metric("time/grade", time.perf_counter() - started)
+        return grades
 
     def log(
         self,

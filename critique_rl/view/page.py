@@ -134,15 +134,9 @@ def _source(source: Source, store: _Store) -> dict[str, Any]:
         "refined": [_truth(e.refinement_truth) for e in entries],
         "error": [e.first_error for e in entries],
     }
-    return {
-        "run": source.run,
-        "key": source.key,
-        "label": source.label,
-        "training": source.training,
-        "total": source.total,
-        "columns": columns,
-        "numbers": {name: [e.numbers.get(name) for e in entries] for name in names},
-    }
+    numbers = {name: [e.numbers.get(name) for e in entries] for name in names}
+    about = {name: getattr(source, name) for name in ("run", "key", "label", "training", "total")}
+    return about | {"columns": columns, "numbers": numbers}
 
 
 def _truth(truth: bool | float | None) -> bool | float | None:
