@@ -10,7 +10,7 @@ from critique_rl.reports.columns import columns_of, is_scored, is_share
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
-    """Write rows of a result file as table, shares in percent, several seeds as mean ± half of the 95 % interval.
+    """Write a table of a result file's rows: shares in percent, seeds as mean ± half of the 95 % interval.
 
     With `intervals`, one seed gets the ends of the 95 % interval over its problems.
     """
@@ -21,8 +21,8 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False
     body = [
         [row["method"], *([row["dataset"]] if several else [])]
         + [
-            format_metric(row["metrics"].get(m), percent=is_share(m, unit), interval=intervals)
-            for m in columns
+            format_metric(row["metrics"].get(name), percent=is_share(name, unit), interval=intervals)
+            for name in columns
         ]
         for row in rows
     ]

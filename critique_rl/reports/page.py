@@ -183,9 +183,7 @@ def html(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.tag == "h2":
             token.attrSet("id", f"section-{len(headings) + 1}")
-            texts = [
-                child.content for child in inline.children or () if child.type in ("text", "code_inline")
-            ]
+            texts = (t.content for t in inline.children or () if t.type in ("text", "code_inline"))
             headings.append(("".join(texts), f"section-{len(headings) + 1}"))
     for token in tokens:
         for child in token.children or ():

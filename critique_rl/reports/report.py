@@ -73,7 +73,7 @@ def write_result(
 def of_training(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
     """The parts "health" and "costs" of the result file of a finished run.
 
-    Only with `whole` are the healthy findings kept too.
+    With `whole`, findings inside the healthy range are kept too.
     """
     findings = [
         finding

@@ -89,8 +89,8 @@ def episodes(named: Mapping[str, Episode]) -> Html:
     """
     columns = list(named.values())
     if len({(e.question, e.image) for e in columns}) != 1:
-        got = f"{len(columns)} of several or none"
-        raise UserError(f"episodes of one problem can stand side by side, got {got}.")
+        count = len(columns)
+        raise UserError(f"episodes of one problem can stand side by side, got {count} of several or none.")
     first = columns[0]
     same = len({e.response for e in columns}) == 1
     parts = [f"<p><b>Question</b> <code>{html.escape(first.question)}</code> "]

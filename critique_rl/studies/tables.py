@@ -32,14 +32,13 @@ def grid(
     Raises:
         UserError: No row has one of the metrics, or the table is unknown.
     """
-    table, reference = paper.table(str(content.get("table"))), reference_of(content, paper)
-    rows = all_rows(content)
+    stem = str(content.get("table"))
+    table, reference, rows = paper.table(stem), reference_of(content, paper), all_rows(content)
     known = dict.fromkeys(n for row in content["rows"] for n in row["metrics"])
     known |= dict.fromkeys([n for r in table.rows for n in r.metrics] + list(COLUMNS))
     for name in columns if content["rows"] else ():
         if name not in known:
-            where = f"in no row of '{content.get('table')}'"
-            raise UserError(f"column '{name}' is {where}. {nearest(name, known)}")
+            raise UserError(f"column '{name}' is in no row of '{stem}'. {nearest(name, known)}")
     several = len({row["dataset"] for row in rows}) > 1
     with_x = any(row.get("x") is not None for row in rows)
     in_paper = {name for r in reference.rows for name in r.metrics}

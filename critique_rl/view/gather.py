@@ -120,11 +120,11 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
         raise UserError(f"{folder}: no such folder; give a run, a part of one, or the output of `eval`.")
     labels = _labels(folder)
 
-    def add(place: Path, entries: list[Entry], total: int, *, training: bool) -> None:
+    def add(place: Path, entries: list[Entry], recorded: int, *, training: bool) -> None:
         seed, name, rest = _named(place)
         parts = [labels.get(name, name), rest, seed, "training" if training else ""]
         label = ", ".join(filter(None, parts))
-        gathered.sources.append(Source(run, _key(place, folder), label, training, entries, total))
+        gathered.sources.append(Source(run, _key(place, folder), label, training, entries, recorded))
 
     records = _found(folder, RECORDS, labels)
     steps = {path.parent: _steps(path.parent) for path in _found(folder, COMPLETIONS, labels)}
@@ -164,9 +164,9 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
         if files:
             first_error = tasks.first_error(read_settings(place.parent / "pool" / MARKER))
             add(place, _training(files, shares[place], first_error), sizes[place], training=True)
-    recorded_in_all = sum(sizes.values())
-    if recorded_in_all > limit:
-        gathered.notes.append(f"{gathered.names[run]}: {limit} of {recorded_in_all} episodes; see --limit")
+    total = sum(sizes.values())
+    if total > limit:
+        gathered.notes.append(f"{gathered.names[run]}: {limit} of {total} episodes; see --limit")
     table = _table(run, folder, labels, episodes)
     if table is not None:
         gathered.tables.append(table)
