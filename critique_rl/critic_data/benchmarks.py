@@ -47,6 +47,7 @@ class RewardBenchmark:
     """A benchmark as pairs.
 
     Attributes:
+        name: Name of the benchmark.
         pairs: The pairs that a critic can judge, in the published order; `source` is the group.
         samples: Row id by pair id; several rows may share a row id. MM-RLHF's ACC+ counts a sample if all its
             pairs are right. Empty for a benchmark without that measure.

@@ -118,8 +118,11 @@ class BenchmarkItem:
     """One item of a reward benchmark.
 
     Attributes:
+        benchmark: Name of the benchmark.
         id: Id of the row, else its place.
         image: Path or bytes; None without an image, as in the video items of MM-RLHF-RewardBench.
+        question: The question.
+        responses: The responses that are compared.
     """
 
     benchmark: str

@@ -43,7 +43,14 @@ _EQUAL = re.compile(r"(?<!\bnot )\bequally good\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One pair as in its row, in the row's order; `label` as in `PreferencePair`."""
+    """One pair as in its row, in the row's order.
+
+    Attributes:
+        question: The question, with image markers.
+        response_1: First response of the row.
+        response_2: Second response of the row.
+        label: 1 or 2, the better response; 0 for a tie.
+    """
 
     question: str
     response_1: str
@@ -53,7 +60,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Unused:
-    """A pair that a rule of the published set leaves out; `reason` and `detail` as in `Drop`."""
+    """A pair that a rule of the published set leaves out.
+
+    Attributes:
+        reason: A few words, as in `Drop`.
+        detail: Values of this pair.
+    """
 
     reason: str
     detail: str

@@ -31,8 +31,11 @@ class PreferencePair:
         source: Name of the data set, e.g. `vlfeedback`; reports count by it.
         image: Path or bytes of an image file, or a `data:` URL; None for a question without an image.
         question: The question, without image markers.
+        response_1: Response that is shown first.
+        response_2: Response that is shown second.
         label: 1 or 2, the better response; 0 if `tie`.
         swapped: The order differs from the row in the data set.
+        tie: Neither response is better.
     """
 
     id: str
@@ -135,6 +138,7 @@ class Drop:
 
     Attributes:
         id: Id of the pair; for a row without a pair its id or place.
+        source: Name of the data set.
         reason: A few words, the same for all drops of one kind; reports count by it.
         detail: Values of this drop, with the place of the row if known.
     """
@@ -147,7 +151,12 @@ class Drop:
 
 @dataclass(frozen=True)
 class Selection:
-    """Kept pairs, in order, and drops with their reasons."""
+    """Pairs that are kept, and those that are not.
+
+    Attributes:
+        pairs: Kept pairs, in order.
+        drops: Dropped pairs with their reasons.
+    """
 
     pairs: list[PreferencePair]
     drops: list[Drop] = field(default_factory=list)

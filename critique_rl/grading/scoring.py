@@ -21,7 +21,12 @@ from critique_rl.types import UserError
 
 @dataclass(frozen=True)
 class ScoreRange:
-    """Scores that become the ratings 1 (`low`) and 10 (`high`); from train data only, see `train_range`."""
+    """Range of scores that ratings span; from train data only, see `train_range`.
+
+    Attributes:
+        low: Score that becomes rating 1.
+        high: Score that becomes rating 10.
+    """
 
     low: float
     high: float
@@ -112,7 +117,12 @@ def _sentences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Rater:
-    """r_oracle of scored replies: scores mapped to ratings. A call takes the place of `grade_batch`."""
+    """r_oracle of scored replies: scores mapped to ratings. A call takes the place of `grade_batch`.
+
+    Attributes:
+        scorer: Scores replies.
+        range: Maps scores to ratings.
+    """
 
     scorer: Scorer
     range: ScoreRange
