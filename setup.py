@@ -36,6 +36,7 @@ setup(
         "math-verify>=0.9,<0.10",
         "sympy>=1.13",
         "openai>=2.0",
+        "tenacity>=9.0,<10",
         "matplotlib>=3.9",
         "pyyaml>=6.0",
         "rich>=13.0",

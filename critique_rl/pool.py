@@ -16,7 +16,7 @@ from typing import Any
 from datasets import Dataset
 
 from critique_rl.actors.base import Actor
-from critique_rl.grading.replies import grade_replies, items
+from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Scorer, ScoreRange, train_range
 from critique_rl.prompts import PromptSet
 from critique_rl.records import written_once
@@ -89,9 +89,10 @@ def _draw_round(
     chats = [prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
     generations = actor.generate(chats, replace(sampling, seed=child_seed(seed, "pool", sample)))
     # A response cut at the token limit is kept: it is wrong, and the critic will meet such ones.
-    responses = [prompts.reasoning_prefill + g.text for g in generations]
-    grades: Sequence[float | None]
-    grades = scorer.score(items(problems, responses)) if scorer else grade_replies(problems, responses)
+    responses = [g.after(prompts.reasoning_prefill) for g in generations]
+    grades: Sequence[float | None] = grade_replies(problems, responses) if scorer is None else []
+    if scorer is not None:
+        grades = where_replied(scorer.score, items(problems, responses))
     return [
         {
             **{name: getattr(p, name) for name in ("id", "dataset", "question", "answer", "kind")},
@@ -104,7 +105,7 @@ def _draw_round(
             **({"image": p.image} if has_images else {}),
         }
         for p, response, grade in zip(problems, responses, grades, strict=True)
-        if grade is not None and response.strip()
+        if grade is not None and response is not None and response.strip()
     ]
 
 

@@ -75,16 +75,34 @@ class Generation:
     """Output of a model for one prompt.
 
     Attributes:
-        text: The new text alone, without prompt and prefill.
-        prompt_tokens: Length of the prompt, in tokens.
-        completion_tokens: Tokens generated, with the end-of-turn token.
+        text: The new text alone, without prompt and prefill; None if a server sent no reply that can be read. Such
+            a reply is unknown, never wrong.
+        prompt_tokens: Length of the prompt, in tokens; None if a server does not say it.
+        completion_tokens: Tokens generated, with the end-of-turn token; None if a server does not say it.
         truncated: True if generation ended at `max_tokens`.
+        thought: Reasoning that a server took out of the text; `""` where it stands in the text.
     """
 
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
+    text: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
     truncated: bool
+    thought: str = ""
+
+    def after(self, prefill: str) -> str | None:
+        """The prefill and the text that continues it; None if there is no reply."""
+        return None if self.text is None else prefill + self.text
+
+    @property
+    def tokens(self) -> int | None:
+        """Prompt and completion tokens; None if one of them is unknown."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return self.prompt_tokens + self.completion_tokens
+
+
+NO_REPLY = Generation(None, None, None, False)
+"""Generation of a prompt to which no reply came that can be read."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,8 @@ class Actor(Protocol):
 
     Attributes:
         name: Name in results and logs: a path, a hub id, or the served model's name.
+
+    An optional `identity`, a mapping of texts, says which model it is, whatever its path, see `identity`.
     """
 
     name: str
@@ -36,7 +38,7 @@ class Actor(Protocol):
 
         Raises:
             ActorError: A prompt is malformed or too long, an image cannot be read, the model takes no images, or
-                the backend fails. There are no partial results.
+                the backend fails. A reply of a server that cannot be read is no error: its text is None.
         """
         ...
 
@@ -97,9 +99,10 @@ class GreedyCache:
         if missing:
             known.update(zip(missing, run(list(missing.values())), strict=True))
         with self._lock:
-            for key in known:
-                self._entries[key] = known[key]
-                self._entries.move_to_end(key)
+            for key, generation in known.items():
+                if generation.text is not None:  # else it may come the next time
+                    self._entries[key] = generation
+                    self._entries.move_to_end(key)
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)
         return [known[key] for key in keys]

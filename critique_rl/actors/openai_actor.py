@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import cache, partial
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, Literal, get_args
 
 import openai
-from openai.types.chat import ChatCompletion
 from tqdm import tqdm
 
 from critique_rl.actors.base import ActorError, GreedyCache, check_request
-from critique_rl.types import Conversation, Generation, Sampling, UserError, child_seed
+from critique_rl.actors.equal_samples import EqualSamples
+from critique_rl.actors.replies import (
+    Reply,
+    UnusableReplyError,
+    names_model,
+    parse,
+    read_reply,
+    without_echo,
+)
+from critique_rl.actors.server import Server
+from critique_rl.types import NO_REPLY, Conversation, Generation, Sampling, UserError, child_seed
 from critique_rl.vision.images import as_url
 
 Prefill = Literal["continue", "user"]
 
-_CHECK_TIMEOUT_S = 4.0  # for each of two attempts: some servers close the connection after an error
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.5  # between two looks at a server that may be silent
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -42,24 +55,36 @@ class OpenAIActor:
     `data:` URLs, which all of these servers take. The server reports a model without vision or a context that is
     too short; both become an `ActorError` with the prompt's index.
 
+    A reply without a text (cut or garbled, an error in its place, an empty content that no token limit explains)
+    is asked for again. If it stays so the generation has the text None: unknown, counted in `unknown`, logged, and
+    never an empty answer. Lone surrogates in a text become U+FFFD. A reply that names another model than the one
+    asked for is an error; `replies.names_model` and `/v1/models` say which other names one model may have.
+
     Args:
-        base_url: URL of the server, for instance `http://localhost:8000/v1`.
+        base_url: URL of the server, for instance `http://localhost:8000/v1`. A login in it
+            (`http://user:password@host/v1`) is sent as a header and shown nowhere.
         model: Served name; by default the first of `/v1/models`.
         api_key: Key; by default the environment's `OPENAI_API_KEY`, else "EMPTY", which local servers accept.
         concurrency: Most requests in flight; servers batch them.
-        timeout_s: Longest wait for one reply, per attempt.
-        max_retries: Further attempts after connection errors, timeouts and status 408, 409, 429 and 5xx, with
-            exponential backoff.
+        timeout_s: Longest wait for one reply, per attempt. Silence is logged after 20 s.
+        max_retries: Further attempts after a reply that cannot be used.
+        outage_s: Seconds of further attempts after connection errors, timeouts and status 408, 409, 429 and 5xx,
+            longer than a server takes to start again.
+        max_unknown: Largest share of replies that may stay unknown, of each call and of all; one always may,
+            except with 0.
         prefill: Treatment of a trailing assistant message. "continue": the model continues it. "user", for
             servers without continuation: "Begin your reply with: ..." is appended to the last user message, and
-            that beginning is removed from the reply if it is there. The two prompts differ.
+            the two prompts differ. Either way a beginning that the reply repeats is removed from it.
         extra_body: Further fields of every request, for instance `{"chat_template_kwargs": {...}}`.
         cache_size: Greedy generations remembered.
         progress: Label of a progress bar on stderr, shown for calls of more than `4 * concurrency` requests.
 
     Attributes:
         name: The served model's name.
+        identity: What tells the served model from another: `served`, its name, and `root`, the weights that the
+            server says it has loaded. Records remember it.
         sequences_generated: Sequences generated so far; cache hits and duplicates do not count.
+        unknown: Replies so far that never came in a form that can be read.
 
     Raises:
         ActorError: An option is invalid, the server is down, or it does not serve the model (see `check`).
@@ -74,6 +99,8 @@ class OpenAIActor:
         concurrency: int = 32,
         timeout_s: float = 300.0,
         max_retries: int = 5,
+        outage_s: float = 300.0,
+        max_unknown: float = 0.05,
         prefill: Prefill = "continue",
         extra_body: Mapping[str, Any] | None = None,
         cache_size: int = 50_000,
@@ -81,25 +108,37 @@ class OpenAIActor:
     ) -> None:
         if prefill not in get_args(Prefill):
             raise ActorError(f"prefill must be one of {', '.join(get_args(Prefill))}, got {prefill!r}")
-        if concurrency < 1 or max_retries < 0 or timeout_s <= 0:
+        if concurrency < 1 or max_retries < 0 or timeout_s <= 0 or outage_s < 0 or not 0 <= max_unknown <= 1:
             raise ActorError(
-                "concurrency must be at least 1, max_retries at least 0 and timeout_s positive, got "
-                f"{concurrency}, {max_retries} and {timeout_s}"
+                "concurrency must be at least 1, max_retries and outage_s at least 0, timeout_s positive and "
+                f"max_unknown in [0, 1], got {concurrency}, {max_retries}, {outage_s}, {timeout_s} and "
+                f"{max_unknown}"
             )
-        self._base_url = base_url
+        self._server = Server(
+            base_url, api_key, timeout_s=timeout_s, max_retries=max_retries, outage_s=outage_s
+        )
+        self._url = self._server.url
         self._concurrency = concurrency
+        self._max_unknown = max_unknown
         self._prefill = prefill
         self._extra_body = dict(extra_body or {})
         self._progress = progress
         self._cache = GreedyCache(cache_size)
-        key = api_key or os.environ.get("OPENAI_API_KEY") or "EMPTY"
-        self._client = openai.OpenAI(
-            base_url=base_url, api_key=key, timeout=timeout_s, max_retries=max_retries
-        )
         self._lock = Lock()
-        self.sequences_generated = 0
+        self._asked = self._unmetered = 0
+        self.sequences_generated = self.unknown = 0
         self.name = model or ""
+        self._listed: dict[str, str | None] = {}  # names that the server lists, with the weights of each
+        self._stated: str | None = None  # name in its first reply
         self.check()
+        self._samples = EqualSamples(f"{self.name} at {self._url}")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name of the served model and, if the server says it, the weights that it has loaded."""
+        served = self.name if self.name in self._listed else self._stated or self.name
+        root = self._listed.get(self.name)
+        return {"served": served} | ({"root": root} if root else {})
 
     def check(self) -> None:
         """Ask the server whether it serves the model; takes seconds, also if the server is down.
@@ -109,45 +148,48 @@ class OpenAIActor:
         Raises:
             ActorError: The server is down or refuses the model; the message has the models that it lists.
         """
-        client = self._client.with_options(timeout=_CHECK_TIMEOUT_S, max_retries=1)
-        listed: list[str] = []
         failure = ""
         try:
-            listed = [model.id for model in client.models.list().data]
+            self._listed = _listed(self._server.models())
         except openai.AuthenticationError as error:
-            message = f"{self._base_url} refuses the API key; set OPENAI_API_KEY or api_key ({error})"
-            raise ActorError(message) from error
+            message = f"{self._url} refuses the API key; set OPENAI_API_KEY or api_key"
+            raise ActorError(f"{message} ({self._server.describe(error)})") from None
         except openai.APIConnectionError as error:
             raise ActorError(
-                f"no server answers at {self._base_url} ({_describe(error)}); start it, for instance `vllm serve "
-                f"{self.name or 'MODEL'} --generation-config vllm`, or correct base_url"
-            ) from error
-        except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
-            failure = f" (asking for the list failed: {error})"  # some servers lack or break this endpoint
+                f"no server answers at {self._url} ({self._server.describe(error)}); start it, for instance "
+                f"`vllm serve {self.name or 'MODEL'} --generation-config vllm`, or correct base_url"
+            ) from None
+        except (openai.OpenAIError, UnusableReplyError) as error:  # some servers lack or break this endpoint
+            failure = f" (asking for the list failed: {self._server.describe(error)})"
         if not self.name:
-            if not listed:
+            if not self._listed:
                 raise ActorError(
-                    f"{self._base_url} lists no model{failure}; is the URL right? Most end in /v1. "
+                    f"{self._url} lists no model{failure}; is the URL right? Most end in /v1. "
                     "If it is, name the model: OpenAIActor(base_url, model=...)"
                 )
-            self.name = listed[0]
-        if self.name in listed:
+            self.name = next(iter(self._listed))
+        if self.name in self._listed:
             return
         # `transformers serve` does not list a model given by path, llama.cpp answers to any name: just try.
         greeting: Conversation = [{"role": "user", "content": "Hi"}]
+        fields = {"model": self.name, "messages": greeting, "max_tokens": 1}
         try:
-            self._complete(client, greeting, {"max_tokens": 1}, "the first request")
-        except ActorError as error:
-            names = ", ".join(listed) or "none"
-            message = f"{self._base_url} does not serve {self.name!r}; it lists: {names}{failure}. {error}"
-            raise ActorError(message) from error
+            self._check_model(self._server.first_reply(fields, read_reply).model)
+        except UnusableReplyError:
+            return  # it answers; what it answers is looked at when it counts
+        except openai.OpenAIError as error:
+            names = ", ".join(self._listed) or "none"
+            failure += f". {self._server.describe(error)}"
+            raise ActorError(
+                f"{self._url} does not serve {self.name!r}; it lists: {names}{failure}"
+            ) from None
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
         """Generate one reply per prompt, in order; see `Actor.generate`.
 
         Raises:
-            ActorError: A request was refused, or failed on every attempt; the message has the URL, the number of
-                attempts and the last error. A failure never becomes an empty reply.
+            ActorError: A request was refused, the server did not answer for `outage_s`, it names another model,
+                or too many replies are unknown. The message has the URL and the last error.
         """
         check_request(prompts, sampling)
         if not prompts:
@@ -156,7 +198,12 @@ class OpenAIActor:
         requests = [self._request(prompt, index) for index, prompt in enumerate(prompts)]
         run = partial(self._run, requests, sampling)
         if sampling.temperature > 0:
-            return run(list(range(len(prompts))))
+            replies = run(list(range(len(prompts))))
+            for index, (key, reply) in enumerate(zip(prompt_keys, replies, strict=True)):
+                if reply.text is not None:
+                    seed = child_seed(sampling.seed, index)
+                    self._samples.add(key, seed, reply.text, sampling.temperature)
+            return replies
         return self._cache.generate([(key, sampling.max_tokens) for key in prompt_keys], run)
 
     def _request(self, prompt: Conversation, index: int) -> tuple[Conversation, str | None]:
@@ -181,66 +228,149 @@ class OpenAIActor:
         no_bar = None if self._progress is not None and len(indices) > 4 * self._concurrency else True
         workers = min(self._concurrency, len(indices))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="critique_rl-actor")
+        unknown, given_up = _Unknown(self, len(indices)), Event()
+        self._server.listen()
         try:
-            futures = {pool.submit(self._one, requests[i], i, sampling): i for i in indices}
+            futures = {pool.submit(self._one, requests[i], i, sampling, given_up): i for i in indices}
             replies: dict[int, Generation] = {}
+            pending: set[Future[Generation]] = set(futures)
             with tqdm(total=len(indices), desc=self._progress, disable=no_bar) as bar:
-                for future in as_completed(futures):
-                    replies[futures[future]] = future.result()
-                    bar.update()
+                while pending:
+                    finished, pending = wait(pending, _LOOK_S, FIRST_COMPLETED)
+                    self._server.say_if_silent()
+                    for future in finished:
+                        try:
+                            replies[futures[future]] = future.result()
+                        except UnusableReplyError as error:
+                            replies[futures[future]] = NO_REPLY
+                            unknown.add(futures[future], str(error))
+                        bar.update()
         finally:
             # After a failure do not wait: drop the queued requests, ignore the running ones.
+            given_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
-            self.sequences_generated += len(indices)
+        unknown.report()
+        self._count(list(replies.values()))
         return [replies[i] for i in indices]
 
-    def _one(self, request: tuple[Conversation, str | None], index: int, sampling: Sampling) -> Generation:
+    def _count(self, replies: Sequence[Generation]) -> None:
+        """Count the replies of one call, and say once if the server reports no token counts."""
+        known = [reply for reply in replies if reply.text is not None]
+        unmetered = sum(reply.tokens is None for reply in known)
+        with self._lock:
+            first = unmetered and not self._unmetered
+            self._unmetered += unmetered
+            self.sequences_generated += len(known)
+        if first:
+            logger.warning("%s reports no whole token usage: those token counts are unknown", self._url)
+
+    def _one(
+        self, request: tuple[Conversation, str | None], index: int, sampling: Sampling, given_up: Event
+    ) -> Generation:
         messages, prefill = request
-        options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
+        fields: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
         if sampling.temperature > 0:
-            options |= {"top_p": sampling.top_p, "seed": child_seed(sampling.seed, index)}
+            fields |= {"top_p": sampling.top_p, "seed": child_seed(sampling.seed, index)}
         continues = prefill is not None and self._prefill == "continue"
-        options["extra_body"] = {**(_CONTINUE if continues else {}), **self._extra_body}
-        completion = self._complete(self._client, messages, options, f"prompt {index}")
-        choice = completion.choices[0]
-        if choice.finish_reason not in ("length", "stop"):
-            raise ActorError(f"{self._base_url} ended prompt {index} with {choice.finish_reason!r}")
-        if completion.usage is None:
-            raise ActorError(f"{self._base_url} reports no token usage, so lengths would be unknown")
-        text = choice.message.content or ""
-        if prefill is not None and not continues:
-            text = _without_echo(text, prefill.strip())
-        usage, truncated = completion.usage, choice.finish_reason == "length"
-        return Generation(text, usage.prompt_tokens, usage.completion_tokens, truncated)
+        fields["extra_body"] = {**(_CONTINUE if continues else {}), **self._extra_body}
+        fields |= {"model": self.name, "messages": _with_parts(messages)}
+        reply = self._reply(fields, index, given_up)
+        self._check_model(reply.model)
+        generation = reply.generation
+        if prefill is None or generation.text is None:
+            return generation
+        text = without_echo(generation.text, prefill if continues else prefill.strip())
+        # The model was told to begin with the prefill, which ends in no space of its own.
+        return replace(generation, text=text if continues or text == generation.text else text.lstrip())
 
-    def _complete(
-        self, client: openai.OpenAI, messages: Conversation, options: Mapping[str, Any], label: str
-    ) -> ChatCompletion:
-        """Send one request, with the client's retries; every failure becomes an `ActorError`."""
+    def _reply(self, fields: Mapping[str, Any], index: int, given_up: Event) -> Reply:
+        """Send one request; a refusal becomes an `ActorError`."""
+        label = f"prompt {index}"
         try:
-            sent = _with_parts(messages)
-            completion: Any = client.chat.completions.create(model=self.name, messages=sent, **options)
-        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-            failure = f"failed on {label} after {client.max_retries + 1} attempts; {_describe(error)}"
-            raise ActorError(f"{self._base_url} {failure}") from error
-        except openai.APIStatusError as error:
+            return self._server.reply(fields, read_reply, label, given_up)
+        except (openai.OpenAIError, UnicodeEncodeError) as error:
             hint = ""
-            if self._prefill == "continue" and messages[-1]["role"] == "assistant":
+            if self._prefill == "continue" and fields["messages"][-1]["role"] == "assistant":
                 hint = ' (a server that cannot continue an assistant message needs prefill="user")'
-            raise ActorError(f"{self._base_url} refused {label}: {_describe(error)}{hint}") from error
-        except (openai.OpenAIError, ValueError) as error:
-            raise ActorError(f"{self._base_url} garbled its reply to {label}: {_describe(error)}") from error
-        if not isinstance(completion, ChatCompletion) or not completion.choices:
+            if isinstance(error, UnicodeEncodeError):
+                hint = " (its text holds half a surrogate pair: clean the data)"
+            message = f"{self._url} refused {label}: {self._server.describe(error)}{hint}"
+            raise ActorError(message) from None
+
+    def _check_model(self, stated: str | None) -> None:
+        """Refuse a reply of another model than the one asked for; a reply may state none."""
+        if stated is None:
+            return
+        with self._lock:
+            if self._stated is None and self._is_ours(stated):
+                self._stated = stated
+            asked, first = self.name, self._stated
+        if stated != first:
+            before = f", and earlier replies came from {first!r}" if first not in (None, asked) else ""
             raise ActorError(
-                f"{self._base_url} sent no chat completion for {label}; is the URL right? Most end in /v1"
+                f"{self._url} answered as {stated!r}, but {asked!r} was asked{before}: another model runs there. "
+                f"Serve {asked!r} again, or ask for the other one by name, in a new folder."
             )
-        return completion
+
+    def _is_ours(self, stated: str) -> bool:
+        """Whether a name in a reply means the model asked for.
+
+        It may be a name with the same weights in the server's list. If the server does not list the name asked for
+        and answers nevertheless, it may be any that it lists (llama.cpp answers to every name).
+        """
+        if names_model(stated, self.name):
+            return True
+        root = self._listed.get(self.name)
+        same_weights = root is not None and self._listed.get(stated) == root
+        return same_weights or (self.name not in self._listed and stated in self._listed)
 
 
-def _describe(error: Exception) -> str:
-    cause = error.__cause__  # "Connection error." alone could be a refusal or an unknown host
-    return f"{type(error).__name__}: {error}" + (f" [{type(cause).__name__}: {cause}]" if cause else "")
+class _Unknown:
+    """The unknown replies of one call, with the ceiling."""
+
+    def __init__(self, actor: OpenAIActor, size: int) -> None:
+        self._actor, self._size = actor, size
+        self._reasons: Counter[str] = Counter()
+        self._first = ""
+        with actor._lock:
+            actor._asked += size
+
+    def add(self, index: int, reason: str) -> None:
+        """Count one unknown reply; the one above the ceiling is an `ActorError`."""
+        actor = self._actor
+        self._first = self._first or f"prompt {index}: {actor._server.public(reason)}"
+        self._reasons[actor._server.public(reason).partition(":")[0]] += 1
+        with actor._lock:
+            actor.unknown += 1
+            counts = ((self._reasons.total(), self._size), (actor.unknown, actor._asked))
+        share = actor._max_unknown
+        for unknown, asked in counts:
+            if unknown > (max(1.0, share * asked) if share else 0):
+                raise ActorError(
+                    f"{actor._url}: {unknown} of {asked} replies cannot be used, more than max_unknown={share:g} "
+                    f"allows; {self._words()}. Nothing of this call was scored; mend the server, then give the "
+                    "same command."
+                )
+
+    def report(self) -> None:
+        """Log how many replies of the call are unknown."""
+        if self._reasons:
+            logger.warning(
+                "%s: %d of %d replies cannot be used; they count as unknown, not as wrong (%s)",
+                *(self._actor._url, self._reasons.total(), self._size, self._words()),
+            )
+
+    def _words(self) -> str:
+        return f"{'; '.join(f'{n} x {reason}' for reason, n in self._reasons.items())}; first {self._first}"
+
+
+def _listed(body: bytes) -> dict[str, str | None]:
+    """Names in the server's list of models, each with the weights that it stands for if the server says so."""
+    entries = parse(body).get("data")
+    if not isinstance(entries, list):
+        raise UnusableReplyError(f"'data' is {entries!r:.80}")
+    named = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    return {e["id"]: e["root"] if isinstance(e.get("root"), str) else None for e in named}
 
 
 def _with_parts(messages: Conversation) -> Any:
@@ -269,9 +399,3 @@ def _keys(prompts: Sequence[Conversation]) -> list[str]:
             raise ActorError(f"prompt {index}: {error}") from error
         keys.append(json.dumps(hashed, sort_keys=True))
     return keys
-
-
-def _without_echo(text: str, prefill: str) -> str:
-    """The reply without the prefill, if it begins with it."""
-    stripped = text.lstrip()
-    return stripped.removeprefix(prefill).lstrip() if stripped.startswith(prefill) else text

@@ -145,6 +145,21 @@ class TransformersActor:
         keys = [(p.text, *(image.digest for image in p.images), sampling.max_tokens) for p in encoded]
         return self._cache.generate(keys, run)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """A hash of some values of each parameter: within a second another one for other weights.
+
+        Values count in bfloat16, so that the type that the weights are loaded in does not matter.
+        """
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self._model.named_parameters()):
+            flat = parameter.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 64)].to(torch.bfloat16).cpu().contiguous()
+            digest.update(
+                repr((name, tuple(parameter.shape))).encode() + sample.view(torch.uint8).numpy().tobytes()
+            )
+        return {"weights": digest.hexdigest()[:16]}
+
     def fingerprint(self) -> str:
         """SHA-256 over the name, type, shape and bytes of every parameter: training must not change it."""
         digest = hashlib.sha256()

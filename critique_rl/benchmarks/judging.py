@@ -30,7 +30,7 @@ class PairJudgement:
         strict: Answer that the judge's own parser read, 1 or 2; None if the reply could not be read.
         lenient: Answer that `parse_lenient` read; equal to `strict` if the judge gives no reply.
         reply: Text of the judge.
-        tokens: Prompt and completion tokens.
+        tokens: Prompt and completion tokens; None if unknown.
         judge: Name of the judge.
         key: Hash of judge, seed, order, texts, label and content of the image.
     """
@@ -43,9 +43,14 @@ class PairJudgement:
     strict: int | None
     lenient: int | None
     reply: str
-    tokens: int
+    tokens: int | None
     judge: str
     key: str
+
+    @property
+    def missing(self) -> bool:
+        """Whether no reply came that can be read: the answer is unknown, which is not the same as unread."""
+        return self.reply == "" and self.tokens is None
 
 
 def judge_pairs(

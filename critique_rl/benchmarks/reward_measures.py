@@ -58,7 +58,8 @@ def evaluate_benchmark(benchmark: RewardBenchmark, judge: Judge, **settings: Any
 def metrics_by_item(judgements: Sequence[PairJudgement]) -> Values:
     """Every metric of every pair, as `critic_METRIC`, and as `critic_METRIC_lenient` for the lenient scorer.
 
-    A judgement that could not be read is wrong. The metrics of a pair are
+    A judgement that could not be read is wrong. A pair has no value if a judgement of it never came from the
+    server: it counts neither as right nor as wrong. The metrics of a pair are
 
     * `acc`: right in the order that the seed drew,
     * `acc_both`: right in both orders,
@@ -97,6 +98,9 @@ def _by_pair(judgements: Iterable[PairJudgement], scorer: Scorer) -> dict[str, d
     for pair, both in paired.items():
         if sorted(j.order for j in both) != ["forward", "swapped"]:
             raise ValueError(f"pair {pair!r} needs one judgement in each order")
+        if any(j.missing for j in both):
+            metrics[pair] = dict.fromkeys(METRICS)
+            continue
         right = {j.order: getattr(j, scorer) == j.label for j in both}
         read = [answer for j in both if (answer := getattr(j, scorer)) is not None]
         metrics[pair] = {
@@ -121,13 +125,16 @@ def summarise_pairs(
             are all right: `acc_plus` in the order drawn, `acc_plus_both` in both orders.
 
     Returns:
-        `pairs` and `tokens`: counts; `strict` and `lenient`: each with `groups` (by source), `overall` and
-        `macro`, which have a `Share` for each metric of `metrics_by_item`. Intervals are Wilson's 95 % over
-        pairs; the interval of `macro` combines the intervals of the groups (see `mean_of`).
+        `pairs` and `tokens`: counts; `missing`: pairs without a value, if there are any; `strict` and `lenient`:
+        each with `groups` (by source), `overall` and `macro`, which have a `Share` for each metric of
+        `metrics_by_item`. Intervals are Wilson's 95 % over pairs; the interval of `macro` combines the intervals
+        of the groups (see `mean_of`).
     """
+    missing = {j.pair for j in judgements if j.missing}
     summary: dict[str, Any] = {
         "pairs": len({j.pair for j in judgements}),
-        "tokens": sum(j.tokens for j in judgements),
+        **({"missing": len(missing)} if missing else {}),
+        "tokens": sum(j.tokens or 0 for j in judgements),
     }
     by_group: dict[str, list[PairJudgement]] = defaultdict(list)
     for judgement in judgements:
@@ -163,7 +170,8 @@ def _shares(
             by_sample: dict[str, list[float | None]] = defaultdict(list)
             for pair, metrics in by_pair.items():
                 by_sample[samples[pair]].append(metrics[metric])
-            shares[plus] = _share([float(all(grades)) for grades in by_sample.values()])
+            known = [grades for grades in by_sample.values() if None not in grades]
+            shares[plus] = _share([float(all(grades)) for grades in known])
     return shares
 
 

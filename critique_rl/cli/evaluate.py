@@ -24,6 +24,7 @@ from critique_rl.evaluation.scaling import by_round, majority, passing, powers_o
 from critique_rl.evaluation.summary import summarise
 from critique_rl.grading.scoring import Rater, ScoreRange
 from critique_rl.prompts import PROMPT_SETS, prompt_set
+from critique_rl.redact import redacted
 from critique_rl.reports.markdown import markdown_table
 from critique_rl.runs.folder import MARKER
 from critique_rl.runs.problems import load_problems, protocol_of
@@ -104,13 +105,13 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
     prompts, output = prompt_set(arguments.prompts), Path(arguments.output)
     scored = {} if arguments.scorer is None else {"scorer": arguments.scorer, "range": arguments.range}
     display = Display(quiet=arguments.quiet)
-    settings = {
+    settings: dict[str, Any] = {
         "task": as_dict(task),
         "protocol": as_dict(protocol),
         "prompts": {"name": prompts.name, "version": prompts.version},
         "lengths": as_dict(lengths),
-        "actor": arguments.actor,
-        "critic": arguments.critic,
+        "actor": redacted(arguments.actor),
+        "critic": redacted(arguments.critic),
         "seed": arguments.seed,
         **scored,
     }

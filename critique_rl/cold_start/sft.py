@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from critique_rl.actors.base import Actor
 from critique_rl.cold_start.teachers import Problems, ScriptedTeacher, Teacher, Texts, prompts_for
-from critique_rl.grading.replies import grade_replies, items
+from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Scorer
 from critique_rl.pool import select_balanced
 from critique_rl.prompts import PromptSet
@@ -70,7 +70,13 @@ def actor_examples(
     bare = [prompts.without_prefill(y) for y in responses]
     critiques = teacher.critique(refined, bare, seed=seed, polished=True)
     texts = teacher.refine(refined, responses, critiques, seed=seed)
-    kept = [keep_wrong or bool(right) for right in _improved(refined, responses, texts, scorer)]
+    kept = [
+        (keep_wrong or bool(right))
+        and "" not in written  # a text that a server failed to send teaches nothing
+        for right, *written in zip(
+            _improved(refined, responses, texts, scorer), drafts[:refinements], critiques, texts, strict=True
+        )
+    ]
     asked = prompts_for(prompts.refinement_prompt, refined, responses, critiques)
     refining = list(compress(_examples(asked, texts), kept))
     logger.info("actor SFT: %d solutions, %d of %d refinements kept", len(solving), sum(kept), len(kept))
@@ -132,13 +138,14 @@ def critic_examples(
     """
     draw = Sampling(response.max_tokens, response.temperature, response.top_p, child_seed(seed, "critic SFT"))
     generated = actor.generate(prompts_for(prompts.reasoning_prompt, problems), draw)
-    responses = [prompts.reasoning_prefill + g.text for g in generated]
-    before: Sequence[bool | None] = [None] * len(problems) if scorer else grade_replies(problems, responses)
+    replies = [g.after(prompts.reasoning_prefill) for g in generated]
+    before: Sequence[bool | None] = [None] * len(problems) if scorer else grade_replies(problems, replies)
+    responses = [reply or "" for reply in replies]
     bare = [prompts.without_prefill(y) for y in responses]
     critiques = teacher.critique(problems, bare, seed=seed, polished=False)
     asked = prompts_for(prompts.refinement_prompt, problems, responses, critiques)
-    refinements = [prompts.refinement_prefill + g.text for g in actor.generate(asked, refinement)]
-    after = _improved(problems, responses, refinements, scorer)
+    refinements = [g.after(prompts.refinement_prefill) for g in actor.generate(asked, refinement)]
+    after = _improved(problems, replies, refinements, scorer)
     asked = prompts_for(prompts.critique_prompt, problems, responses)
     rows: list[dict[str, Any]] = [
         {"dataset": p.dataset, "response_correct": o, "prompt": prompt, "critique": c}
@@ -156,11 +163,16 @@ def critic_examples(
     return [example(row["prompt"], row["critique"]) for row in selected]
 
 
-def _improved(problems: Problems, before: Texts, after: Texts, scorer: Scorer | None) -> list[bool | None]:
+def _improved(
+    problems: Problems,
+    before: Sequence[str | None],
+    after: Sequence[str | None],
+    scorer: Scorer | None,
+) -> list[bool | None]:
     """Whether refinements are right or, with a scorer, score no less than the responses `before` them."""
     if scorer is None:
         return grade_replies(problems, after)
-    scores = [scorer.score(items(problems, replies)) for replies in (before, after)]
+    scores = [where_replied(scorer.score, items(problems, replies)) for replies in (before, after)]
     return [None if s is None or s2 is None else s2 >= s for s, s2 in zip(*scores, strict=True)]
 
 

@@ -27,7 +27,7 @@ def prompts_for(write: Callable[..., Conversation], problems: Problems, *texts: 
 
 
 class Teacher(Protocol):
-    """Writes texts to fine-tune on: one text per problem, in order, without prefills."""
+    """Writes texts to fine-tune on: one text per problem, in order, without prefills; `""` if there is none."""
 
     def solve(self, problems: Problems, *, seed: int) -> list[str]:
         """Reasoning that ends in the answer: the data set's own, unless a teacher writes another."""
@@ -63,7 +63,7 @@ class ModelTeacher(Teacher):
 
     def _write(self, prompts: list[Conversation], seed: int, purpose: str) -> list[str]:
         sampling = Sampling(self.max_tokens, self.temperature, seed=child_seed(seed, f"teacher {purpose}"))
-        return [generation.text for generation in self.model.generate(prompts, sampling)]
+        return [generation.text or "" for generation in self.model.generate(prompts, sampling)]
 
 
 class ReferenceTeacher(Teacher):

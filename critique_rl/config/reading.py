@@ -7,13 +7,14 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from critique_rl.config.checks import unknown
+from critique_rl.redact import redacted
 from critique_rl.types import UserError
 
 
@@ -85,8 +86,9 @@ def override(data: dict[str, Any], item: str) -> None:
         settings = settings[place]
 
 
-as_dict: Callable[[Any], dict[str, Any]] = dataclasses.asdict
-"""Makes plain data of a configuration, for result files and for comparison."""
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Plain data of a configuration without its secrets, for result files and for comparison."""
+    return dict(redacted(dataclasses.asdict(settings)))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from critique_rl.actors.base import Actor
-from critique_rl.evaluation.episodes import Episode, tokens_of
+from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.intervals import percent, share
 from critique_rl.evaluation.localisation import problem_of
 from critique_rl.markdown import table
@@ -54,8 +54,8 @@ class Opinion:
         judge: Name of the judge.
         accurate: Whether the critique's judgments are right; None if the reply could not be read.
         high_quality: Whether its explanations are true and useful; None together with `accurate`.
-        reply: Text of the judge.
-        tokens: Prompt and completion tokens.
+        reply: Text of the judge; `""` if none came that can be read.
+        tokens: Prompt and completion tokens; None if unknown.
     """
 
     key: str
@@ -66,7 +66,7 @@ class Opinion:
     accurate: bool | None
     high_quality: bool | None
     reply: str
-    tokens: int
+    tokens: int | None
 
 
 def corrections(episodes: Iterable[Episode]) -> list[Episode]:
@@ -146,9 +146,9 @@ def _prompts(
 
 
 def _opinion(key: str, e: Episode, judge: str, reply: Generation) -> Opinion:
-    accurate, high_quality = parse_opinion(reply.text) or (None, None)
-    tokens = tokens_of(reply)
-    return Opinion(key, e.id, e.sample, e.round, judge, accurate, high_quality, reply.text, tokens)
+    text = reply.text or ""
+    accurate, high_quality = parse_opinion(text) or (None, None)
+    return Opinion(key, e.id, e.sample, e.round, judge, accurate, high_quality, text, reply.tokens)
 
 
 def judge_prompt(problem: Problem, response: str, critique: str) -> Conversation:
@@ -193,7 +193,7 @@ def summary(opinions: Sequence[Opinion]) -> dict[str, Any]:
         "unparsed_rate": 1 - len(read) / len(opinions) if opinions else None,
         "accurate": share(sum(o.accurate is True for o in read), len(read)),
         "high_quality": share(sum(o.high_quality is True for o in read), len(read)),
-        "tokens": sum(o.tokens for o in opinions),
+        "tokens": sum(o.tokens or 0 for o in opinions),
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from critique_rl.records import read_records
-from critique_rl.types import Generation, UserError
+from critique_rl.types import UserError
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Episode:
         question: Text of the question.
         answer: The gold answer.
         kind: How replies are graded, as in `Problem`.
-        response: y, with its prefill; in later rounds the refinement of the round before.
+        response: y, with its prefill; in later rounds the refinement of the round before. `""` without a grade if
+            no reply came that can be read, likewise for the other texts.
         response_correct: o = r_oracle(x, y); None if the response could not be graded.
         critique: c, as shown to the actor; None without a critique.
         verdict: f(x, y, c); None without a critique.
         refinement: y', with its prefill; None without a critic.
         refinement_correct: o' = r_oracle(x, y'); None without a critic, or if it could not be graded.
-        tokens: Prompt and completion tokens of the generations of this round.
+        tokens: Prompt and completion tokens of the generations of this round; None if unknown.
         sample: Number of the chain among the independent chains of the problem, from 0.
         round: Number of the critique and refinement in the chain, from 0.
         response_score: Score of the response on the scorer's scale; None where replies are graded.
@@ -46,7 +47,7 @@ class Episode:
     verdict: str | None
     refinement: str | None
     refinement_correct: bool | None
-    tokens: int
+    tokens: int | None
     sample: int = 0
     round: int = 0
     response_score: float | None = None
@@ -56,9 +57,10 @@ class Episode:
     image: str | None = None
 
 
-def tokens_of(generation: Generation) -> int:
-    """Prompt and completion tokens."""
-    return generation.prompt_tokens + generation.completion_tokens
+def added_tokens(*counts: int | None) -> int | None:
+    """Sum of token counts; None if one of them is unknown."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def read_episodes(records: Path) -> list[Episode]:

@@ -17,9 +17,9 @@ from critique_rl.types import child_seed
 
 Array = np.ndarray
 
-# Columns of counts per episode; all but the first two are 0 in episodes that could not be graded.
+# Columns of counts per episode; all but the first three are 0 in episodes that could not be graded.
 _COUNTS = (
-    *("all", "tokens", "graded"),
+    *("all", "metered", "tokens", "graded"),  # metered: with known tokens
     *("right", "wrong"),  # by response
     "refined",  # refinement right
     "spoiled",  # right response, wrong refinement
@@ -33,7 +33,7 @@ _COUNTS = (
 _RATIOS = {
     "acc": ("right", "graded"),
     "graded_rate": ("graded", "all"),
-    "tokens": ("tokens", "all"),
+    "tokens": ("tokens", "metered"),
     "acc_refine": ("refined", "graded"),
     "delta_ci": ("spoiled", "graded"),
     "delta_ic": ("corrected", "graded"),
@@ -48,7 +48,7 @@ _RATIOS = {
 _SCORED_RATIOS = {
     "score": ("score", "graded"),
     "graded_rate": ("graded", "all"),
-    "tokens": ("tokens", "all"),
+    "tokens": ("tokens", "metered"),
     "score_refine": ("score_refine", "graded"),
     "mse_dis": ("squared_error", "parsed"),
     "mae_dis": ("absolute_error", "parsed"),
@@ -99,7 +99,8 @@ def _table(episodes: Sequence[Episode], with_critic: bool) -> Array:
     table_EC = np.zeros((len(episodes), len(_COUNTS)))
     for e, row_C in zip(episodes, table_EC, strict=True):
         counts = _score_sums(e, with_critic) if e.kind == "score" else _grade_counts(e, with_critic)
-        row_C[:] = [1.0, e.tokens, *(float(counts.get(name) or 0) for name in _COUNTS[2:])]
+        tokens = [float(e.tokens is not None), e.tokens or 0]
+        row_C[:] = [1.0, *tokens, *(float(counts.get(name) or 0) for name in _COUNTS[3:])]
     return table_EC
 
 

@@ -13,10 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from critique_rl.actors.base import Actor
+from critique_rl.actors.identity import check_models
 from critique_rl.config.evaluation import Course
-from critique_rl.evaluation.episodes import Episode, tokens_of
+from critique_rl.evaluation.episodes import Episode, added_tokens
 from critique_rl.grading import grade_batch
-from critique_rl.grading.replies import grade_replies, items
+from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Rater
 from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, PromptSet, Verdict, parse_rating, parse_verdict
 from critique_rl.records import Journal
@@ -79,7 +80,8 @@ def evaluate(
         problems: Problems without duplicates.
         actor: Answers and refines.
         critic: Criticises; None evaluates the actor alone, unless `protocol.critiques` needs no critic.
-        records: JSON-lines file; finished episodes are appended to it and read back from it.
+        records: JSON-lines file; finished episodes are appended to it and read back from it. Beside it
+            `*.models.json` names the models, and other ones are refused.
         rater: Scores the replies of problems of kind `score`; None grades replies.
         chunk_size: Chains that go through the protocol together and are written together.
         on_progress: Called with the number of finished chains and of all chains.
@@ -88,10 +90,13 @@ def evaluate(
         Episodes by sample, then in the order of `problems`, then by round.
 
     Raises:
-        UserError: `records` has a line that is no episode, or episodes of other problems; critiques are to be
-            shuffled and there is only one problem; or scored replies meet an option for right and wrong replies.
+        UserError: `records` has a line that is no episode, or episodes of other problems or models; critiques are
+            to be shuffled and there is only one problem; or scored replies meet an option for right and wrong
+            replies.
     """
     _check(problems, protocol, rater, chunk_size)
+    remembered = records.with_suffix(".models.json")
+    check_models(remembered, {"actor": actor, "critic": critic}, begun=records.exists())
     identities = {p.id for p in problems}
     journal = Journal(
         records,
@@ -174,13 +179,13 @@ class _Turns:
         prompts, problems = self.protocol.prompts, [problem for _, problem in chains]
         asked = [prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
         answers = self.actor.generate(asked, self.protocol.sampling("response", chunk))
-        responses = [prompts.reasoning_prefill + g.text for g in answers]
+        responses = [g.after(prompts.reasoning_prefill) for g in answers]
         grades: Sequence[bool | None] = [None] * len(chains)
         scores: Sequence[float | None] = [None] * len(chains)
         if self.rater is None:
             grades = grade_replies(problems, responses)
         else:
-            scores = self.rater.scorer.score(items(problems, responses))
+            scores = where_replied(self.rater.scorer.score, items(problems, responses))
         return [
             Episode(
                 id=p.id,
@@ -188,13 +193,13 @@ class _Turns:
                 question=p.question,
                 answer=p.answer,
                 kind=p.kind,
-                response=response,
+                response=response or "",
                 response_correct=grade,
                 critique=None,
                 verdict=None,
                 refinement=None,
                 refinement_correct=None,
-                tokens=tokens_of(answer),
+                tokens=answer.tokens,
                 sample=sample,
                 response_score=score,
                 response_rating=self._rating(score),
@@ -214,7 +219,9 @@ class _Turns:
         asked = [i for i, e in enumerate(start) if not (self.protocol.spare_correct and e.response_correct)]
         turn = ([start[i] for i in asked], [past[i] for i in asked], chunk, start[0].round)
         for i, e in zip(asked, self._refined(*turn), strict=True):
-            episodes[i] = e
+            # A missing response is asked about all the same, so that no other chain's draw depends on it.
+            if not _missing(start[i]):
+                episodes[i] = e
         return episodes
 
     def _refined(
@@ -229,34 +236,51 @@ class _Turns:
                 for e, h in zip(start, past, strict=True)
             ]
             written = self.critic.generate(asked, self.protocol.sampling("critique", chunk, round))
-            start = [replace(e, tokens=e.tokens + tokens_of(g)) for e, g in zip(start, written, strict=True)]
+            start = [
+                replace(e, tokens=added_tokens(e.tokens, g.tokens))
+                for e, g in zip(start, written, strict=True)
+            ]
         critiques = [_critique(kind, start, written, place) for place in range(len(start))]
         asked = [
-            prompts.refinement_prompt(e.question, e.response, c, h, image=e.image)
+            prompts.refinement_prompt(e.question, e.response, c or "", h, image=e.image)
             for e, c, h in zip(start, critiques, past, strict=True)
         ]
         answers = self.actor.generate(asked, self.protocol.sampling("refinement", chunk, round))
-        refinements = [prompts.refinement_prefill + g.text for g in answers]
+        refinements = [
+            None if c is None else g.after(prompts.refinement_prefill)
+            for c, g in zip(critiques, answers, strict=True)
+        ]
         episodes = [
-            replace(e, critique=c, refinement=y, tokens=e.tokens + tokens_of(g))
+            replace(e, critique=c or "", refinement=y or "", tokens=added_tokens(e.tokens, g.tokens))
             for e, c, y, g in zip(start, critiques, refinements, answers, strict=True)
         ]
         replies = items(start, refinements)
         if self.rater is not None:
-            ratings, scores = map(parse_rating, critiques), self.rater.scorer.score(replies)
+            ratings = [None if c is None else parse_rating(c) for c in critiques]
+            scores = where_replied(self.rater.scorer.score, replies)
             return [
                 replace(e, critic_rating=r, refinement_score=s)
                 for e, r, s in zip(episodes, ratings, scores, strict=True)
             ]
-        verdicts = [None if kind == "empty" else parse_verdict(c).value for c in critiques]
+        verdicts = [None if kind == "empty" or c is None else parse_verdict(c).value for c in critiques]
         return [
             replace(e, verdict=v, refinement_correct=o)
-            for e, v, o in zip(episodes, verdicts, grade_batch(replies), strict=True)
+            for e, v, o in zip(episodes, verdicts, where_replied(grade_batch, replies), strict=True)
         ]
 
 
-def _critique(kind: str, episodes: Sequence[Episode], written: Sequence[Generation], place: int) -> str:
-    """Critique that the actor is shown for the episode at `place`; `written` are the critic's, if it was asked."""
+def _missing(e: Episode) -> bool:
+    """Whether the response never came; an empty one that did come has a grade."""
+    return e.response == "" and e.response_correct is None and e.response_score is None
+
+
+def _critique(
+    kind: str, episodes: Sequence[Episode], written: Sequence[Generation], place: int
+) -> str | None:
+    """Critique that the actor is shown for the episode at `place`; None if the critic's never came.
+
+    `written` are the critic's, if it was asked.
+    """
     e = episodes[place]
     if kind == "critic":
         return written[place].text
@@ -264,7 +288,10 @@ def _critique(kind: str, episodes: Sequence[Episode], written: Sequence[Generati
         following = (*range(place + 1, len(episodes)), *range(place))
         return written[next(i for i in following if episodes[i].id != e.id)].text
     if kind == "verdict":
-        verdict = parse_verdict(written[place].text)
+        text = written[place].text
+        if text is None:
+            return None
+        verdict = parse_verdict(text)
         return "" if verdict is Verdict.UNPARSED else f"{VERDICT_LABEL} {verdict.value.capitalize()}"
     if kind == "empty" or e.response_correct is None:
         return ""

@@ -170,9 +170,10 @@ def tokens_at(episodes: Iterable[Episode], ks: Iterable[int]) -> dict[int, float
     """Tokens that K chains of a problem cost: K times the mean of its chains, then the mean over problems.
 
     All rounds of a chain count, and so do chains that could not be graded: their tokens were paid for as well.
+    Unknown counts are 0.
     """
     spent = {
-        i: [sum(e.tokens for e in chain) for chain in samples] for i, samples in chains(episodes).items()
+        i: [sum(e.tokens or 0 for e in chain) for chain in samples] for i, samples in chains(episodes).items()
     }
     return _means_by_k(_by_problem(spent, ks, lambda tokens, k: k * fmean(tokens)))
 

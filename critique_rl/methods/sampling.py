@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from critique_rl.config.reading import check_options
 from critique_rl.grading import grade_batch
+from critique_rl.grading.replies import where_replied
 from critique_rl.methods.base import Inputs
 from critique_rl.prompts import Verdict, parse_verdict
 from critique_rl.records import written_once
@@ -116,11 +117,12 @@ def _judge(inputs: Inputs, critic: str, draw: Draw, seed: int) -> list[dict[str,
         [prompts.refinement_prompt(row["question"], row["response"], critique) for row, critique in drawn],
         Sampling(inputs.lengths.refinement),
     )
-    grades = grade_batch(
+    grades = where_replied(
+        grade_batch,
         [
-            {"gold": row["answer"], "reply": prompts.refinement_prefill + y.text, "kind": row["kind"]}
+            {"gold": row["answer"], "reply": y.after(prompts.refinement_prefill), "kind": row["kind"]}
             for (row, _), y in zip(drawn, refinements, strict=True)
-        ]
+        ],
     )
     return [
         asdict(
@@ -131,7 +133,7 @@ def _judge(inputs: Inputs, critic: str, draw: Draw, seed: int) -> list[dict[str,
                 response_correct=row["response_correct"],
                 critique=critique,
                 verdict=parse_verdict(critique).value,
-                refinement=y.text,
+                refinement=y.text or "",
                 refinement_correct=grade,
             )
         )
@@ -151,8 +153,9 @@ def _draw(
         child = child_seed(seed, "critique", sample)
         sampling = Sampling(inputs.lengths.critique, draw.temperature, seed=child)
         for i, generation in enumerate(model.generate(asked, sampling)):
-            if generation.text.strip() and not generation.truncated:
-                critiques[i, generation.text] = None
+            text = generation.text or ""
+            if text.strip() and not generation.truncated:
+                critiques[i, text] = None
     return critiques
 
 

@@ -127,7 +127,7 @@ class ScoreTrainer(ActorTrainer):
         """Draw texts from the current policy, with random numbers of this purpose alone, none of trl's."""
         seed = child_seed(self.args.seed, purpose, self.state.global_step, self.accelerator.process_index)
         sampling = Sampling(max_tokens, self.temperature, seed=seed)
-        return [generation.text for generation in self.policy.generate(prompts, sampling)]
+        return [generation.text or "" for generation in self.policy.generate(prompts, sampling)]
 
 
 def turn_reward(

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from critique_rl.redact import redacted
+
 PACKAGES = (
     *("critique_rl", "torch", "transformers", "trl", "peft", "datasets", "accelerate"),
     *("math-verify", "sympy"),
@@ -21,7 +23,7 @@ def result(
     config: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Content of a result file: configuration, origin, seeds and rows."""
-    return {"config": dict(config), **origin(), "seeds": list(seeds), "rows": [dict(row) for row in rows]}
+    return {"config": redacted(config), **origin(), "seeds": list(seeds), "rows": [dict(row) for row in rows]}
 
 
 def origin() -> dict[str, Any]:

@@ -54,8 +54,13 @@ class Context:
         return sorted(problems, key=lambda p: child_seed(0, purpose, p.id))[:most]
 
     def actor(self) -> Actor:
-        """The frozen actor, loaded or connected to on first use."""
+        """The frozen actor, loaded or connected to on first use.
+
+        Raises:
+            UserError: The server serves another model than the one that the run began with.
+        """
         from critique_rl.actors import make_actor
+        from critique_rl.actors.identity import check_models, identity_of
 
         if self._actor is None:
             spec = dict(self.config.actor)
@@ -64,6 +69,9 @@ class Context:
             if spec.setdefault("backend", "transformers") == "transformers":
                 spec["model"] = self.folder.actor_path
             self._actor = make_actor(spec)
+            if "served" in identity_of(self._actor):  # what this process loads is a step's artifact
+                path = self.folder.directory / "actor.models.json"
+                check_models(path, {"actor": self._actor}, begun=True)
         return self._actor
 
     def model(self, row: str, seed: int | None) -> Actor:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from critique_rl.config.checks import unknown
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.run import RunConfig
+from critique_rl.redact import redacted
 from critique_rl.runs.context import Context
 from critique_rl.runs.folder import RunFolder
 from critique_rl.runs.run import Run
@@ -77,7 +78,7 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
     for name in config.stages:
         lines += _stage(folder, name, parameters)
     lines += [f"seeds: {', '.join(map(str, config.seeds))}", f"steps: {len(steps)}"]
-    return "\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])
+    return str(redacted("\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])))
 
 
 def _stage(folder: RunFolder, name: str, parameters: int | None) -> list[str]:

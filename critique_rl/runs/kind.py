@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from critique_rl.config.reading import as_dict
 from critique_rl.prompts import prompt_set
+from critique_rl.redact import redacted
 from critique_rl.runs.cost import Cost, time_alone
 from critique_rl.runs.folder import Artifact, RunFolder
 from critique_rl.runs.step import Step
@@ -17,8 +18,11 @@ from critique_rl.runs.step import Step
 if TYPE_CHECKING:
     from critique_rl.runs.context import Context
 
-ACTOR_SPEED = ("batch_size", "cache_size", "concurrency", "device", "max_retries", "progress", "timeout_s")
-"""Options of an actor that change its speed, not its output: a run may go on with others."""
+ACTOR_SPEED = (
+    *("batch_size", "cache_size", "concurrency", "device", "progress"),
+    *("max_retries", "max_unknown", "outage_s", "timeout_s"),
+)
+"""Options of an actor that change its speed or patience, not its output: a run may go on with others."""
 
 
 class Recipe(NamedTuple):
@@ -128,7 +132,8 @@ class Plan:
     def _add(self, name: str, kind: StepKind, artifact: Artifact) -> None:
         recipe = kind.plan(artifact, self)
         inputs = {needed: self._known[needed].digest for needed in recipe.inputs}
-        settings = json.loads(json.dumps({**recipe.settings, "inputs": inputs}))  # as read back from a marker
+        # As read back from a marker, which holds no secrets.
+        settings = redacted(json.loads(json.dumps({**recipe.settings, "inputs": inputs})))
         step = Step(
             **vars(artifact),
             kind=name,
@@ -142,6 +147,7 @@ class Plan:
 
     def _ship(self, name: str, settings: dict[str, Any]) -> None:
         """Make an artifact of the package known as an input."""
+        settings = redacted(settings)
         assert self.folder.shipped is not None
         directory, content = self.folder.shipped / name, hashlib.sha256()
         for path in sorted(directory.glob("*.safetensors")):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from critique_rl.redact import redacted
 from critique_rl.types import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def guarded(command: Callable[[], object]) -> int:
         code = command()
         return code if isinstance(code, int) else 0
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {redacted(str(error))}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from the last finished piece.\n")

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Sequence
 
 from critique_rl.actors.base import Actor
-from critique_rl.evaluation.episodes import tokens_of
 from critique_rl.pairwise_rewards import parse_preference
 from critique_rl.prompts import PAPER, PromptSet
 from critique_rl.self_critique.knockout import Comparison, Ruling
-from critique_rl.types import Sampling
+from critique_rl.types import Generation, Sampling
 
 
 class ActorJudge:
@@ -19,7 +18,8 @@ class ActorJudge:
     Args:
         actor: The model. The payload of a comparison is passed to it as an image, see `types.Message`.
         prompts: Prompt set; LLaVA-Critic-R1 uses `thinking`.
-        thinking: Whether a reply without `</think>` is unparsed, as in training.
+        thinking: Whether a reply without `</think>` is unparsed, as in training. Thoughts that a server takes out
+            of its replies are put back, so that both kinds of servers are read alike.
         max_tokens: Most tokens of a reply.
 
     Attributes:
@@ -39,6 +39,13 @@ class ActorJudge:
         to_prompt = self._prompts.pairwise_prompt
         prompts = [to_prompt(c.question, c.first, c.second, image=c.payload) for c in asked]
         replies = self._actor.generate(prompts, Sampling(self._max_tokens))
-        return [
-            Ruling(parse_preference(g.text, thinking=self._thinking), g.text, tokens_of(g)) for g in replies
-        ]
+        return [self._ruling(reply) for reply in replies]
+
+    def _ruling(self, reply: Generation) -> Ruling:
+        if reply.text is None:
+            return Ruling(None, tokens=None)
+        text = reply.text
+        if reply.thought and "</think>" not in text:
+            closed = "\n</think>\n\n" if text else ""  # a thought that used up all tokens was never closed
+            text = f"<think>\n{reply.thought}{closed}{text}"
+        return Ruling(parse_preference(text, thinking=self._thinking), text, reply.tokens)

@@ -95,13 +95,14 @@ class Ruling:
 
     Attributes:
         label: 1 if the response shown first is better, 2 for the other; None if the reply could not be read.
-        reply: Text of the judge.
-        tokens: Prompt and completion tokens.
+        reply: Text of the judge; `""` if it gives none.
+        tokens: Prompt and completion tokens; None if unknown. A ruling without text and tokens is a reply of a
+            server that never came.
     """
 
     label: int | None
     reply: str = ""
-    tokens: int = 0
+    tokens: int | None = 0
 
 
 Judge = Callable[[Sequence[Comparison]], Sequence[int | Ruling | None]]
@@ -118,7 +119,7 @@ class Judgement(Call):
         label: 1, 2 or None, as in `Ruling`.
         winner: Candidate that the judge prefers; None without a label.
         reply: Text of the judge.
-        tokens: Prompt and completion tokens.
+        tokens: Prompt and completion tokens, as in `Ruling`.
     """
 
     first: int
@@ -126,7 +127,7 @@ class Judgement(Call):
     label: int | None
     winner: int | None
     reply: str
-    tokens: int
+    tokens: int | None
 
 
 class How(StrEnum):

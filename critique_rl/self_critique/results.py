@@ -214,7 +214,7 @@ def judge_summary(items: Sequence[Item], brackets: Sequence[Bracket]) -> dict[st
     return {
         "calls": sum(b.calls for b in brackets),
         "reasks": sum(b.reasks for b in brackets),
-        "tokens": sum(j.tokens for j in judgements),
+        "tokens": sum(j.tokens or 0 for j in judgements),
         "unparsed": _share(len(judgements) - len(read), len(judgements)),
         "said_first": _share(sum(j.label == 1 for j in read), len(read)),
         "agreement": _share(sum(m.how is How.AGREEMENT for m in both), len(both)),
@@ -233,7 +233,7 @@ def _cost(brackets: Sequence[Bracket], n: int) -> tuple[float, float]:
         return 0.0, 0.0
     judged = [(b.judgements(n), len(b.order) // n) for b in brackets]
     calls = fmean(len(judgements) / choices for judgements, choices in judged)
-    return calls, fmean(sum(j.tokens for j in judgements) / choices for judgements, choices in judged)
+    return calls, fmean(sum(j.tokens or 0 for j in judgements) / choices for judgements, choices in judged)
 
 
 def _check_pools(items: Sequence[Item]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from critique_rl import rewards
 from critique_rl.actors.base import Actor
+from critique_rl.grading.replies import where_replied
 from critique_rl.prompts import Verdict, parse_rating, parse_verdict, prompt_set
 from critique_rl.training.images import logged_images
 from critique_rl.training.stage_config import CritiqueConfig
@@ -72,7 +73,7 @@ class CritiqueReward:
         refinements: list[str] = [""] * n
         grades: list[Any] = [None] * n
         for i, text, grade in zip(asked, texts, graded, strict=True):
-            refinements[i], grades[i] = text, grade
+            refinements[i], grades[i] = text or "", grade
         if args.tolerance is None:
             seen = self._with_noise(grades, question, refinements)
             r_refinement = list(map(rewards.REFINEMENT_REWARDS[args.refinement_reward], labels, seen))
@@ -94,8 +95,10 @@ class CritiqueReward:
             rewards.r_dis_scored(f, o, tolerance=tolerance) for f, o in zip(ratings, labels, strict=True)
         ]
 
-    def refine(self, prompts: Sequence[Conversation], step: int, log_metric: Metric) -> list[str]:
-        """Let the actor refine; return its refinements with their prefill. `step` is part of the seed.
+    def refine(self, prompts: Sequence[Conversation], step: int, log_metric: Metric) -> list[str | None]:
+        """Let the actor refine; return its refinements with their prefill, None for those that never came.
+
+        `step` is part of the seed.
 
         Raises:
             UserError: There is no actor.
@@ -107,13 +110,13 @@ class CritiqueReward:
         sampling = Sampling(args.refinement_max_tokens, args.refinement_temperature, seed=seed)
         generations = self.actor.generate(prompts, sampling)
         log_metric("time/refine", time.perf_counter() - started)
-        log_metric("tokens/actor", float(sum(g.prompt_tokens + g.completion_tokens for g in generations)))
-        return [self.prompts.refinement_prefill + g.text for g in generations]
+        log_metric("tokens/actor", float(sum(g.tokens or 0 for g in generations)))
+        return [g.after(self.prompts.refinement_prefill) for g in generations]
 
-    def grade(self, items: list[dict[str, str]], log_metric: Metric) -> Sequence[Any]:
+    def grade(self, items: list[dict[str, Any]], log_metric: Metric) -> Sequence[Any]:
         """Grade, or score, the refinements; None where that is not possible."""
         started = time.perf_counter()
-        grades = self.grader(items)
+        grades = where_replied(self.grader, items)
         log_metric("time/grade", time.perf_counter() - started)
         return grades
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from critique_rl.actors.base import Actor
 from critique_rl.grading import grade_batch
+from critique_rl.grading.replies import where_replied
 from critique_rl.prompts import prompt_set
 from critique_rl.training.citations import CRITIQUE_RL
 from critique_rl.training.critique_reward import CritiqueReward, Grader
@@ -110,15 +111,15 @@ class CritiqueTrainer(CriticTrainer):
             [self._prompts.reasoning_prompt(row["question"], image=row.get("image")) for row in heads],
             Sampling(args.response_max_tokens, temperature=args.response_temperature, seed=seed),
         )
-        responses = [self._prompts.reasoning_prefill + g.text for g in generations]
+        replies = [g.after(self._prompts.reasoning_prefill) for g in generations]
         items = [
             {"question": row["question"], "gold": row["answer"], "reply": y, "kind": row["kind"]}
-            for row, y in zip(heads, responses, strict=True)
+            for row, y in zip(heads, replies, strict=True)
         ]
         fresh = []
-        for row, y, o in zip(heads, responses, self.grader(items), strict=True):
-            prompt = self._prompts.critique_prompt(row["question"], y)
-            fresh += [{**row, "response": y, args.truth: o, "prompt": prompt} for _ in range(group)]
+        for row, y, o in zip(heads, replies, where_replied(self.grader, items), strict=True):
+            prompt = self._prompts.critique_prompt(row["question"], y or "")
+            fresh += [{**row, "response": y or "", args.truth: o, "prompt": prompt} for _ in range(group)]
         return fresh
 
 

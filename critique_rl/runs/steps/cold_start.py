@@ -202,7 +202,7 @@ def _drafts(context: Context, problems: Sequence[Problem], teacher: Teacher) -> 
         return teacher.solve(problems, seed=seed)
     sampling = Sampling(config.lengths.response, config.pool.temperature, seed=seed)
     prompts = [context.prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
-    return [g.text for g in teacher.model.generate(prompts, sampling)]
+    return [g.text or "" for g in teacher.model.generate(prompts, sampling)]
 
 
 def _short(figures: Mapping[str, float]) -> str:

@@ -80,7 +80,7 @@ class EvaluateKind(StepKind):
 
     def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
         m, spent = artifact.subject, hours(artifact.directory)
-        tokens = sum(episode.tokens for episode in read_episodes(artifact.directory / RECORDS))
+        tokens = sum(episode.tokens or 0 for episode in read_episodes(artifact.directory / RECORDS))
         settings = (read_marker(artifact.directory) or {}).get("settings", {})
         paths = [str(settings.get("actor") or folder.actor_path)]
         paths += [folder.model_path(m.row, artifact.seed)] if folder.roles(m.row) else []

@@ -1,0 +1,54 @@
+"""Which models a file of records comes from, so that it is not continued with others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from critique_rl.actors.base import Actor
+from critique_rl.types import UserError
+
+
+def identity_of(actor: Actor) -> dict[str, str]:
+    """What tells an actor from another, for records: its `identity`; empty if it has none."""
+    return dict(getattr(actor, "identity", None) or {})
+
+
+def check_models(path: Path, models: Mapping[str, Actor | None], *, begun: bool) -> None:
+    """Remember in a file which models results come from; refuse to go on with other models.
+
+    Only facts of the same kind are compared: a run may change between an actor in this process (`weights`) and one
+    behind a server (`served`, `root`). Results of which nothing is remembered go on.
+
+    Args:
+        path: The file, beside the results.
+        models: Models by role.
+        begun: Whether there are results; without them nothing is compared.
+
+    Raises:
+        UserError: A model differs from the one that the results come from.
+    """
+    before: dict[str, dict[str, str]] = {}
+    if begun and path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): delete it; the results stay valid.") from error
+    known = {role: identity_of(model) for role, model in models.items() if model is not None}
+    for role, identity in known.items():
+        for kind, value in identity.items():
+            old = before.get(role, {}).get(kind, value)
+            if old != value:
+                raise UserError(
+                    f"{path}: what is there comes from the {role} {old!r} ({kind}), which is {value!r} now, so "
+                    "results of two models would be mixed. Bring the first one back, or choose another folder. "
+                    "Delete this file only if both are the same model."
+                )
+    merged = before | {role: before.get(role, {}) | identity for role, identity in known.items()}
+    if merged != before and any(merged.values()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(merged, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(temporary, path)
