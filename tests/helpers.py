@@ -11,10 +11,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -457,3 +459,92 @@ def serving_judge() -> Iterator[JudgeServer]:
     yield running
     running.shutdown()
     running.server_close()
+
+
+Answer = Callable[[dict[str, Any]], "Reply | None"]
+
+
+@dataclass
+class Reply:
+    """What a `ScriptedServer` sends; a length above that of the body makes a half reply."""
+
+    body: Any
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    missing_bytes: int = 0
+
+    def encoded(self) -> bytes:
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+
+
+def completion(
+    content: Any, *, model: str | None = "tiny", finish: str | None = "stop", **more: Any
+) -> Reply:
+    """A chat completion; `more` are fields of its message."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": content, **more},
+        "finish_reason": finish,
+    }
+    usage = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+    return Reply({"model": model, "choices": [choice], "usage": usage})
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Chat completions by a rule from request to reply; a rule that returns None drops the connection."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, answer: Answer, models: Sequence[Any] = ("tiny",), port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), ScriptedHandler)
+        self.answer, self.models = answer, list(models)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.requests: list[dict[str, Any]] = []
+        self.logins: set[str | None] = set()
+
+    def handle_error(self, *_: Any) -> None:
+        """Clients that give up are expected."""
+
+
+class ScriptedHandler(BaseHTTPRequestHandler):
+    server: ScriptedServer
+
+    def log_message(self, *_: Any) -> None:
+        """Not on the terminal."""
+
+    def send(self, reply: Reply | None) -> None:
+        if reply is None:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        body = reply.encoded()
+        self.send_response(reply.status)
+        for name, value in {"content-type": "application/json", **reply.headers}.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body) + reply.missing_bytes))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+    def do_GET(self) -> None:
+        entries = [m if isinstance(m, dict) else {"id": m, "object": "model"} for m in self.server.models]
+        self.send(Reply({"object": "list", "data": entries}))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.logins.add(self.headers["authorization"])
+        self.server.requests.append(body)
+        self.send(self.server.answer(body))
+
+
+@contextmanager
+def serving(answer: Answer, models: Sequence[Any] = ("tiny",), port: int = 0) -> Iterator[ScriptedServer]:
+    """A `ScriptedServer` at `url`, for as long as the block runs."""
+    running = ScriptedServer(answer, models, port)
+    Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield running
+    finally:
+        running.shutdown()
+        running.server_close()
