@@ -477,7 +477,7 @@ class Reply:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
-def completion(
+def chat_completion(
     content: Any, *, model: str | None = "tiny", finish: str | None = "stop", **more: Any
 ) -> Reply:
     """A chat completion; `more` are fields of its message."""

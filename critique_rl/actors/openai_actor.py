@@ -34,6 +34,7 @@ Prefill = Literal["continue", "user"]
 
 logger = logging.getLogger(__name__)
 
+_FEW = 4.0  # unknown replies that are no reason to stop, however few were asked for
 _LOOK_S = 0.5  # between two looks at a server that may be silent
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
@@ -70,7 +71,7 @@ class OpenAIActor:
         max_retries: Further attempts after a reply that cannot be used.
         outage_s: Seconds of further attempts after connection errors, timeouts and status 408, 409, 429 and 5xx,
             longer than a server takes to start again.
-        max_unknown: Largest share of replies that may stay unknown, of each call and of all; one always may,
+        max_unknown: Largest share of replies that may stay unknown, of each call and of all; four always may,
             except with 0.
         prefill: Treatment of a trailing assistant message. "continue": the model continues it. "user", for
             servers without continuation: "Begin your reply with: ..." is appended to the last user message, and
@@ -345,7 +346,7 @@ class _Unknown:
             counts = ((self._reasons.total(), self._size), (actor.unknown, actor._asked))
         share = actor._max_unknown
         for unknown, asked in counts:
-            if unknown > (max(1.0, share * asked) if share else 0):
+            if unknown > (max(_FEW, share * asked) if share else 0):
                 raise ActorError(
                     f"{actor._url}: {unknown} of {asked} replies cannot be used, more than max_unknown={share:g} "
                     f"allows; {self._words()}. Nothing of this call was scored; mend the server, then give the "

@@ -16,7 +16,7 @@ from critique_rl.config.data import LengthConfig
 from critique_rl.config.evaluation import CRITIQUES, HISTORIES, ProtocolConfig
 from critique_rl.config.reading import as_dict, build
 from critique_rl.display import Display, Outcome
-from critique_rl.evaluation.episodes import Episode, read_episodes
+from critique_rl.evaluation.episodes import Episode, read_episodes, unknown_replies
 from critique_rl.evaluation.intervals import ByProblem, percent
 from critique_rl.evaluation.protocol import evaluate
 from critique_rl.evaluation.recorded import read_recorded
@@ -189,5 +189,5 @@ def _report(
     write_result(path, settings, seed, [row])
     lines = [f"{markdown_table([row])}\n"]
     lines += [f"{name}: {percent(metrics[name])}" for name in by_problem if name in metrics]
-    lines.append(f"results: {path}")
+    lines += filter(None, [unknown_replies(episodes), f"results: {path}"])
     return Outcome("\n".join(lines), [row], {"records": output / "records.jsonl", "report": path})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,23 @@ def added_tokens(*counts: int | None) -> int | None:
     """Sum of token counts; None if one of them is unknown."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
+
+
+def unknown_replies(episodes: Sequence[Episode]) -> str:
+    """One line about the episodes without a grade or score; empty if there is none."""
+    unknown = [
+        e
+        for e in episodes
+        if (e.response_correct is None and e.response_score is None)
+        or (e.critique is not None and e.refinement_correct is None and e.refinement_score is None)
+    ]
+    missing = sum("" in (e.response, e.refinement) for e in unknown)
+    if not unknown:
+        return ""
+    return (
+        f"unknown: {len(unknown)} of {len(episodes)} ({missing} without a reply, the others could not be graded); "
+        "they count neither as right nor as wrong"
+    )
 
 
 def read_episodes(records: Path) -> list[Episode]:

@@ -21,7 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import MINI, asked_episode, environment, hear_ctrl_c, modified, serving_judge
+from helpers import (
+    MINI,
+    Reply,
+    asked_episode,
+    chat_completion,
+    environment,
+    hear_ctrl_c,
+    modified,
+    serving,
+    serving_judge,
+)
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -34,6 +44,7 @@ from critique_rl.config.run import load_config
 from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import read_episodes
 from critique_rl.prompts import COMPACT
+from critique_rl.runs.dry_run import describe
 from critique_rl.runs.run import Measurement, Run
 from critique_rl.studies.study import Row
 from critique_rl.training.checkpoints import last_checkpoint
@@ -201,6 +212,36 @@ def test_the_actor_of_a_run_may_be_behind_a_server_and_a_row_may_have_another(
     assert [e.response for e in found] != [e.response for e in own]
 
 
+def test_a_run_shows_no_secret_of_its_server_and_refuses_another_model(
+    config: Path, fresh: Fresh, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-key")
+    output = fresh()
+    shutil.rmtree(output / "seed0" / "evaluate" / "no_critic")
+    with serving(lambda _: chat_completion("The answer is 5.")) as server:
+        url = server.url.replace("http://", "http://me:planted@")
+        assert run(config, output, "--set", f"actor_server={url}") == 0
+        written = b"".join(p.read_bytes() for p in output.rglob("*") if p.is_file())
+        assert b"planted" not in written and b"http://***@127.0.0.1" in (output / "report.json").read_bytes()
+        assert json.loads((output / "actor.models.json").read_text()) == {"actor": {"served": "tiny"}}
+        (output / "actor.models.json").write_text('{"actor": {"served": "another"}}')
+        shutil.rmtree(output / "seed0" / "evaluate" / "no_critic")
+        assert run(config, output, "--set", f"actor_server={url}") == 2
+        server.answer = lambda _: Reply({"error": "sk-planted-key"}, 400)
+        (output / "actor.models.json").unlink()
+        assert run(config, output, "--set", f"actor_server={url}") == 2
+    shown = "".join(capfd.readouterr())
+    assert "comes from the actor 'another' (served), which is 'tiny' now" in shown
+    assert "planted" not in shown
+
+
+def test_no_step_and_no_dry_run_holds_a_secret_of_the_configuration(config: Path, tmp_path: Path) -> None:
+    actor = "{backend: openai, base_url: 'http://me:planted@127.0.0.1:9/v1'}"
+    loaded = load_config(config, [f"output={tmp_path}", f"actor={actor}"])
+    shown = describe(loaded) + "".join(json.dumps(step.settings) for step in Run(loaded).steps())
+    assert "planted" not in shown and "http://***@127.0.0.1:9/v1" in shown
+
+
 # -- going on ---------------------------------------------------------------------------------------------
 
 
@@ -220,7 +261,9 @@ def test_a_deleted_row_is_measured_again_alone_and_comes_out_the_same(
     shutil.rmtree(output / "seed0" / "evaluate" / "stage1")
     assert run(config, output, command="evaluate") == 0
     changed = {name for name, date in modified(output).items() if date != before.get(name)}
-    assert changed == {f"seed0/evaluate/stage1/{TASK}/{name}" for name in (RECORDS, "step.json")}
+    assert changed == {
+        f"seed0/evaluate/stage1/{TASK}/{name}" for name in (RECORDS, "records.models.json", "step.json")
+    }
     records = Path("seed0") / "evaluate" / "stage1" / TASK / RECORDS
     assert (output / records).read_bytes() == (finished / records).read_bytes()
 

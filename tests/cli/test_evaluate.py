@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import read_jsonl, write_jsonl
+from helpers import Reply, chat_completion, read_jsonl, serving, write_jsonl
 
+from critique_rl.actors import server as server_module
 from critique_rl.cli import commands as cli
 from critique_rl.prompts import VERDICT_LABEL
+from critique_rl.tasks import load_task
 
 TASK = ["--task", "modular_chain", "--option", "steps=1", "--option", "size=105", "--prompts", "compact"]
 
 
-def evaluate(output: Path, actor: Path, critic: Path | None, *more: str) -> int:
+KEY, PASSWORD = "sk-planted-1234", "planted-word"
+
+
+def evaluate(output: Path, actor: Path | str, critic: Path | None, *more: str) -> int:
     models = ["--actor", str(actor), *([] if critic is None else ["--critic", str(critic)])]
     return cli.main(["eval", str(output), *TASK, *models, "--quiet", "--tokens", "20", "20", "20", *more])
 
@@ -170,3 +176,41 @@ def test_a_mistake_is_one_clear_error(
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and message in captured.err and captured.out == ""
     assert not (tmp_path / "out").exists()
+
+
+# -- a served actor ----------------------------------------------------------------------------------------
+
+
+def test_a_served_actor_leaves_no_secret_and_its_missing_replies_are_said(
+    tmp_path: Path,
+    critic_dir: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    sent: list[int] = []
+
+    def answer(body: dict[str, Any]) -> Reply:
+        sent.append(1)
+        if len(sent) > healthy[0]:
+            return Reply({"error": {"message": f"bad key {KEY} of {PASSWORD}"}}, 401)
+        lost = problems[2].question in body["messages"][0]["content"]
+        return chat_completion(None if lost else "The answer is 5.", reasoning_content=f"hm {len(sent)}")
+
+    problems, healthy = load_task("modular_chain", split="test", steps=1, size=105), [0]
+    monkeypatch.setattr(server_module, "_AGAIN_S", 0.0)
+    with serving(answer) as server:
+        url = server.url.replace("http://", f"http://me:{PASSWORD}@")
+        for most, status in ((0, 2), (10**6, 0)):
+            healthy[0] = most
+            assert evaluate(tmp_path / "out", url, critic_dir) == status
+        shown = capfd.readouterr()
+        server.models = ["another"]
+        marker = tmp_path / "out" / "step.json"
+        marker.write_text(marker.read_text(encoding="utf-8").replace('"finished": true', '"finished": false'))
+        assert evaluate(tmp_path / "out", url, critic_dir) == 2
+        assert "two models would be mixed" in capfd.readouterr().err
+    assert "error: http://***@127.0.0.1" in shown.err
+    assert f"unknown: 1 of {len(problems)} (1 without a reply" in shown.out
+    written = "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert "http://***@127.0.0.1" in written and "planted" not in f"{written}{shown.out}{shown.err}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from critique_rl.config.reading import as_dict
-from critique_rl.evaluation.episodes import read_episodes
+from critique_rl.evaluation.episodes import read_episodes, unknown_replies
 from critique_rl.evaluation.scaling import Measure, by_round
 from critique_rl.evaluation.summary import summarise
 from critique_rl.runs.context import Context
@@ -62,7 +62,7 @@ class EvaluateKind(StepKind):
             actor: Actor = trained
         else:
             actor = context.actor() if m.actor is None else make_actor(m.actor)
-        evaluate(
+        episodes = evaluate(
             context.problems(m.task),
             actor,
             trained if "critic" in roles else None,
@@ -71,6 +71,8 @@ class EvaluateKind(StepKind):
             rater=context.rater(seed),
             on_progress=context.display.advance,
         )
+        if unknown := unknown_replies(episodes):
+            context.display.note(unknown)
 
     def rows(self, folder: RunFolder, seeds: Sequence[int]) -> Iterable[dict[str, Any]]:
         """With several rounds, the share of right refinements after each."""
