@@ -7,16 +7,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from critique_rl.actors.base import Actor
 from critique_rl.types import UserError
 
 
-def identity_of(actor: Actor) -> dict[str, str]:
-    """What tells an actor from another, for records: its `identity`; empty if it has none."""
-    return dict(getattr(actor, "identity", None) or {})
+def identity_of(model: object) -> dict[str, str]:
+    """What tells an actor, or a judge made from one, from another: its `identity`; empty if it has none."""
+    return dict(getattr(model, "identity", None) or {})
 
 
-def check_models(path: Path, models: Mapping[str, Actor | None], *, begun: bool) -> None:
+def check_models(path: Path, models: Mapping[str, object], *, begun: bool) -> None:
     """Remember in a file which models results come from; refuse to go on with other models.
 
     Only facts of the same kind are compared: a run may change between an actor in this process (`weights`) and one
@@ -24,7 +23,7 @@ def check_models(path: Path, models: Mapping[str, Actor | None], *, begun: bool)
 
     Args:
         path: The file, beside the results.
-        models: Models by role.
+        models: Actors or judges by role; None where there is none.
         begun: Whether there are results; without them nothing is compared.
 
     Raises:
@@ -36,7 +35,8 @@ def check_models(path: Path, models: Mapping[str, Actor | None], *, begun: bool)
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): delete it; the results stay valid.") from error
-    known = {role: identity_of(model) for role, model in models.items() if model is not None}
+    found = {role: identity_of(model) for role, model in models.items()}
+    known = {role: identity for role, identity in found.items() if identity}
     for role, identity in known.items():
         for kind, value in identity.items():
             old = before.get(role, {}).get(kind, value)
@@ -47,7 +47,7 @@ def check_models(path: Path, models: Mapping[str, Actor | None], *, begun: bool)
                     "Delete this file only if both are the same model."
                 )
     merged = before | {role: before.get(role, {}) | identity for role, identity in known.items()}
-    if merged != before and any(merged.values()):
+    if merged != before:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(merged, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -6,11 +6,11 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import cache, partial
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 from typing import Any, Literal, get_args
 
 import openai
@@ -227,12 +227,11 @@ class OpenAIActor:
     ) -> list[Generation]:
         # For tqdm None means: no bar without a terminal.
         no_bar = None if self._progress is not None and len(indices) > 4 * self._concurrency else True
-        workers = min(self._concurrency, len(indices))
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="critique_rl-actor")
         unknown, given_up = _Unknown(self, len(indices)), Event()
         self._server.listen()
         try:
-            futures = {pool.submit(self._one, requests[i], i, sampling, given_up): i for i in indices}
+            jobs = [partial(self._one, requests[i], i, sampling, given_up) for i in indices]
+            futures = dict(zip(_start(jobs, self._concurrency, given_up), indices, strict=True))
             replies: dict[int, Generation] = {}
             pending: set[Future[Generation]] = set(futures)
             with tqdm(total=len(indices), desc=self._progress, disable=no_bar) as bar:
@@ -247,9 +246,7 @@ class OpenAIActor:
                             unknown.add(futures[future], str(error))
                         bar.update()
         finally:
-            # After a failure do not wait: drop the queued requests, ignore the running ones.
-            given_up.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            given_up.set()  # after a failure: drop the queued requests, ignore the running ones
         unknown.report()
         self._count(list(replies.values()))
         return [replies[i] for i in indices]
@@ -363,6 +360,30 @@ class _Unknown:
 
     def _words(self) -> str:
         return f"{'; '.join(f'{n} x {reason}' for reason, n in self._reasons.items())}; first {self._first}"
+
+
+def _start(jobs: Sequence[Callable[[], Generation]], most: int, given_up: Event) -> list[Future[Generation]]:
+    """Run jobs in at most so many threads, until they are done or given up.
+
+    The threads of an executor would keep the process from its end for as long as a server hangs.
+    """
+    futures: list[Future[Generation]] = [Future() for _ in jobs]
+    queue, lock = iter(zip(futures, jobs, strict=True)), Lock()
+
+    def work() -> None:
+        while not given_up.is_set():
+            with lock:
+                future, job = next(queue, (None, None))
+            if future is None or job is None:
+                return
+            try:
+                future.set_result(job())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                future.set_exception(error)
+
+    for number in range(min(most, len(jobs))):
+        Thread(target=work, name=f"critique_rl-actor-{number}", daemon=True).start()
+    return futures
 
 
 def _listed(body: bytes) -> dict[str, str | None]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from critique_rl.actors.identity import check_models
 from critique_rl.benchmarks.lenient import parse_lenient
 from critique_rl.critic_data.pairs import PreferencePair, swap
 from critique_rl.records import Journal
@@ -80,7 +81,8 @@ def judge_pairs(
 
     Raises:
         UserError: There are no pairs, a tie, two pairs with one identity, or a judge without a name; or `records`
-            has a line that is no judgement, or judgements of another judge, prompt or seed or of other pairs.
+            has a line that is no judgement, or judgements of another judge, prompt or seed or of other pairs;
+            beside it `*.models.json` names the judge's model.
         ImageError: An image cannot be read.
         ValueError: The judge did not answer 1, 2 or None to each comparison.
     """
@@ -88,6 +90,7 @@ def judge_pairs(
     if not name:
         raise UserError("the judge has no name: pass `name`, with all settings that change its answers.")
     _check_pairs(pairs)
+    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=records.exists())
     asked = {key: (shown, order) for pair in pairs for key, shown, order in _keys(pair, name, seed)}
     journal = Journal(
         records,

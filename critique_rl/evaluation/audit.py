@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from critique_rl.actors.base import Actor
+from critique_rl.actors.identity import check_models
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.intervals import percent, share
 from critique_rl.evaluation.localisation import problem_of
@@ -112,6 +113,7 @@ def audit(
     """
     if limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}.")
+    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=records.exists())
     asked = _prompts(episodes, problems, judge.name)
     journal = Journal(
         records,

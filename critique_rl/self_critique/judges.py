@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from critique_rl.actors.base import Actor
+from critique_rl.actors.identity import identity_of
 from critique_rl.pairwise_rewards import parse_preference
 from critique_rl.prompts import PAPER, PromptSet
 from critique_rl.self_critique.knockout import Comparison, Ruling
@@ -25,11 +26,13 @@ class ActorJudge:
     Attributes:
         name: Name of the actor with a hash of all settings that change its answers, so that records of another
             prompt are refused.
+        identity: Which model the actor is; records of another one are refused.
     """
 
     def __init__(
         self, actor: Actor, *, prompts: PromptSet = PAPER, thinking: bool = False, max_tokens: int = 2048
     ) -> None:
+        self.identity = identity_of(actor)
         self._actor, self._prompts, self._thinking, self._max_tokens = actor, prompts, thinking, max_tokens
         content = repr((prompts.pairwise_prompt("question", "first", "second"), thinking, max_tokens))
         self.name = f"{actor.name}, prompt {hashlib.sha256(content.encode()).hexdigest()[:8]}"

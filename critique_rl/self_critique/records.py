@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from critique_rl.actors.identity import check_models
 from critique_rl.records import Journal
 from critique_rl.self_critique.knockout import (
     Bracket,
@@ -66,6 +67,7 @@ def self_critique(
         ValueError: The judge did not answer 1, 2 or None to each comparison.
     """
     check_identities(items)
+    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=records.exists())
     keys = {item.id: _key(item, name, seed, both_orders) for item in items}
     known_keys = set(keys.values())
     journal = Journal(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -349,6 +351,30 @@ def test_a_server_that_hangs_is_said_before_its_timeout(
     with serving(hang) as server:
         assert texts(connect(server, timeout_s=9), 1) == ["5"]
     assert "has not answered for" in caplog.text and "waits up to 9 s (timeout_s)" in caplog.text
+
+
+@pytest.mark.processes
+def test_a_request_that_hangs_does_not_keep_the_process_from_its_end() -> None:
+    def answer(body: dict[str, Any]) -> Reply:
+        if question(body) == "hang":
+            time.sleep(30)
+        return Reply({}, 400)
+
+    code = """
+import sys
+from critique_rl.actors import ActorError, OpenAIActor
+from critique_rl.types import Sampling
+try:
+    chats = [[{"role": "user", "content": text}] for text in ("hang", "refuse")]
+    OpenAIActor(sys.argv[1], "tiny").generate(chats, Sampling(9))
+except ActorError as error:
+    print(error)
+"""
+    with serving(answer) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=25, check=True
+        )
+    assert "refused prompt 1" in done.stdout
 
 
 def test_a_row_on_which_the_server_always_fails_is_unknown_where_it_answers_others() -> None:

@@ -241,6 +241,18 @@ def test_what_is_unparsed_is_wrong_and_has_no_position(tmp_path: Path) -> None:
     assert means(mute)["acc"] == 0.0 and means(mute)["said_first"] is None
 
 
+def test_a_judgement_that_never_came_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    def silent_once(asked: Comparison) -> Ruling:
+        lost = asked.item == "p3" and asked.order == "swapped"
+        return Ruling(None, tokens=None) if lost else Ruling(oracle(asked), "yes", None)
+
+    pairs = [pair(i) for i in range(4)]
+    found = pair_accuracy(pairs, Judge(silent_once), seed=0, records=tmp_path / "pairs.jsonl")
+    assert found.summary["missing"] == 1 and found.summary["pairs"] == 4 and found.summary["tokens"] == 0
+    assert means(found)["acc_both"] == 1.0 and found.summary["strict"]["overall"]["acc"]["n"] == 3
+    assert set(found.by_item["critic_acc"].values()) == {1.0, None}
+
+
 def test_groups_and_their_mean(tmp_path: Path) -> None:
     def knows_odd(asked: Comparison) -> int:
         return oracle(asked) if int(asked.item[1:]) % 4 == 1 else 3 - oracle(asked)

@@ -17,6 +17,7 @@ from critique_rl.grading import grade_batch
 from critique_rl.prompts import PAPER, VERDICT_LABEL
 from critique_rl.training.critique_reward import CritiqueReward
 from critique_rl.training.stage_config import CritiqueConfig, Stage1Config, Stage2Config
+from critique_rl.types import NO_REPLY, Generation
 
 Make = Callable[..., Any]
 RIGHT, WRONG = (f"Correctness of the final answer: {value}" for value in ("Correct", "Wrong"))
@@ -89,6 +90,22 @@ class TestReward:
         self.reward(config(Stage2Config, prompts="paper"), ToyActor(follow_critique), extra=extra)
         assert PAPER.refinement_prefill
         assert all(text.startswith(PAPER.refinement_prefill) for text in extra["refinement"])
+
+    @pytest.mark.parametrize("combination", ["additive", "gated"])
+    def test_a_refinement_that_never_came_is_no_score_and_is_counted(
+        self, config: Make, combination: str
+    ) -> None:
+        class Server(ToyActor):
+            def generate(self, prompts: Any, sampling: Any) -> list[Generation]:
+                return [NO_REPLY, *super().generate(prompts[1:], sampling)]
+
+        extra: dict[str, list[Any]] = {}
+        args = config(Stage2Config, combination=combination)
+        values, metrics = self.reward(args, Server(follow_critique), extra=extra)
+        plain, _ = self.reward(args, ToyActor(follow_critique))
+        assert values == [None, *plain[1:]]
+        assert extra["refinement"][0] == "" and extra["refinement_correct"][0] is None
+        assert metrics["actor/graded_rate"][0] == 0.0 and metrics["tokens/actor"][0] % 13 == 0
 
     def test_what_is_unknown_is_no_score(self, config: Make) -> None:
         def grader(items: Sequence[Mapping[str, str]]) -> list[bool | None]:
