@@ -90,7 +90,6 @@ def judge_pairs(
     if not name:
         raise UserError("the judge has no name: pass `name`, with all settings that change its answers.")
     _check_pairs(pairs)
-    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=records.exists())
     asked = {key: (shown, order) for pair in pairs for key, shown, order in _keys(pair, name, seed)}
     journal = Journal(
         records,
@@ -99,6 +98,7 @@ def judge_pairs(
         known=asked.__contains__,
         others=f"judgements of another judge or prompt than {name}, with another seed or of other pairs",
     )
+    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=bool(journal.done))
 
     def ask_for(number: int, keys: Sequence[str]) -> list[PairJudgement]:
         answers = ask(judge, [_comparison(*asked[key]) for key in keys])

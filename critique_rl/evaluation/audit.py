@@ -113,7 +113,6 @@ def audit(
     """
     if limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}.")
-    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=records.exists())
     asked = _prompts(episodes, problems, judge.name)
     journal = Journal(
         records,
@@ -122,6 +121,7 @@ def audit(
         known=asked.__contains__,
         others=f"opinions of another judge than {judge.name}, on other critiques or with other references",
     )
+    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=bool(journal.done))
 
     def ask(number: int, keys: Sequence[str]) -> list[Opinion]:
         replies = judge.generate([asked[key][1] for key in keys], Sampling(max_tokens))

@@ -95,8 +95,6 @@ def evaluate(
             replies.
     """
     _check(problems, protocol, rater, chunk_size)
-    remembered = records.with_suffix(".models.json")
-    check_models(remembered, {"actor": actor, "critic": critic}, begun=records.exists())
     identities = {p.id for p in problems}
     journal = Journal(
         records,
@@ -105,6 +103,8 @@ def evaluate(
         known=lambda key: key[0] in identities,
         others="records of other problems",
     )
+    remembered = records.with_suffix(".models.json")
+    check_models(remembered, {"actor": actor, "critic": critic}, begun=bool(journal.done))
     rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
     chains = [(sample, problem) for sample in range(protocol.samples) for problem in problems]
 

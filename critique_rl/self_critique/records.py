@@ -67,7 +67,6 @@ def self_critique(
         ValueError: The judge did not answer 1, 2 or None to each comparison.
     """
     check_identities(items)
-    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=records.exists())
     keys = {item.id: _key(item, name, seed, both_orders) for item in items}
     known_keys = set(keys.values())
     journal = Journal(
@@ -78,6 +77,7 @@ def self_critique(
         others=f"judgements of another judge than {name}, of other items or candidates, or with another seed or "
         "number of orders",
     )
+    check_models(records.with_suffix(".models.json"), {"judge": judge}, begun=bool(journal.done))
     total = sum(len(item.candidates) - 1 for item in items) * (2 if both_orders else 1)
     counted = 0  # comparisons so far, without re-asks
 

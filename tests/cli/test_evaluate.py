@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,23 @@ def test_a_served_actor_leaves_no_secret_and_its_missing_replies_are_said(
     assert f"unknown: 1 of {len(problems)} (1 without a reply" in shown.out
     written = "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert "http://***@127.0.0.1" in written and "planted" not in f"{written}{shown.out}{shown.err}"
+
+
+def test_records_are_not_continued_with_other_weights(
+    tmp_path: Path, actor_dir: Path, critic_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [Path(shutil.copytree(d, tmp_path / d.name)) for d in (actor_dir, critic_dir)]
+    output = tmp_path / "out"
+    assert evaluate(output, *models, "--limit", "5") == 0
+    (output / "step.json").write_text(
+        (output / "step.json").read_text(encoding="utf-8").replace('"finished": true', '"finished": false')
+    )
+    before = (output / "records.jsonl").read_bytes()
+    assert evaluate(output, *models, "--limit", "5") == 0
+    shutil.copy(actor_dir / "model.safetensors", models[1] / "model.safetensors")
+    (output / "step.json").write_text(
+        (output / "step.json").read_text(encoding="utf-8").replace('"finished": true', '"finished": false')
+    )
+    assert evaluate(output, *models, "--limit", "5") == 2
+    assert "comes from the critic" in capsys.readouterr().err
+    assert (output / "records.jsonl").read_bytes() == before
