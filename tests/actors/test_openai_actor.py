@@ -106,7 +106,18 @@ def test_a_prefill_that_the_server_repeats_is_stored_once(case: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    "usage", [None, [], {}, {"prompt_tokens": None}, {"completion_tokens": "3"}, "none", 5]
+    "usage",
+    [
+        None,
+        [],
+        {},
+        {"prompt_tokens": None},
+        {"completion_tokens": "3"},
+        "none",
+        5,
+        {"prompt_tokens": "9", "completion_tokens": 3},
+        {"prompt_tokens": -1, "completion_tokens": 3},
+    ],
 )
 def test_odd_usage_is_unknown_and_said_once(usage: Any, caplog: pytest.LogCaptureFixture) -> None:
     body = {**chat_completion("5").body, "usage": usage}

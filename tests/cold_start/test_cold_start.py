@@ -29,7 +29,7 @@ from critique_rl.grading import grade
 from critique_rl.prompts import COMPACT, PAPER, PROMPT_SETS, PromptSet, Verdict, parse_verdict
 from critique_rl.tasks import load_task
 from critique_rl.tasks.modular_chain_teacher import Annotator, Solver
-from critique_rl.types import Conversation, Problem, Sampling, UserError
+from critique_rl.types import NO_REPLY, Conversation, Generation, Problem, Sampling, UserError
 
 DRAW = Sampling(20, 0.7)
 FAST = {"learning_rate": 5e-3, "per_device_train_batch_size": 8, "gradient_checkpointing": False}
@@ -102,6 +102,18 @@ def test_actor_examples_are_what_the_actor_will_be_asked_and_should_say(
     assert said == prompts.refinement_prefill + "The answer is 3."
     every = actor_examples(apples, drafts, ToyTeacher(), prompts, refinements=6, keep_wrong=True, seed=0)
     assert len(every) == 12 + 6
+
+
+def test_texts_that_a_server_failed_to_send_teach_nothing(apples: list[Problem]) -> None:
+    class Served(ToyActor):
+        def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
+            return [NO_REPLY, *super().generate(prompts[1:], sampling)]
+
+    teacher = ModelTeacher(Served(lambda _: "The answer is 3."), COMPACT, max_tokens=9, temperature=0.7)
+    found = actor_examples(
+        apples, ["", *["A draft."] * 11], teacher, COMPACT, refinements=3, keep_wrong=True, seed=0
+    )
+    assert len(found) == 12 + 2
 
 
 # -- the filter -------------------------------------------------------------------------------------------
