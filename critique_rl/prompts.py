@@ -26,6 +26,10 @@ RATING_LABEL = "Quality score:"
 LOWEST, HIGHEST = 1.0, 10.0
 """Ends of the scale on which a critic rates scored replies (paper, appendix E)."""
 
+THINK, THINK_END = "<think>", "</think>"
+"""Tags around a thought."""
+_THOUGHT_TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+
 T = TypeVar("T")
 Rounds = Sequence[tuple[str, str]]
 """Responses and their critiques, oldest first."""
@@ -57,13 +61,27 @@ _LINE_LEAD = re.compile(rf"{LINE_LEAD}\Z")
 _FENCE = re.compile(r"^[ \t]*(`{3,})[^`\n]*$.*?(?:^[ \t]*\1`*[ \t\r]*$|\Z)", re.MULTILINE | re.DOTALL)
 
 
+def after_thought(text: str) -> str:
+    """The part of a text behind its last closed thought, up to a thought that never ends.
+
+    What stands inside a thought is no answer and no verdict. A chat template may have opened the thought.
+
+    >>> after_thought("<think>5? No.</think> 7"), after_thought("7 <think>or"), after_thought("<think>7")
+    (' 7', '7 ', '')
+    """
+    start, end = 0, len(text)
+    for tag in _THOUGHT_TAG.finditer(text):
+        start, end = (tag.end(), len(text)) if tag[1] else (start, min(end, tag.start()))
+    return text[start:end]
+
+
 def parse_verdict(critique: str) -> Verdict:
     """Read the verdict f(x, y, c) of a critique.
 
     The verdict stands on a line that starts with `Correctness of the final answer:` and goes on with `Correct` or
-    `Wrong`. Quoted text (block quote, code fence, back-ticks, quotation marks) does not count. A critique with
-    both verdicts, or with none, is unparsed. The paper does not define f; this is the rule of the README's
-    section on differences.
+    `Wrong`. Thoughts and quoted text (block quote, code fence, back-ticks, quotation marks) do not count. A
+    critique with both verdicts, or with none, is unparsed. The paper does not define f; this is the rule of the
+    README's section on differences.
 
     >>> parse_verdict("Correctness of the final answer: Wrong").value
     'wrong'
@@ -96,7 +114,7 @@ def parse_rating(critique: str) -> float | None:
 
 def _claimed(pattern: re.Pattern[str], critique: str, values: Callable[[re.Match[str]], set[T]]) -> T | None:
     """The value of all matches outside of quotations; None if they differ, or if none starts its line."""
-    text = _FENCE.sub("", critique)
+    text = _FENCE.sub("", after_thought(critique))
     mentioned: set[T] = set()
     is_anchored = False
     for match in pattern.finditer(text):

@@ -86,8 +86,6 @@ def _episode(row: Row, dataset: str, default_kind: str | None) -> Episode:
     """The episode of a row, not yet graded."""
     kind = _kind(row, default_kind)
     row.layout(("question", "answer", "response"))
-    answer = row.fields["answer"]
-    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
     refined = row.fields.get("refinement") is not None
     if refined != (row.fields.get("critique") is not None):
         raise UserError(f"{row.place}: a row has both `critique` and `refinement`, or neither.")
@@ -97,7 +95,7 @@ def _episode(row: Row, dataset: str, default_kind: str | None) -> Episode:
         id=problem_id(question),
         dataset=dataset,
         question=question,
-        answer=str(answer) if is_number else row.text("answer"),
+        answer=row.gold("answer"),
         kind=kind,
         response=row.text("response", may_be_empty=True),
         response_correct=None,

@@ -7,10 +7,10 @@ from fractions import Fraction
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Eq, Expr, MatrixBase, Set
+from sympy import Basic, Eq, Expr, MatrixBase, Set, cancel
 
 from critique_rl.grading.read import Number, plain, plain_number, same_float, same_number, split_list
-from critique_rl.grading.text import strip_units
+from critique_rl.grading.text import spell_out, strip_units
 
 GUARD_TOLERANCE = 1e-5
 """Relative tolerance for two numbers that Math-Verify calls equal. Math-Verify rounds at an absolute 1e-6, so all
@@ -29,6 +29,7 @@ _SPELLINGS = (
     (re.compile(r"≥|>="), r"\\ge "),
     (re.compile(r"(?<![a-zA-Z\\])inf(?:inity)?(?![a-zA-Z])|∞"), r"\\infty "),
     (re.compile(r"\\?\$"), ""),
+    (re.compile(r"(?<!\\)%"), r"\\%"),  # a bare one would begin a comment
 )  # plain spellings of models, which the LaTeX parser would read as products of letters
 
 
@@ -40,7 +41,9 @@ def _parse(text: str) -> list[Basic | MatrixBase]:
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
     # Time limits of Math-Verify need signals and cannot stop C code; the pool's clock is the limit here.
-    return parse(f"${strip_units(text)}$", _LATEX, fallback_mode="no_fallback", parsing_timeout=None)
+    return parse(
+        f"${spell_out(strip_units(text))}$", _LATEX, fallback_mode="no_fallback", parsing_timeout=None
+    )
 
 
 def _constant(expression: Basic | MatrixBase) -> Expr | None:
@@ -64,6 +67,19 @@ def _unwrap(expressions: list[Basic | MatrixBase]) -> list[Basic | MatrixBase]:
     return [e.rhs if isinstance(e, Eq) and isinstance(e.rhs, Set) else e for e in expressions]
 
 
+def _same_curve(gold: Basic | MatrixBase, answer: Basic | MatrixBase) -> bool:
+    """Say whether two equations in several unknowns differ by a constant factor, as `x+2y=4` and `2x+4y=8`.
+
+    With one unknown the solution is asked for: `3x=15` is no answer where `x=5` is.
+    """
+    if not (isinstance(gold, Eq) and isinstance(answer, Eq)) or len(gold.free_symbols) < 2:
+        return False
+    if gold.free_symbols != answer.free_symbols:
+        return False
+    factor = cancel((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
+    return bool(factor.is_number and factor.is_finite and factor != 0)
+
+
 def same_math(gold: str, answer: str) -> bool:
     """Say whether two LaTeX answers are equal; not symmetric, as Math-Verify follows the form of gold."""
     target, stated = _unwrap(_parse(gold)), _unwrap(_parse(answer))
@@ -71,6 +87,8 @@ def same_math(gold: str, answer: str) -> bool:
         return False  # all that is known: the strings differ
     if isinstance(stated[0], Eq) and _far_apart(stated[0].lhs, stated[0].rhs):
         return False  # `5 = 7` is no answer, though Math-Verify reads 7
+    if len(target) == len(stated) == 1 and _same_curve(target[0], stated[0]):
+        return True
     if not verify(target, stated, allow_set_relation_comp=True, timeout_seconds=None):
         return False
     return "%" in gold + answer or not _far_apart(target[0], stated[0])
@@ -96,6 +114,8 @@ def same_values(gold: list[str], answer: str, floats: bool) -> bool:
 
 def judge(task: str, gold: str, answer: str) -> bool:
     """Answer one `prepare.Question`."""
+    if task == "named":
+        return all(same_math(*pair) for pair in zip(gold.split("\n"), answer.split("\n"), strict=True))
     if task == "math":
         return same_math(gold, answer)
     return same_values(gold.split(",") if task == "floats" else [gold], answer, floats=task == "floats")

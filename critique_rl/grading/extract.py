@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from critique_rl.grading.read import Number, Unreadable, last_number, read_choice, read_number, read_yes_no
+from critique_rl.grading.signs import canonical
+from critique_rl.prompts import after_thought
 
 REPLY_TAIL = 20_000
 """Number of last characters of a reply that are read; the final answer stands at the end."""
@@ -40,12 +42,33 @@ _JOIN = re.compile(
     r"[\s$\\().:]*(,|;|and|or|,\s?and|,\s?or|\\text\{\s?(?:and|or)\s?\}|)[\s$\\(),]*(?:[A-Za-z]\w{0,3}\s?=\s?)?"
 )
 _OR_AFTER = re.compile(r"[\s$]*\bor\s+(?=[$\\\-\d(])([^.\n]{1,60})")
+_BOX_GOES_ON = re.compile(r"(?:\^(?!\s*\{?\s*\\circ)|[\d!_])[^\s$]{0,40}")
 _OR_BEFORE = re.compile(r"(\S*\d\S*)\s+or\s+\$?$")
 
 
 def clip(reply: str) -> str:
-    """Return the last `REPLY_TAIL` characters, with NUL bytes blanked."""
-    return reply[-REPLY_TAIL:].replace("\x00", " ").replace("\r\n", "\n")
+    """Return the last `REPLY_TAIL` characters, with one spelling for signs that look alike."""
+    return canonical(reply[-REPLY_TAIL:].replace("\r\n", "\n"))
+
+
+_NEXT_PROBLEM = re.compile(
+    r"^[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:Question|Problem|Exercise|Q|Human|User|Instruction)\b"
+    r"[ \t]*\d*[ \t]*(?:\*\*)?[:.]",
+    re.MULTILINE,
+)
+
+
+def answering_part(reply: str) -> str:
+    """The clipped part of a reply that answers: behind its thought, and before a problem of its own.
+
+    A base model often runs on into a next problem. What follows the first line that opens one counts as nothing if
+    an answer is stated before it.
+    """
+    text = clip(after_thought(reply))
+    for opening in _NEXT_PROBLEM.finditer(text):
+        if next(statements(text[: opening.start()]), None) is not None:
+            return text[: opening.start()]
+    return text
 
 
 def _box_end(text: str, start: int) -> int | None:
@@ -89,6 +112,8 @@ def _boxed(text: str) -> tuple[int, str] | None:
             break
         answer = f"{before[2]} {'or' if 'or' in joint[1] else ','} {answer}"
         start = before[0]
+    if more := _BOX_GOES_ON.match(text, end):
+        answer = f"{{{answer}}}{more[0]}"
     if after := _OR_AFTER.match(text, end):
         answer += " or " + after[1]
     if before_or := _OR_BEFORE.search(text[max(0, start - 40) : start]):
@@ -109,6 +134,8 @@ def _sentence(text: str, start: int) -> str:
         end = rest.find("\n", end + 1)
     line = rest if end < 0 else rest[:end]
     stop = _SENTENCE_END.search(line)
+    if stop and stop[0].startswith("?"):
+        return ""  # a question states nothing, as in "The answer is 7? No, 9"
     return line[: stop.start()].strip() if stop else line.strip()
 
 
@@ -118,10 +145,10 @@ def statements(reply: str) -> Iterator[str]:
         m for m in _TRIGGER.finditer(reply) if not _CHECKING.search(reply, max(0, m.start() - 30), m.start())
     ]
     hashes = list(_HASHES.finditer(reply))[-50:]
-    candidates = [(m.end(), _sentence(reply, m.end())) for m in triggers[-50:]]
+    boxed = _boxed(reply)
+    candidates = [boxed] if boxed else []  # first, as of two at the same place the box is the answer
+    candidates += [(m.end(), _sentence(reply, m.end())) for m in triggers[-50:]]
     candidates += [(m.end(), reply[m.end() :].split("\n", 1)[0].strip()) for m in hashes]
-    if boxed := _boxed(reply):
-        candidates.append(boxed)
     for _, text in sorted(candidates, key=lambda candidate: candidate[0], reverse=True):
         if text.strip(" .*$:") and not _COMMENT.match(text):
             yield text
@@ -154,8 +181,13 @@ def tidy(statement: str) -> str:
 
 def _connectors(text: str) -> str:
     """Write alternatives as a list: `3 or 4` is compared as two values, never as one of them."""
+    text = re.sub(r"</?[a-z]{1,10}>", " ", text).strip()
     text = re.sub(r"\\text\s*\{\s*(or|and)\s*\}", r" \1 ", text)
-    return re.sub(r"\s*(?:,\s*)?\b(?:or|and)\b\s+(?=\S)", " , ", text).strip().rstrip(".,;: ")
+    return (
+        re.sub(r"\s*(?:,\s*)?\b(?:or|and)\b\s+(?!(?:a|one)[-\s]\w)(?=\S)", " , ", text)
+        .strip()
+        .rstrip(".,;: ")
+    )
 
 
 def _bare(reply: str) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from critique_rl.grading.extract import (
     LONGEST_ANSWER,
+    answering_part,
     clip,
     find_choice,
     find_math,
@@ -28,9 +30,11 @@ from critique_rl.grading.read import (
     same_number,
     split_list,
 )
-from critique_rl.grading.text import is_words, normalise
+from critique_rl.grading.text import changes_number, is_words, normalise
 
 NO_ANSWER = "no answer in the reply"
+MISSING = ("nan", "null", "<na>", "nat")
+"""Spellings of a missing value in data frames and JSON, in lower case; they are no gold answer."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,28 @@ class Question:
 
     Attributes:
         task: `math` compares expressions. `number` and `floats` compute the value of the reply and compare it
-            with plain numbers: `number` up to `NUMBER_TOLERANCE`, `floats` as in `same_float`.
-        gold: Gold; for `floats` a comma-separated list of one or more plain numbers.
-        answer: The stated answer.
+            with plain numbers: `number` up to `NUMBER_TOLERANCE`, `floats` as in `same_float`. `named` compares
+            values line by line as `math` does.
+        gold: Gold; for `floats` a comma-separated list of one or more plain numbers, for `named` a value a line.
+        answer: The stated answer, for `named` a value a line.
     """
 
-    task: Literal["math", "number", "floats"]
+    task: Literal["math", "number", "floats", "named"]
     gold: str
     answer: str
 
 
 def _verdict(equal: bool, answer: str, gold: str) -> GradeResult:
     return GradeResult(equal, answer, gold, "equal" if equal else "different")
+
+
+def _compare(same: Callable[[Number], bool], answer: Number, gold: str, shown: str) -> GradeResult:
+    """Compare a number with gold; `7 thousand` for gold 7 is undecided, as gold may count in thousands."""
+    if same(answer.scaled):
+        return _verdict(True, shown, gold)
+    if answer.scale != 1 and same(replace(answer, scale=1)):
+        return GradeResult(None, shown, gold, "gold may count in the word behind the number")
+    return _verdict(False, shown, gold)
 
 
 def _missing(answer: Unreadable, gold: str) -> GradeResult:
@@ -80,6 +94,8 @@ def _missing(answer: Unreadable, gold: str) -> GradeResult:
 def _gold_text(gold: str) -> str:
     """Return the answer in `gold`; a whole solution may end in `#### 18` or a box."""
     text = clip(gold).strip()
+    if text.casefold() in MISSING:
+        return ""
     if re.search(r"####|boxed|\n|(?i:answer\s*(?:is|:))", text):
         return next(map(tidy, statements(text)), tidy(text))
     return tidy(text)
@@ -87,7 +103,7 @@ def _gold_text(gold: str) -> str:
 
 def prepare(gold: str, reply: str, kind: str) -> GradeResult | Question:
     """Grade `reply`, or return the question that only algebra can answer."""
-    gold, reply = _gold_text(gold), clip(reply)
+    gold, reply = _gold_text(gold), answering_part(reply)
     if not gold:
         return _BAD_GOLD
     if kind == "choice":
@@ -115,7 +131,7 @@ def _number(gold: str, reply: str) -> GradeResult | Question:
     if isinstance(answer, Unreadable):
         return _missing(answer, str(target))
     if isinstance(answer, Number):
-        return _verdict(same_number(target, answer), str(answer), str(target))
+        return _compare(partial(same_number, target.scaled), answer, str(target), str(answer))
     return _ask(Question("number", str(target), answer))
 
 
@@ -149,7 +165,48 @@ def _math(gold: str, reply: str) -> GradeResult | Question:
     if gold_number and number:
         gold_number, number = Number(gold_number.value, "%" in gold), Number(number.value, "%" in answer)
         return _verdict(same_number(gold_number, number, 2e-6), answer, gold)  # 0.333333 is 1/3
+    if (
+        gold_number
+        and _PROSE.search(answer)
+        and (reading := read_number(answer)) is not Unreadable.EXPRESSION
+    ):
+        if isinstance(reading, Unreadable):
+            return GradeResult(False, answer, gold, reading.value)
+        gold_number = Number(gold_number.value, "%" in gold)
+        return _compare(lambda number: same_number(gold_number, number, 2e-6), reading, gold, answer)
+    if gold_number and changes_number(answer):
+        return _verdict(False, answer, gold)
+    if " " in stated and "\\begin" not in stated:  # the form keeps a space between two numbers only
+        return GradeResult(False, answer, gold, Unreadable.UNCLEAR.value)
+    if (named := _named(gold, answer)) is not None:
+        return named
     return _ask(Question("math", gold, answer))
+
+
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\b(?!\s*\()|[^\x00-\x7f]|[<>?]")
+_ASSIGNED = re.compile(r"\s*([A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+)\s*=([^=<>]+)")
+
+
+def _assigned(answer: str) -> list[tuple[str, str]] | None:
+    """Names and values of an answer such as `x=1 , y=2`, in its order; `None` for any other form."""
+    text = answer.replace("\\(", "").replace("\\)", "").replace("$", "")
+    pairs = [_ASSIGNED.fullmatch(part) for part in re.split(r"[,;]|\\\\", text)]
+    return [(m[1], m[2].strip()) for m in pairs if m] if len(pairs) > 1 and all(pairs) else None
+
+
+def _named(gold: str, answer: str) -> GradeResult | Question | None:
+    """Compare named values whatever their order; several values of one name are a set."""
+    target, stated = _assigned(gold), _assigned(answer)
+    if target is None or stated is None:
+        return None
+    names = list(dict.fromkeys(name for name, _ in target))
+    if sorted(name for name, _ in target) != sorted(name for name, _ in stated):
+        return GradeResult(False, answer, gold, "different names, or not as many values")
+    lines = [
+        "\n".join(" , ".join(v for n, v in pairs if n == name) for name in names)
+        for pairs in (target, stated)
+    ]
+    return _ask(Question("named", *lines))
 
 
 def _mixed(gold: str, reply: str) -> GradeResult | Question:
@@ -166,7 +223,7 @@ def _mixed(gold: str, reply: str) -> GradeResult | Question:
         if isinstance(number, Unreadable):
             return _missing(number, gold)
         if isinstance(number, Number):
-            return _verdict(same_float(parts[0], number), str(number), gold)
+            return _compare(partial(same_float, parts[0]), number, gold, str(number))
         return _ask(Question("floats", parts[0], number))
     answer = find_math(reply)
     if answer is None:
@@ -176,7 +233,9 @@ def _mixed(gold: str, reply: str) -> GradeResult | Question:
         return _verdict(False, answer, gold)
     numbers = [n for n in stated if isinstance(n, Number)]
     if len(numbers) == len(stated):
-        return _verdict(all(map(same_float, parts, numbers)), answer, gold)
+        return _verdict(
+            all(same_float(part, n.scaled) for part, n in zip(parts, numbers, strict=True)), answer, gold
+        )
     return _ask(Question("floats", ",".join(parts), answer))
 
 
@@ -186,7 +245,7 @@ _FINDERS = {"choice": find_choice, "yes_no": find_yes_no, "number": find_number}
 
 def stated_answer(reply: str, kind: str) -> str | None:
     """Do the work of `critique_rl.grading.extract_answer`."""
-    answer = _FINDERS.get(kind, find_math)(clip(reply))
+    answer = _FINDERS.get(kind, find_math)(answering_part(reply))
     if kind not in _FINDERS and isinstance(answer, str):
         if kind == "mixed":
             word, letter = read_yes_no(answer), re.fullmatch(r"\(([a-j])\)", answer)

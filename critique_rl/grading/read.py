@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from critique_rl.grading.signs import canonical
+
 NUMBER_TOLERANCE = 1e-6
 """Largest relative difference between two numbers that are the same answer."""
 
@@ -28,27 +30,43 @@ class Number:
     Attributes:
         value: The number as written; `50%` has the value 50.
         percent: Whether a percent sign follows.
+        scale: Factor of a word behind it, 1000 for `7 thousand`; a data set may count in thousands.
     """
 
     value: Fraction
     percent: bool = False
+    scale: int = 1
+
+    @property
+    def scaled(self) -> Number:
+        """The number with its scale word worked in: `7 thousand` is 7000."""
+        return Number(self.value * self.scale, self.percent)
 
     def __str__(self) -> str:
         """Return one spelling per value: `18`, `0.75`, `1/3`, `50%`."""
         decimal = f"{float(self.value):.15g}" if abs(self.value) < 10**300 else str(self.value)
         exact = "e" not in decimal and Fraction(decimal) == self.value
-        return (decimal if exact else str(self.value)) + "%" * self.percent
+        words = {factor: f" {word}" for word, factor in SCALES.items()}
+        return (decimal if exact else str(self.value)) + "%" * self.percent + words.get(self.scale, "")
 
 
+SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
+"""Factors of the words that scale a number."""
 _UNWRAP = re.compile(
     r"\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|mathit|bf|rm|operatorname)\s*\{([^{}]*)\}"
 )
-_SIGNS = str.maketrans("\x00−–\u00a0’", " -- '")
 _SMALL_SPACE = re.compile(r"(?<!\\)\\[,!;:> ]|\\quad|\\qquad|~|\\(?:big|Big|bigg|Bigg)(?![a-zA-Z])")
 _PLAIN_WORDS = (
     (re.compile(r"\\[dt]frac"), r"\\frac"),
     (re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])\s*"), ""),
-    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])|[×·]"), "*"),
+    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\?%|\\?\bper\s?cent(?:age)?\b", re.IGNORECASE), "%"),
     (re.compile(r"\\(?:approx|equiv)(?![a-zA-Z])|≈"), "="),
     (re.compile(r"\\[()\[\]]|\\\$|[$€£₹]"), " "),
@@ -59,8 +77,7 @@ _PLAIN_WORDS = (
 
 def unwrap(text: str) -> str:
     """Drop text wrappers such as `\\text{...}` (not their content), thin spaces and typographic signs."""
-    text = text.translate(_SIGNS)
-    text = re.sub(r"(?<=\d),\\!\s?(?=\d)", ",", text)
+    text = re.sub(r"(?<=\d),\\!\s?(?=\d)", ",", canonical(text))
     text = re.sub(r"(?<=\d)\\[,!;](?=\d)", "", text)
     text = _SMALL_SPACE.sub(" ", text)
     return _UNWRAP.sub(r" \1 ", text)
@@ -68,7 +85,7 @@ def unwrap(text: str) -> str:
 
 def plain(text: str) -> str:
     """Turn light LaTeX and markdown into the plain spelling that the functions below read."""
-    text = unwrap(text)
+    text = unwrap(_CALCULATION.sub("", text))
     for pattern, replacement in _PLAIN_WORDS:
         text = pattern.sub(replacement, text)
     return text.strip()
@@ -77,8 +94,10 @@ def plain(text: str) -> str:
 _INT = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INT}(?:\.\d+)?|\.\d+)"
 _BRACED = r"(?:\{\s?-?\d+(?:\.\d+)?\s?\}|\s?\d)"
+# Chinese and the like may stand right before a number, as in 是7; a letter of a formula may not.
+_FORMULA_LETTER = r"A-Za-z0-9\u00c0-\u03ff"
 _NUMBER = re.compile(
-    r"(?P<sign>(?<![\w.)}])[-+])?\s?(?:"
+    rf"(?P<sign>(?:(?<![{_FORMULA_LETTER}_.)}}])[-+]|\b(?:minus|negative)\b))?\s?(?:"
     rf"(?:(?P<whole>\d{{1,9}})\s?)?\\frac\s?(?P<top>{_BRACED})\s?(?P<bottom>{_BRACED})"
     r"|(?P<mixed>\d{1,9})\s(?P<over>\d{1,9})/(?P<under>\d{1,9})(?![\d.])"
     rf"|(?P<number>{_DECIMAL})(?:\s?/\s?(?P<divisor>{_DECIMAL})"
@@ -90,24 +109,52 @@ _ASIDE = re.compile(r"\b(?:since|because|as|which|where|when|if|for|with|by)\b|,
 # The text after a number is another answer (3, 4), the rest of a formula (2\sqrt{3}), or a unit.
 _VARIABLE = r"(?:[A-Za-z]\w{0,3}\s?=\s?)?"
 _CONNECTED = re.compile(
-    rf"\s*(?:,|;|\bor\b|\band\b|\bto\b)?\s*(?:or\b|and\b)?\s*{_VARIABLE}(?=[-+]?\.?\d)(?<![\d.])"
+    rf"\s*(?:,|;|\.{{2,}}|\bor\b|\band\b|\bto\b)?\s*(?:or\b|and\b)?\s*{_VARIABLE}(?=[-+]?\.?\d)(?<![\d.])"
 )
 _ALTERNATIVE = re.compile(rf"[^\d.,;]{{0,30}}\b(?:or|and)\s+{_VARIABLE}[-+]?\.?\d|[,;]\s*{_VARIABLE}[-+]?\d")
 _CONTINUED = re.compile(
-    r"\s*(?:[*^_{\\!]|[-+/]\s*[\w\\(]|:\s?\d|x\s*\d)|\(|[xyznkij](?![a-z]{2})|\s?(?:sqrt|pi)\b"
+    r"\s*(?:[*^_{\\!]|[-+/]\s*[\w\\(]|:\s?\d|x\s*\d)|\(|[xyznkij](?:[xyz]\b|(?![a-z]))|\s?(?:sqrt|pi)\b"
 )
 # A unit (15/hour) and an aside (18 - the total) continue no formula.
-_PER = (
-    "second|sec|minute|min|hour|hr|day|night|week|wk|month|mo|year|yr|mile|mi|meter|metre|km|cm|foot|ft|inch|yard"
-    "|gram|kg|pound|lb|ounce|oz|liter|litre|gallon|cup|person|people|student|child|employee|worker|customer|guest"
-    "|piece|unit|item|box|bag|pack|bottle|dozen|ticket|page|book|game|trip|slice|plant|tree"
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")  # of GSM8K, as in 2*9=<<2*9=18>>18
+_NO_PER = (
+    "sqrt|sin|cos|tan|log|exp|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand"
 )
+_PER = rf"sec|min|hr|wk|mo|yr|mi|km|cm|ft|kg|lb|oz|(?!(?:{_NO_PER})(?![a-z]))[a-z]{{3,}}"
 _ASIDES = (
     "the|that|this|these|those|which|who|so|as|because|since|it|he|she|they|we|you|his|her|their|its|our|your|all"
     "|in|for|with|not|after|before|from|if|when|where|here|there|and|but"
 )
-_UNIT = re.compile(rf"\s?/\s?(?:{_PER})s?\b|\s-\s(?:{_ASIDES})\b", re.IGNORECASE)
-_INSIDE = re.compile(r"[\w\\{^_/*.)\]]$|\\[a-zA-Z]|\b(?:sqrt|pi)\b")
+_UNIT = re.compile(
+    rf"\s?/\s?(?:{_PER})s?\b|-(?!(?:{_NO_PER})(?![a-z]))[a-z]{{3,}}\b|\s-\s(?:{_ASIDES})\b", re.IGNORECASE
+)
+_INSIDE = re.compile(
+    rf"[{_FORMULA_LETTER}_\\{{^/*.)\]]$|[*/^]\s$|(?:^|[^A-Za-z])[A-Za-z]\s?[-+]\s?$|[\d)\]}}]\s?[-+]\s?$"
+    r"|\\[a-zA-Z]|\b(?:sqrt|pi)\b|[√∛∜∑∏∫∂]\s?$"
+    r"|\b(?:log|ln|exp|sin|cos|tan|abs|floor|ceil|root of|half(?: of)?|twice|double|triple|third of|quarter of"
+    r"|percent of|%\s?of|plus|minus|times|divided by|than)\b\s*[($]?\s?$",
+    re.IGNORECASE,
+)
+_RELATION = re.compile(
+    r"(?:[≠≤≥≮≯≰≱±∓∉]|!=|[<>]=|[\w)\]}]\s?[<>]|\\(?:neq?|leq?|geq?|lt|gt|pm|mp|not)(?![a-zA-Z])\s?=?)\s?[($]?\s?$"
+)
+_TAG = re.compile(r"</?\w+>\s?$")
+# A symbol, a numeral of another script or a word that goes on with the number: 7√2, 7万, 7% of 50, 7 minus 2.
+_COMPUTED = re.compile(
+    r"\s?[√∛∜∑∏∫∂∞π>≠≤≥±∓]|\s?<(?!/?\w+>)|e(?![a-zA-Z])|\d|\)\s?(?:[\^(*!\d])|\s?[十百千万亿億兆萬]|[^\W\da-z_]*[\u0300-\u036f\u20d0-\u20ff]"
+    r"|\s+(?:plus|minus|multiplied by|divided by|mod|modulo|choose|squared|cubed|factorial|to the (?:power|\w+ power))\b"
+    r"|\s+(?:times|over|(?:more|less|fewer|greater|larger|smaller) than)\s+[-$(\\]?\s?\d"
+)
+_LETTER_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
+_SCALE = re.compile(rf"([kKMB])\b|[-\s]{{0,2}}((?i:{'|'.join(SCALES)}))s?\b")
+_AND_PART = re.compile(r"\s+and\s+(?:a|one)[-\s](half|third|quarter|fourth|fifth)\b", re.IGNORECASE)
+_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5}
+_TAKEN_BACK = re.compile(
+    r"\s(?:isn't|wasn't)\s(?:right|correct|true)\b|[^.;\d]{0,30}?(?:[(,]|\b(?:which|that|it|is|was)\b)\s?(?:(?:it|is|was|clearly|obviously|surely|certainly"
+    r"|probably|the)\s)*(?:wrong|incorrect|false|mistaken|not\s(?:right|correct|true|the\sanswer))\b"
+    r"|[^\d\n]{0,12}\b(?:no|wait|actually|rather|sorry|correction|scratch that|i mean)\b[^\d\n]{0,25}\d",
+    re.IGNORECASE,
+)
 _CONSTANT = re.compile(r"-?\s?(?:e|pi|π)")
 _DEGREES = re.compile(r"^\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)")
 
@@ -127,7 +174,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
             value *= Fraction(10) ** int(part.get("exponent", "0"))
     except ZeroDivisionError:
         return None
-    return -value if part.get("sign") == "-" else value
+    return -value if part.get("sign", "+") != "+" else value
 
 
 def read_number(text: str) -> Number | Unreadable:
@@ -147,22 +194,55 @@ def read_number(text: str) -> Number | Unreadable:
     if cut >= first.end() and not _ASIDE.search(between) and between.count("(") == between.count(")"):
         # 20 - 2 = 18 is a chain; x = 3 or x = 4 states two answers
         return Unreadable.UNCLEAR if _ALTERNATIVE.search(between + "=0") else read_number(text[cut + 1 :])
-    value, after = _value(first), text[first.end() :]
-    if value is None or _INSIDE.search(text[: first.start()].removesuffix("(")):
+    return _number_at(text, first)
+
+
+def _number_at(text: str, match: re.Match[str]) -> Number | Unreadable:
+    """Read a number with what stands around it, which may make it another number or part of a formula."""
+    before, after = text[: match.start()], text[match.end() :]
+    if match["sign"] is None:
+        before += match[0][: len(match[0]) - len(match[0].lstrip())]
+    else:  # of `x - 7` and `20 - 7`, unlike `-7`
+        before += match["sign"] if re.search(r"(?:(?:^|[^A-Za-z])[A-Za-z]|[\d)\]}])\s?$", before) else ""
+    if _RELATION.search(before) and not _TAG.search(before):
+        return Unreadable.UNCLEAR
+    value = _value(match)
+    if value is None or _INSIDE.search(before.removesuffix("(")):
         return Unreadable.EXPRESSION
-    if _CONNECTED.match(after) or _ALTERNATIVE.match(after):
+    if part := _AND_PART.match(after):
+        value, after = value + Fraction(1, _PARTS[part[1].lower()]), after[part.end() :]
+    scale = 1
+    if word := _SCALE.match(after):
+        scale = SCALES[_LETTER_SCALES.get(word[1]) or word[2].lower()]
+        after = after[word.end() :]
+    if _CONNECTED.match(after) or _ALTERNATIVE.match(after) or _TAKEN_BACK.match(after):
         return Unreadable.UNCLEAR
     rest = _DEGREES.sub("", after, count=1)
-    if _CONTINUED.match(rest) and not _UNIT.match(rest):
+    if match["percent"] and re.match(r"\s*of\s+\$?\d", rest):
         return Unreadable.EXPRESSION
-    return Number(value, bool(first["percent"]))
+    if _COMPUTED.match(rest) or (_CONTINUED.match(rest) and not _UNIT.match(rest)):
+        return Unreadable.EXPRESSION
+    return Number(value, bool(match["percent"]), scale)
 
 
 def last_number(text: str) -> Number | None:
-    """Return the last number anywhere in `text`, the last resort for a reply without a stated answer."""
-    for match in reversed(list(_NUMBER.finditer(plain(text)))):
-        if (value := _value(match)) is not None:
-            return Number(value, bool(match["percent"]))
+    """Return the last number anywhere in `text`, the last resort for a reply without a stated answer.
+
+    A number that is a part of a formula, such as that of `7√2`, ends the search: `None`.
+    """
+    text = plain(text)
+    for match in reversed(list(_NUMBER.finditer(text))):
+        end = text.find("\n", match.end())
+        if re.search(r"[_^]\{?\s?$", text[max(0, match.start() - 4) : match.start()]):
+            continue  # of `980 cm^{3}` the exponent is not the number
+        start = text.rfind("\n", 0, match.start() + len(match[0]) - len(match[0].lstrip())) + 1
+        line = text[start : end if end >= 0 else None]
+        inner = _NUMBER.match(line, max(0, match.start() - start))
+        number = Unreadable.EXPRESSION if inner is None else _number_at(line, inner)
+        if isinstance(number, Number):
+            return number
+        if _value(match) is not None:
+            return None
     return None
 
 

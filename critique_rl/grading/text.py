@@ -6,10 +6,28 @@ import re
 
 from critique_rl.grading.read import unwrap
 
-_UNIT = re.compile(
-    r"(?<=[\d}])\s*\\(?:text|mbox|mathrm|textrm)\s*\{\s*[a-zA-Z. ]+\s*\}(?:\s*\^\s*\{?\d\}?)?\s*$"
-    r"|(?<=\d)\s+(?!(?:or|and|pi|sqrt|sin|cos|tan|log|ln|mod|exp)\b)[a-zA-Z]{2,20}(?:\s[a-zA-Z]{1,20}){0,3}(?:\s?\^\s?\{?\d\}?)?\s*$"
+# Words behind a number that are no unit: they change the number, or take it back.
+_NO_UNIT = (
+    "or|and|pi|sqrt|sin|cos|tan|log|ln|mod|exp|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|squared"
+    "|cubed|factorial|plus|minus|times|divided|multiplied|over|choose|more|less|is|isn|was|not|no|wait|wrong|incorrect|false"
 )
+_UNIT = re.compile(
+    r"(?<=[\d}])\s*\\(?:text|mbox|mathrm|textrm)\s*"
+    rf"\{{(?!\s*(?:[a-zA-Z.]+\s)*(?:{_NO_UNIT}|[ei])\b)\s*[a-zA-Z. ]+\s*\}}"
+    r"(?:\s*\^\s*\{?\d\}?)?(?=\s*(?:$|,))"
+    rf"|(?<=\d)\s+(?!(?:[a-zA-Z]+\s){{0,3}}(?:{_NO_UNIT})\b)"
+    r"(?:m(?=\s?\^)|[a-zA-Z]{2,20})(?:\s[a-zA-Z]{1,20}){0,3}"
+    r"(?:\s?\^\s?\{?\d\}?)?(?=\s*(?:$|,))"
+)
+_CHANGING = re.compile(
+    r"[%\d]\W*(?:text|mbox|mathrm)?\W*(?:of\s*\}?\s*\$?\d|(?:hundred|thousand|million|billion|trillion|dozen)s?\b"
+    r"|squared|cubed|plus|minus|times\s*\}?\s*\d|divided|multiplied|is\b|isn|was\b|wrong|incorrect|false)"
+)
+_LETTER = re.compile(
+    r"\\(?:mathrm|text|textrm|operatorname|mathit|mathbf|rm)\s*\{\s*([A-Za-z])\s*\}|\{\\rm\s+([A-Za-z])\s*\}"
+)
+_MIXED = re.compile(r"(?<![\d.,/}])(\d+)\s+(\d+)\s?/\s?(\d+)(?![\d/.])")
+_SPACED_FRACTION = re.compile(r"\\([dtc]?frac)\s*(\d)\s+(\d)(?!\d)")
 _RULES = (
     (re.compile(r"\\(?:left|right|displaystyle|bigl|bigr|Bigl|Bigr|big|Big)(?![a-zA-Z])"), ""),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
@@ -26,11 +44,17 @@ _RULES = (
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
     (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
-    (re.compile(r"(?<!\\)\\[ ,!;:]|\s|~|\\quad|\\qquad"), ""),
+    (re.compile(r"(?<!\\)\\[ ,!;:]|~|\\quad|\\qquad|\s+"), " "),
+    (re.compile(r"(?<!\d) | (?!\d)"), ""),  # two numbers side by side are not one
     (re.compile(r"_\{(\d+)\}"), r"_\1"),
 )
-_GROUPED = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_GROUPED = re.compile(r"-?\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?")
 _WORDS = re.compile(r"[a-z]{2,}[a-z'-]*|\([a-j]\)")
+
+
+def changes_number(text: str) -> bool:
+    """Say whether words behind a number change it or take it back, as in `7 thousand` and `7% of 50`."""
+    return bool(_CHANGING.search(text))
 
 
 def strip_units(text: str) -> str:
@@ -39,15 +63,22 @@ def strip_units(text: str) -> str:
     return stripped if stripped.strip() else text
 
 
+def spell_out(text: str) -> str:
+    """Write mixed numbers (`1 1/4`) and upright letters (`\\mathrm{e}`) as LaTeX that has one reading."""
+    text = _LETTER.sub(lambda match: match[1] or match[2], text)
+    text = _SPACED_FRACTION.sub(r"\\\1{\2}{\3}", text)
+    return _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+
+
 def normalise(answer: str) -> str:
     """Drop spaces, sizing commands, units, `$`, `%` and degrees; words (`\\text{Even}`) become lower case."""
-    text = unwrap(strip_units(answer.replace("\\%", "%").strip().rstrip(".,;: ")))
+    text = unwrap(spell_out(strip_units(answer.replace("\\%", "%").strip().rstrip(".,;: "))))
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     text = text.rstrip(".,;:")
     if _GROUPED.fullmatch(text):
-        text = text.replace(",", "")
-    if re.fullmatch(r"[A-Za-z]=.+|[A-Za-z]\\in.+", text) and re.fullmatch(r"-?[\d./]+", text.split("=")[-1]):
+        text = text.replace(",", "").replace(" ", "")
+    if text.count("=") == 1 and re.fullmatch(r"[A-Za-z]=-?[\d./]+", text):
         text = text.split("=")[-1]  # x=5 is 5; y=2x+3 stays an equation
     if text.startswith("."):
         text = "0" + text

@@ -39,17 +39,10 @@ def parse(row: Row, *, fields: dict[str, str], kind: AnswerKind, folder: Path) -
         dataset="custom",
         question=question,
         solution=row.text(fields["solution"], may_be_empty=True) if has_solution else "",
-        answer=_answer(row, fields["answer"]),
+        answer=row.gold(fields["answer"]),
         kind=row_kind,
         image=image,
     )
-
-
-def _answer(row: Row, field: str) -> str:
-    value = row.fields[field]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return row.text(field)
-    return str(int(value)) if float(value).is_integer() else str(value)
 
 
 def load(

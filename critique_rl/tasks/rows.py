@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from critique_rl.grading.prepare import MISSING
 from critique_rl.tasks.base import DataError
 from critique_rl.types import UserError
 
@@ -73,6 +75,16 @@ class Row:
         if not value.strip() and not may_be_empty:
             raise self.error(field, "text that is not empty")
         return value.strip()
+
+    def gold(self, field: str) -> str:
+        """Return a gold answer, a text or a number; raise `DataError` for a missing value such as NaN."""
+        value = self.fields[field]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (is_number and not math.isfinite(value)) or str(value).strip().casefold() in MISSING:
+            raise self.error(field, "a gold answer, not a missing value")
+        if is_number:
+            return str(int(value)) if float(value).is_integer() else str(value)
+        return self.text(field)
 
 
 def read_rows(origin: Path | HubSplit) -> list[Row]:
