@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from critique_rl.manifest import write_atomically
 from critique_rl.types import UserError
 
 Record = TypeVar("Record")
@@ -28,14 +29,25 @@ def wait_for(ready: Callable[[], bool]) -> None:
 
 
 def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; if it is missing, rank 0 writes it whole and all other processes wait."""
+    """Rows of a JSON-lines file; if it is missing, rank 0 writes it whole and all other processes wait.
+
+    Raises:
+        UserError: The file is there, and a line of it is no JSON object or has no end.
+    """
     if is_first_process() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
-        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in make()), "utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in make()))
     wait_for(path.exists)
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+    content = path.read_bytes()
+    try:
+        if not content.endswith(b"\n") and content:
+            raise ValueError("its last line has no end")
+        rows = [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is no object")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}. Delete it, and the same command makes it anew.") from error
+    return rows
 
 
 def read_records(path: Path, cls: type[Record]) -> list[Record]:
@@ -75,7 +87,7 @@ class Journal(Generic[Key, Record]):
         done: Finished records by key.
 
     Raises:
-        UserError: A line of the file is no record, or its key is not known.
+        UserError: A line of the file is no record, its key is not known, or a key is there twice.
     """
 
     def __init__(
@@ -88,7 +100,11 @@ class Journal(Generic[Key, Record]):
         others: str,
     ) -> None:
         self._path, self._key = path, key
-        self.done = {key(r): r for r in read_records(path, cls)} if path.exists() else {}
+        records = read_records(path, cls) if path.exists() else []
+        self.done = {key(r): r for r in records}
+        if len(self.done) < len(records):
+            twice = len(records) - len(self.done)
+            raise UserError(f"{path} holds {twice:,} records twice: delete it, and they are made anew.")
         if not all(map(known, self.done)):
             raise UserError(f"{path} holds {others}: delete it, or choose another folder.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +138,8 @@ class Journal(Generic[Key, Record]):
                 fresh = [r for r in ask(number, missing) if self._key(r) not in self.done]
                 with self._path.open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in fresh)  # type: ignore[call-overload]
+                    file.flush()
+                    os.fsync(file.fileno())
                 self.done |= {self._key(r): r for r in fresh}
             if on_progress is not None:
                 on_progress(progress, total)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from critique_rl.records import Journal, read_records
+from critique_rl.records import Journal, read_records, written_once
 from critique_rl.types import UserError
 
 
@@ -90,3 +90,19 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: str) -> None:
     )
     with pytest.raises(UserError, match=r"squares.jsonl, line 2 is no square record"):
         journal(path)
+
+
+def test_records_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "squares.jsonl"
+    path.write_text('{"number": 1, "square": 1}\n' * 2, encoding="utf-8")
+    with pytest.raises(UserError, match=r"squares.jsonl holds 1 records twice: delete it"):
+        journal(path)
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}\n{"a"', b'{"a": 1}\nno json\n', b"[1]\n", b"\xff\n", b'{"a": 1}'])
+def test_a_damaged_file_that_was_written_once_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rounds" / "0.jsonl"
+    assert written_once(path, lambda: [{"a": 1}]) == written_once(path, list) == [{"a": 1}]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"rounds/0.jsonl is damaged: .*\. Delete it"):
+        written_once(path, list)
