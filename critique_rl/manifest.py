@@ -1,7 +1,6 @@
 """Finished folders: which files they hold, with size and checksum, and a lock that keeps a second process out.
 
-One mechanism for checkpoints of a training and for steps of a run. Checksums are SHA-256, so that `sha256sum` shows
-the same.
+One mechanism for checkpoints of a training and for steps of a run. Checksums are those of `sha256sum`.
 """
 
 from __future__ import annotations

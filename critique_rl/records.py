@@ -46,7 +46,9 @@ def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[d
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("a line is no object")
     except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}. Delete it, and the same command makes it anew.") from error
+        raise UserError(
+            f"{path} is damaged: {error}. Delete it, and the same command makes it anew."
+        ) from error
     return rows
 
 

@@ -98,9 +98,9 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=rf"{tmp_path} is in use by process {first.pid} on .+: wait"):
-            with only_process(tmp_path):
-                pass
+        named = rf"{tmp_path} is in use by process {first.pid} on .+: wait"
+        with pytest.raises(UserError, match=named), only_process(tmp_path):
+            pass
         assert json.loads((tmp_path / "run.lock").read_text())["pid"] == first.pid
         first.kill()
     for _ in range(2):  # a lock that was given back, too

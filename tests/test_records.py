@@ -99,7 +99,9 @@ def test_records_that_are_there_twice_are_refused(tmp_path: Path) -> None:
         journal(path)
 
 
-@pytest.mark.parametrize("content", [b'{"a": 1}\n{"a"', b'{"a": 1}\nno json\n', b"[1]\n", b"\xff\n", b'{"a": 1}'])
+@pytest.mark.parametrize(
+    "content", [b'{"a": 1}\n{"a"', b'{"a": 1}\nno json\n', b"[1]\n", b"\xff\n", b'{"a": 1}']
+)
 def test_a_damaged_file_that_was_written_once_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rounds" / "0.jsonl"
     assert written_once(path, lambda: [{"a": 1}]) == written_once(path, list) == [{"a": 1}]

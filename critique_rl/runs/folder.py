@@ -20,8 +20,8 @@ from critique_rl.manifest import is_description
 from critique_rl.types import UserError
 
 MARKER = "step.json"
-"""File that says with which settings a step was made, whether it is finished, the seconds that it took, and once it
-is finished the files that it consists of."""
+"""File that says with which settings a step was made, whether it is finished, the seconds that it took, and in the
+end its files."""
 RECORDS = "records.jsonl"
 """Episodes of an evaluation, one JSON object a line."""
 STATE = "trainer_state.json"

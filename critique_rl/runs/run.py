@@ -80,7 +80,9 @@ class Run:
         pending = [step for step in steps if not step.finished()]
         unchecked = sum(step.unchecked() for step in steps)
         if unchecked:
-            self.display.note(f"{unchecked} steps were finished before files were listed: they are taken as they are")
+            self.display.note(
+                f"{unchecked} steps were finished before files were listed; they are not checked"
+            )
         selected = [step for step in pending if step.command in kinds]
         left_out = {step.name for step in pending} - {step.name for step in selected}
         for step in selected:
@@ -112,7 +114,7 @@ class Run:
 
     @contextmanager
     def _alone(self, steps: Sequence[Step]) -> Iterator[None]:
-        """Keep other processes from the parts of the folder that some steps write: processes may share out seeds."""
+        """Keep other processes from the parts of the folder that some steps write; they may make other seeds."""
         parts = dict.fromkeys("" if step.seed is None else f"seed{step.seed}" for step in steps)
         with ExitStack() as held:
             for part in parts if is_first_process() else ():

@@ -11,6 +11,7 @@ trl does the first and the last part. The rewards are in `rewards.py` and `pairw
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from critique_rl.training import objectives
+from critique_rl.training.checkpoints import drop_old_checkpoints, seal_checkpoint
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.images import (
     VISION_INPUTS,
@@ -80,6 +82,7 @@ class CriticTrainer(GRPOTrainer):
 
     _tag_names = ["critique-rl", "trl"]  # noqa: RUF012 - trl reads this class attribute for the model card
     config_class: type[CriticConfig] = CriticConfig
+    checkpoint_owner = ""  # a run sets it: `last_checkpoint` refuses checkpoints of another one
     # Narrower types than trl's, true once `__init__` is done.
     args: Any
     model: Any
@@ -249,6 +252,22 @@ class CriticTrainer(GRPOTrainer):
         self.log_completions = bool(self.args.log_completions) and self._rollout_unlogged
         self._rollout_unlogged = False
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # transformers would drop the checkpoint before this one while this one may still be cut short.
+        path = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.should_save and path.exists():  # of an attempt that was interrupted
+            shutil.rmtree(path)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process writes its random state
+        if self.args.should_save:
+            seal_checkpoint(path, self.checkpoint_owner)
+            drop_old_checkpoints(path.parent, limit, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

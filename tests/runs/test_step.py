@@ -53,7 +53,9 @@ def test_a_finished_step_whose_files_have_changed_is_refused_with_what_to_delete
     assert step.finished() and not step.unchecked()
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=rf"step 'seed0/pool': .*{name} has other content. Delete that folder"):
+    with pytest.raises(
+        UserError, match=rf"step 'seed0/pool': .*{name} has other content. Delete that folder"
+    ):
         step.finished()
     path.unlink()
     with pytest.raises(UserError, match=rf"{name} is missing. Delete"):
@@ -69,7 +71,9 @@ def test_a_step_that_an_earlier_version_finished_is_taken_as_it_is(tmp_path: Pat
     assert step.finished() and step.unchecked()
 
 
-@pytest.mark.parametrize("content", ["", '{"name": "s", "sett', "[]", "{}", '{"settings": {}, "finished": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", '{"name": "s", "sett', "[]", "{}", '{"settings": {}, "finished": 1}']
+)
 def test_a_damaged_marker_is_named_with_what_to_delete(tmp_path: Path, content: str) -> None:
     step = finished(tmp_path)
     (tmp_path / "step.json").write_text(content)
