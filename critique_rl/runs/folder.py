@@ -26,6 +26,8 @@ RECORDS = "records.jsonl"
 """Episodes of an evaluation, one JSON object a line."""
 STATE = "trainer_state.json"
 """Log of a training; trainers write it last."""
+COMPLETIONS = "completions"
+"""Folder of a training with a file for the rollouts of each RL step."""
 ROWS = {"no_critic": "No critic", "sft": "SFT critic"}
 """Labels of the rows that are no stage."""
 
@@ -229,6 +231,23 @@ def training_state(directory: Path) -> dict[str, Any]:
         UserError: The file is damaged.
     """
     return _object(directory / STATE) or {}
+
+
+def rollouts(directory: Path) -> tuple[dict[Path, int], list[Path]]:
+    """Files of the rollouts that a training has recorded, with their rows, and those that cannot be read.
+
+    The newest may still be written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows, unreadable = dict[Path, int](), []
+    for path in sorted((directory / COMPLETIONS).glob("*.parquet")):
+        try:
+            rows[path] = parquet.read_table(path, columns=["step"]).num_rows
+        except (OSError, pa.ArrowException):
+            unreadable.append(path)
+    return rows, unreadable
 
 
 def _object(path: Path) -> dict[str, Any] | None:

@@ -370,12 +370,17 @@ def test_a_damaged_file_of_a_finished_step_is_named_and_nothing_goes_on(
     assert modified(output) == before
 
 
-def test_a_cut_rollout_of_a_finished_stage_ends_nothing(config: Path, fresh: Fresh) -> None:
+def test_a_cut_rollout_of_a_finished_stage_ends_nothing_and_is_counted(
+    config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = fresh()
     path = sorted((output / "seed0/stage1/completions").glob("*.parquet"))[0]
     path.write_bytes(path.read_bytes()[:-30])
-    shutil.rmtree(output / "seed0/stage1" / "checkpoint-4", ignore_errors=True)
-    assert run(config, output) == run(config, output, command="report") == 0
+    given = ["report", str(config), "--set", f"output={output}"]
+    assert run(config, output) == cli.main(given) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"1 files of rollouts cannot be read, {path.name} first" in said
+    assert cli.main(["view", str(output), "--output", str(output / "page.html")]) == 0
 
 
 def test_a_run_in_use_is_refused(config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]) -> None:
