@@ -146,6 +146,13 @@ class Journal(Generic[Key, Record]):
             if on_progress is not None:
                 on_progress(progress, total)
 
+    def put_in_order(self, keys: Sequence[Key]) -> None:
+        """Write the file anew if its records are not in the order of `keys`: some were lost, and made again."""
+        if list(self.done) != list(keys):
+            self.done = {key: self.done[key] for key in keys}
+            rows = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in self.done.values())  # type: ignore[call-overload]
+            write_atomically(self._path, "".join(rows))
+
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file unless it has that content already, so that an unchanged report keeps its date."""

@@ -6,13 +6,14 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
@@ -79,6 +80,27 @@ def last_checkpoint(
     for path, why in faults.items():
         note(f"{path} is left out: {why}. The training starts anew.")
     return None
+
+
+@contextmanager
+def sealed_checkpoint(trainer: Trainer, output: Path, owner: str) -> Iterator[None]:
+    """Save a checkpoint inside; once all processes have, it gets its manifest, and older ones are dropped.
+
+    transformers would drop the one before while this one may still be cut short.
+    """
+    path = output / f"checkpoint-{trainer.state.global_step}"
+    limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+    if trainer.args.should_save and path.exists():  # of an attempt that was interrupted
+        shutil.rmtree(path)
+    trainer.accelerator.wait_for_everyone()
+    try:
+        yield
+    finally:
+        trainer.args.save_total_limit = limit
+    trainer.accelerator.wait_for_everyone()  # each process writes its random state
+    if trainer.args.should_save:
+        seal_checkpoint(path, owner)
+        drop_old_checkpoints(output, limit, trainer.state.best_model_checkpoint)
 
 
 def seal_checkpoint(path: Path, owner: str) -> None:

