@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -88,6 +89,11 @@ def unfinish(step: Path) -> None:
     """Turn a finished step into one that was killed."""
     marker = step / "step.json"
     marker.write_text(marker.read_text(encoding="utf-8").replace('"finished": true', '"finished": false'))
+
+
+def little_room() -> None:
+    """Let no file grow beyond what the small ones of a run need: a checkpoint does not fit."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
 # -- a whole run ------------------------------------------------------------------------------------------
@@ -318,7 +324,7 @@ def test_ctrl_c_ends_with_130_and_the_stage_goes_on_from_its_checkpoint(
 
 
 @pytest.mark.processes
-def test_sigterm_saves_a_checkpoint_ends_with_143_and_the_stage_goes_on_from_it(
+def test_sigterm_saves_a_checkpoint_that_a_full_disk_leaves_whole_and_the_stage_goes_on_from_it(
     config: Path, fresh: Fresh
 ) -> None:
     outputs = whole, broken = fresh(), fresh()
@@ -340,6 +346,11 @@ def test_sigterm_saves_a_checkpoint_ends_with_143_and_the_stage_goes_on_from_it(
     assert error.splitlines()[-1] == "terminated; the same command goes on from the last finished piece."
     [checkpoint] = stage.glob("checkpoint-*")
     assert last_checkpoint(stage) == str(checkpoint) and int(checkpoint.name.partition("-")[2]) < 40
+    full = subprocess.run(given, capture_output=True, text=True, env=environment(), preexec_fn=little_room)
+    lines = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: a file cannot be written or read: ")
+    assert last_checkpoint(stage) == str(checkpoint)
     assert run(config, broken, *more, command="train") == 0
     for name in ("stage1", "stage2"):
         one, other = (load_file(output / "seed0" / name / "model.safetensors") for output in outputs)
