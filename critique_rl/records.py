@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -75,6 +76,18 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
     return records
 
 
+def _sum(line: bytes) -> str:
+    """Checksum of a record, as a line."""
+    return hashlib.blake2b(line, digest_size=16).hexdigest() + "\n"
+
+
+def _append(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class Journal(Generic[Key, Record]):
     """Finished records in a JSON-lines file: ask for what is missing, append it, go on after a kill.
 
@@ -89,7 +102,7 @@ class Journal(Generic[Key, Record]):
         done: Finished records by key.
 
     Raises:
-        UserError: A line of the file is no record, its key is not known, or a key is there twice.
+        UserError: A line of the file is no record or has changed, its key is not known, or a key is there twice.
     """
 
     def __init__(
@@ -102,6 +115,8 @@ class Journal(Generic[Key, Record]):
         others: str,
     ) -> None:
         self._path, self._key = path, key
+        self._sums = path.with_name(f"{path.name}.sums")
+        self._check_lines()
         records = read_records(path, cls) if path.exists() else []
         self.done = {key(r): r for r in records}
         if len(self.done) < len(records):
@@ -134,17 +149,32 @@ class Journal(Generic[Key, Record]):
             on_progress: Called after each chunk with its progress and `total`.
             total: Progress after the last chunk.
         """
+        written = self._path.read_bytes() if self._path.exists() else b""
+        write_atomically(self._sums, "".join(map(_sum, written.split(b"\n")[:-1])))  # a kill may have cut it
         for number, (keys, progress) in enumerate(chunks):
             missing = [key for key in keys if key not in self.done]
             if missing:
                 fresh = [r for r in ask(number, missing) if self._key(r) not in self.done]
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in fresh)  # type: ignore[call-overload]
-                    file.flush()
-                    os.fsync(file.fileno())
+                lines = [json.dumps(asdict(r), ensure_ascii=False).encode() for r in fresh]  # type: ignore[call-overload]
+                _append(self._sums, "".join(map(_sum, lines)).encode())  # first: no record lacks its checksum
+                _append(self._path, b"".join(line + b"\n" for line in lines))
                 self.done |= {self._key(r): r for r in fresh}
             if on_progress is not None:
                 on_progress(progress, total)
+        self._sums.unlink(missing_ok=True)  # a finished step lists the whole file
+
+    def _check_lines(self) -> None:
+        """Refuse a line whose checksum was not written before it; a file of earlier versions has none."""
+        if not (self._sums.exists() and self._path.exists()):
+            return
+        known = set(self._sums.read_text().splitlines(keepends=True))
+        *lines, _ = self._path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if line and _sum(line) not in known:
+                raise UserError(
+                    f"{self._path}, line {number} has changed since it was written: delete that line, and its "
+                    "record is made anew."
+                )
 
     def put_in_order(self, keys: Sequence[Key]) -> None:
         """Write the file anew if its records are not in the order of `keys`: some were lost, and made again."""
