@@ -76,8 +76,8 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
     return records
 
 
-def _sum(line: bytes) -> str:
-    """Checksum of a record, as a line."""
+def checksum_of(line: bytes) -> str:
+    """Checksum of a record's line, as a line of the file `NAME.sums` that stands beside unfinished records."""
     return hashlib.blake2b(line, digest_size=16).hexdigest() + "\n"
 
 
@@ -150,13 +150,17 @@ class Journal(Generic[Key, Record]):
             total: Progress after the last chunk.
         """
         written = self._path.read_bytes() if self._path.exists() else b""
-        write_atomically(self._sums, "".join(map(_sum, written.split(b"\n")[:-1])))  # a kill may have cut it
+        write_atomically(
+            self._sums, "".join(map(checksum_of, written.split(b"\n")[:-1]))
+        )  # a kill may have cut it
         for number, (keys, progress) in enumerate(chunks):
             missing = [key for key in keys if key not in self.done]
             if missing:
                 fresh = [r for r in ask(number, missing) if self._key(r) not in self.done]
                 lines = [json.dumps(asdict(r), ensure_ascii=False).encode() for r in fresh]  # type: ignore[call-overload]
-                _append(self._sums, "".join(map(_sum, lines)).encode())  # first: no record lacks its checksum
+                _append(
+                    self._sums, "".join(map(checksum_of, lines)).encode()
+                )  # first: no record lacks its checksum
                 _append(self._path, b"".join(line + b"\n" for line in lines))
                 self.done |= {self._key(r): r for r in fresh}
             if on_progress is not None:
@@ -170,7 +174,7 @@ class Journal(Generic[Key, Record]):
         known = set(self._sums.read_text().splitlines(keepends=True))
         *lines, _ = self._path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, start=1):
-            if line and _sum(line) not in known:
+            if line and checksum_of(line) not in known:
                 raise UserError(
                     f"{self._path}, line {number} has changed since it was written: delete that line, and its "
                     "record is made anew."

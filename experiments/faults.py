@@ -37,6 +37,7 @@ from critique_rl.cli.commands import main as command
 from critique_rl.config.reading import as_dict
 from critique_rl.config.run import load_config
 from critique_rl.markdown import table
+from critique_rl.records import checksum_of
 from critique_rl.reports.provenance import result
 from critique_rl.runs.folder import read_marker
 from critique_rl.runs.process import guarded
@@ -293,6 +294,9 @@ def interrupt(step: Path) -> None:
     (step / "step.json").write_text(json.dumps(marker | {"finished": False}), "utf-8")
     for name in ("model.safetensors", "trainer_state.json"):
         (step / name).unlink(missing_ok=True)
+    for path in step.glob("records.jsonl"):  # their checksums go once all records are there
+        sums = map(checksum_of, path.read_bytes().split(b"\n")[:-1])
+        path.with_name(f"{path.name}.sums").write_text("".join(sums))
 
 
 # -- the whole ------------------------------------------------------------------------------------------------
