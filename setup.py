@@ -40,6 +40,7 @@ setup(
         "matplotlib>=3.9",
         "pyyaml>=6.0",
         "rich>=13.0",
+        "filelock>=4.2,<5",
         "tensorboard>=2.17",
         "gguf>=0.10",
         "numpy>=2.0",

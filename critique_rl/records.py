@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from critique_rl.manifest import write_atomically
 from critique_rl.types import UserError
 
 Record = TypeVar("Record")
@@ -28,14 +30,27 @@ def wait_for(ready: Callable[[], bool]) -> None:
 
 
 def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; if it is missing, rank 0 writes it whole and all other processes wait."""
+    """Rows of a JSON-lines file; if it is missing, rank 0 writes it whole and all other processes wait.
+
+    Raises:
+        UserError: The file is there, and a line of it is no JSON object or has no end.
+    """
     if is_first_process() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
-        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in make()), "utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in make()))
     wait_for(path.exists)
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+    content = path.read_bytes()
+    try:
+        if not content.endswith(b"\n") and content:
+            raise ValueError("its last line has no end")
+        rows = [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is no object")
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}. Delete it, and the same command makes it anew."
+        ) from error
+    return rows
 
 
 def read_records(path: Path, cls: type[Record]) -> list[Record]:
@@ -61,6 +76,18 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
     return records
 
 
+def checksum_of(line: bytes) -> str:
+    """Checksum of a record's line, as a line of the file `NAME.sums` that stands beside unfinished records."""
+    return hashlib.blake2b(line, digest_size=16).hexdigest() + "\n"
+
+
+def _append(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class Journal(Generic[Key, Record]):
     """Finished records in a JSON-lines file: ask for what is missing, append it, go on after a kill.
 
@@ -75,7 +102,7 @@ class Journal(Generic[Key, Record]):
         done: Finished records by key.
 
     Raises:
-        UserError: A line of the file is no record, or its key is not known.
+        UserError: A line of the file is no record or has changed, its key is not known, or a key is there twice.
     """
 
     def __init__(
@@ -88,7 +115,13 @@ class Journal(Generic[Key, Record]):
         others: str,
     ) -> None:
         self._path, self._key = path, key
-        self.done = {key(r): r for r in read_records(path, cls)} if path.exists() else {}
+        self._sums = path.with_name(f"{path.name}.sums")
+        self._check_lines()
+        records = read_records(path, cls) if path.exists() else []
+        self.done = {key(r): r for r in records}
+        if len(self.done) < len(records):
+            twice = len(records) - len(self.done)
+            raise UserError(f"{path} holds {twice:,} records twice: delete it, and they are made anew.")
         if not all(map(known, self.done)):
             raise UserError(f"{path} holds {others}: delete it, or choose another folder.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,15 +149,43 @@ class Journal(Generic[Key, Record]):
             on_progress: Called after each chunk with its progress and `total`.
             total: Progress after the last chunk.
         """
+        written = self._path.read_bytes() if self._path.exists() else b""
+        write_atomically(
+            self._sums, "".join(map(checksum_of, written.split(b"\n")[:-1]))
+        )  # a kill may have cut it
         for number, (keys, progress) in enumerate(chunks):
             missing = [key for key in keys if key not in self.done]
             if missing:
                 fresh = [r for r in ask(number, missing) if self._key(r) not in self.done]
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in fresh)  # type: ignore[call-overload]
+                lines = [json.dumps(asdict(r), ensure_ascii=False).encode() for r in fresh]  # type: ignore[call-overload]
+                _append(
+                    self._sums, "".join(map(checksum_of, lines)).encode()
+                )  # first: no record lacks its checksum
+                _append(self._path, b"".join(line + b"\n" for line in lines))
                 self.done |= {self._key(r): r for r in fresh}
             if on_progress is not None:
                 on_progress(progress, total)
+        self._sums.unlink(missing_ok=True)  # a finished step lists the whole file
+
+    def _check_lines(self) -> None:
+        """Refuse a line whose checksum was not written before it; a file of earlier versions has none."""
+        if not (self._sums.exists() and self._path.exists()):
+            return
+        known = set(self._sums.read_text().splitlines(keepends=True))
+        *lines, _ = self._path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if line and checksum_of(line) not in known:
+                raise UserError(
+                    f"{self._path}, line {number} has changed since it was written: delete that line, and its "
+                    "record is made anew."
+                )
+
+    def put_in_order(self, keys: Sequence[Key]) -> None:
+        """Write the file anew if its records are not in the order of `keys`: some were lost, and made again."""
+        if list(self.done) != list(keys):
+            self.done = {key: self.done[key] for key in keys}
+            rows = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in self.done.values())  # type: ignore[call-overload]
+            write_atomically(self._path, "".join(rows))
 
 
 def write(path: Path, content: str | bytes) -> None:

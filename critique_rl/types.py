@@ -17,6 +17,10 @@ class UserError(Exception):
     """An error that the user can fix: a path, a field, a setting, a server. The command line exits with 2."""
 
 
+class Terminated(KeyboardInterrupt):
+    """An end that the system asked for with SIGTERM. The command line exits with 143."""
+
+
 class Message(TypedDict):
     """One turn of a chat in the form of chat templates, except for `image`: a path or `data:` URL."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from critique_rl.records import Journal, read_records
+from critique_rl.records import Journal, read_records, written_once
 from critique_rl.types import UserError
 
 
@@ -90,3 +90,45 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: str) -> None:
     )
     with pytest.raises(UserError, match=r"squares.jsonl, line 2 is no square record"):
         journal(path)
+
+
+def test_records_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "squares.jsonl"
+    path.write_text('{"number": 1, "square": 1}\n' * 2, encoding="utf-8")
+    with pytest.raises(UserError, match=r"squares.jsonl holds 1 records twice: delete it"):
+        journal(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"a": 1}\n{"a"', b'{"a": 1}\nno json\n', b"[1]\n", b"\xff\n", b'{"a": 1}']
+)
+def test_a_damaged_file_that_was_written_once_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rounds" / "0.jsonl"
+    assert written_once(path, lambda: [{"a": 1}]) == written_once(path, list) == [{"a": 1}]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"rounds/0.jsonl is damaged: .*\. Delete it"):
+        written_once(path, list)
+
+
+def test_a_record_that_has_changed_in_an_unfinished_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "squares.jsonl"
+
+    def ask(chunk: int, numbers: Sequence[int]) -> list[Square]:
+        if chunk == 1:
+            raise KeyboardInterrupt
+        return [Square(n, n * n) for n in numbers]
+
+    with pytest.raises(KeyboardInterrupt):
+        journal(path).fill([([1, 2], 2), ([3], 3)], ask, None, 3)
+    assert len(journal(path).done) == 2
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"square": 4', b'"square": 5'))
+    with pytest.raises(
+        UserError, match=r"squares.jsonl, line 2 has changed since it was written: delete that line"
+    ):
+        journal(path)
+    path.write_bytes(whole[whole.index(b"\n") + 1 :])  # a line that is gone is made again
+    again = journal(path)
+    again.fill([([1, 2], 2)], lambda chunk, numbers: [Square(n, n * n) for n in numbers], None, 2)
+    again.put_in_order([1, 2])
+    assert path.read_bytes() == whole and [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -13,6 +13,7 @@ from critique_rl.display import Display, Outcome
 from critique_rl.evaluation import audit
 from critique_rl.evaluation.episodes import read_finished
 from critique_rl.evaluation.localisation import problem_of
+from critique_rl.manifest import only_process
 from critique_rl.runs.problems import load_problems
 from critique_rl.types import AnswerKind, Problem, UserError
 
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     server = {"backend": "openai", "base_url": arguments.judge, "model": arguments.model}
     # A local judge takes long to load: after all checks.
     judge = make_actor(arguments.judge if arguments.model is None else server)
-    with display.step(f"audit by {judge.name}", 1, 1):
+    with only_process(output), display.step(f"audit by {judge.name}", 1, 1):
         opinions = audit.audit(
             episodes,
             problems,

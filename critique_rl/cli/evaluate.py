@@ -23,6 +23,7 @@ from critique_rl.evaluation.recorded import read_recorded
 from critique_rl.evaluation.scaling import by_round, majority, passing, powers_of_two
 from critique_rl.evaluation.summary import summarise
 from critique_rl.grading.scoring import Rater, ScoreRange
+from critique_rl.manifest import only_process
 from critique_rl.prompts import PROMPT_SETS, prompt_set
 from critique_rl.redact import redacted
 from critique_rl.reports.markdown import markdown_table
@@ -134,8 +135,9 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
     if not step.finished():
         problems = load_problems(task, display)  # before anything is written
         rater = _rater(arguments, problems)
-        with display.step(f"{task.title}, {task.split}", 1, 1):
-            step.execute(measure)
+        with only_process(output), display.step(f"{task.title}, {task.split}", 1, 1):
+            if not step.finished():  # another process may have finished it since
+                step.execute(measure)
     episodes = read_episodes(output / "records.jsonl")
     by_problem: dict[str, Any] = {}
     if protocol.samples > 1 and arguments.scorer is None:  # scored replies have neither vote nor pass@k

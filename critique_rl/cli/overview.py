@@ -12,6 +12,7 @@ EXIT_CODES = {
     2: "something you can mend: an argument, a setting, a file, a server; or a finding to look at:\n"
     "       gold answers that cannot be graded, labels that differ from grades",
     130: "interrupted; the same command goes on from the last finished piece",
+    143: "terminated; a training has saved a checkpoint first, and the same command goes on",
 }
 COMPLETION = """\
 Tab completes commands, options and files with this line in ~/.bashrc (or zsh's, with zsh):

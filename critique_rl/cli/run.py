@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from critique_rl.runs.process import go_offline_without_hub, quiet_libraries, set_threads
@@ -73,11 +75,20 @@ def report(arguments: argparse.Namespace) -> Outcome:
     from critique_rl.display import Display, Outcome
     from critique_rl.reports.markdown import markdown_table
     from critique_rl.reports.report import write_report
+    from critique_rl.runs.folder import rollouts
     from critique_rl.runs.run import Run
 
     set_threads(config)  # the report names the device
     run = Run(config, display=Display(quiet=arguments.quiet), from_scratch=arguments.from_scratch)
     run.require_finished()
+    for seed, stage in product(config.seeds, config.stages):
+        directory = Path(run.folder.model_path(stage, seed))
+        unreadable = rollouts(directory)[1]
+        if unreadable:
+            run.display.note(
+                f"{directory}: {len(unreadable)} files of rollouts cannot be read, {unreadable[0].name} first; no "
+                "figure of the report comes from them"
+            )
     path = write_report(run.folder)
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     paths = {"run": config.directory, "report": path, "table": path.with_suffix(".md")}

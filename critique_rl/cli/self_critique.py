@@ -21,6 +21,7 @@ from critique_rl.config.checks import at_least
 from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import Episode, read_finished
 from critique_rl.evaluation.intervals import percent
+from critique_rl.manifest import only_process
 from critique_rl.markdown import table
 from critique_rl.prompts import PROMPT_SETS, prompt_set
 from critique_rl.self_critique import results
@@ -113,15 +114,16 @@ def _judged(
     """Name and brackets of one judge; its model leaves memory on return, since two may not fit."""
     prompts = prompt_set(arguments.prompts)
     judge = ActorJudge(make_actor(spec), prompts=prompts, max_tokens=arguments.max_tokens)
-    brackets = self_critique(
-        items,
-        judge,
-        name=judge.name,
-        seed=arguments.seed,
-        both_orders=not arguments.one_order,
-        records=records,
-        on_progress=display.advance,
-    )
+    with only_process(Path(arguments.output)):
+        brackets = self_critique(
+            items,
+            judge,
+            name=judge.name,
+            seed=arguments.seed,
+            both_orders=not arguments.one_order,
+            records=records,
+            on_progress=display.advance,
+        )
     return judge.name, brackets
 
 

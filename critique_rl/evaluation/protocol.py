@@ -123,7 +123,8 @@ def evaluate(
         on_progress,
         len(chains),
     )
-    return [journal.done[key] for key in keys(chains)]
+    journal.put_in_order(keys(chains))  # intervals depend on it
+    return list(journal.done.values())
 
 
 def _check(problems: Sequence[Problem], protocol: Protocol, rater: Rater | None, chunk_size: int) -> None:

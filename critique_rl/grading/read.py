@@ -142,7 +142,8 @@ _TAG = re.compile(r"</?\w+>\s?$")
 # A symbol, a numeral of another script or a word that goes on with the number: 7√2, 7万, 7% of 50, 7 minus 2.
 _COMPUTED = re.compile(
     r"\s?[√∛∜∑∏∫∂∞π>≠≤≥±∓]|\s?<(?!/?\w+>)|e(?![a-zA-Z])|\d|\)\s?(?:[\^(*!\d])|\s?[十百千万亿億兆萬]|[^\W\da-z_]*[\u0300-\u036f\u20d0-\u20ff]"
-    r"|\s+(?:plus|minus|multiplied by|divided by|mod|modulo|choose|squared|cubed|factorial|to the (?:power|\w+ power))\b"
+    r"|\s+(?:plus|minus|multiplied by|divided by|mod|modulo|choose|squared|cubed|factorial"
+    r"|to the (?:power|\w+ power))\b"
     r"|\s+(?:times|over|(?:more|less|fewer|greater|larger|smaller) than)\s+[-$(\\]?\s?\d"
 )
 _LETTER_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}

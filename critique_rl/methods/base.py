@@ -55,6 +55,7 @@ class Inputs:
         lora: Adapter of methods that train by RL; None trains all weights.
         keep_rl_steps: RL steps after which methods by RL keep the model, in `output/rl_step-STEP`.
         checkpoint_rl_steps: RL steps between two checkpoints, for methods that take it of the stage.
+        identity: Stands for all settings of the training; a checkpoint of another one is refused.
     """
 
     start: str
@@ -70,6 +71,7 @@ class Inputs:
     lora: PeftConfig | None = None
     keep_rl_steps: Sequence[int] = ()
     checkpoint_rl_steps: int = 50
+    identity: str = ""
 
     @property
     def actor(self) -> Actor:

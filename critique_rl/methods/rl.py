@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback
 
 from critique_rl.config.reading import check_options
 from critique_rl.methods.base import Inputs
 from critique_rl.records import is_first_process
-from critique_rl.training.callbacks import DisplayCallback, KeepCallback
+from critique_rl.training.callbacks import DisplayCallback, KeepCallback, StopCallback
 from critique_rl.training.checkpoints import last_checkpoint, load_critic
 from critique_rl.training.config import CriticConfig, machine_defaults
 from critique_rl.training.trainer import CriticTrainer
-from critique_rl.types import UserError
+from critique_rl.types import Terminated, UserError
 
 Config = TypeVar("Config", bound=CriticConfig)
 
@@ -106,7 +108,12 @@ def starting_point(inputs: Inputs) -> dict[str, Any]:
 
 
 def run(trainer: CriticTrainer, inputs: Inputs) -> None:
-    """Train, from the last checkpoint on if there is one, and save; `trainer_state.json` is written last."""
+    """Train, from the last checkpoint on if there is one, and save; `trainer_state.json` is written last.
+
+    Raises:
+        UserError: A checkpoint is of another training, or no whole one is left.
+        Terminated: SIGTERM came; there is a checkpoint of the last RL step.
+    """
     output = Path(str(trainer.args.output_dir))
     trainer.remove_callback(PrinterCallback)  # without a progress bar it prints every log to stdout
     block = trainer.args.optimizer_steps_per_rl_step
@@ -116,8 +123,26 @@ def run(trainer: CriticTrainer, inputs: Inputs) -> None:
             inputs.keep_rl_steps, block, lambda step: trainer.save_model(str(output / f"rl_step-{step}"))
         )
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output))
+    trainer.checkpoint_owner = f"{inputs.identity}-{trainer.args.seed}" if inputs.identity else ""
+    stop = StopCallback(block, trainer.accelerator)
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=_newest(trainer, output, inputs))
+    finally:
+        stop.close()
+    if stop.asked:
+        raise Terminated
     trainer.save_model(str(output))
     if is_first_process():
-        trainer.state.save_to_json(str(output / "trainer_state.json"))
+        unfinished = output / "trainer_state.json.new"
+        trainer.state.save_to_json(str(unfinished))
+        os.replace(unfinished, output / "trainer_state.json")
     trainer.accelerator.wait_for_everyone()  # or another process may read half a file
+
+
+def _newest(trainer: CriticTrainer, output: Path, inputs: Inputs) -> str | None:
+    """The checkpoint to go on from: the first process checks them, so that all take the same."""
+    found: list[str | None] = [None]
+    if is_first_process():
+        found = [last_checkpoint(output, owner=trainer.checkpoint_owner, note=inputs.display.note)]
+    return broadcast_object_list(found)[0] if trainer.accelerator.num_processes > 1 else found[0]

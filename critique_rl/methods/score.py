@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from critique_rl.manifest import MANIFEST, damages, in_short, read_manifest, seal
 from critique_rl.methods.actor_rl import ActorTrainer
 from critique_rl.methods.base import FIRST, Inputs
 from critique_rl.methods.rl import rl_args, run
 from critique_rl.methods.sampling import require_full_weights
-from critique_rl.records import wait_for
+from critique_rl.records import is_first_process, wait_for
 from critique_rl.training.config import option
 from critique_rl.training.stage_config import CritiqueConfig
 from critique_rl.types import Conversation, Sampling, UserError, child_seed
@@ -171,7 +172,7 @@ def train(inputs: Inputs) -> None:
     lengths = inputs.lengths
     first = inputs.output / FIRST
     for stage, start, output in ((1, inputs.start, first), (2, str(first), inputs.output)):
-        if stage == 1 and (output / "trainer_state.json").exists():  # written last
+        if stage == 1 and finished(first):
             continue
         args = _args(
             inputs.options,
@@ -184,7 +185,27 @@ def train(inputs: Inputs) -> None:
             max_completion_length=max(lengths.response, lengths.critique, lengths.refinement),  # of any turn
         )
         run(ScoreTrainer(start, args=args, train_dataset=inputs.pool), inputs)
+        if stage == 1 and is_first_process():
+            seal(first)
         wait_for((output / "trainer_state.json").exists)
+
+
+def finished(first: Path) -> bool:
+    """Whether stage one has left its folder whole.
+
+    Raises:
+        UserError: A file has changed since.
+    """
+    if not (first / "trainer_state.json").exists():  # written last
+        return False
+    try:
+        manifest = read_manifest(first)
+    except ValueError as error:
+        raise UserError(f"{first / MANIFEST} is damaged: {error}. Delete {first} to make it anew.") from error
+    found = damages(first, manifest["files"], trust_dates=True) if manifest is not None else []
+    if found:
+        raise UserError(f"{first} is not as it was left: {in_short(found)}. Delete it to make it anew.")
+    return True
 
 
 def _args(options: Mapping[str, Any], stage: int, output: Path, *, seed: int, **fixed: Any) -> ScoreConfig:

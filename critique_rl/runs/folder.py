@@ -16,14 +16,18 @@ from critique_rl.config.data import TaskConfig
 from critique_rl.config.evaluation import BenchmarkConfig, ProtocolConfig
 from critique_rl.config.methods import METHODS
 from critique_rl.config.run import RunConfig
+from critique_rl.manifest import is_description
 from critique_rl.types import UserError
 
 MARKER = "step.json"
-"""File that says with which settings a step was made, whether it is finished, and the seconds that it took."""
+"""File that says with which settings a step was made, whether it is finished, the seconds that it took, and in the
+end its files."""
 RECORDS = "records.jsonl"
 """Episodes of an evaluation, one JSON object a line."""
 STATE = "trainer_state.json"
 """Log of a training; trainers write it last."""
+COMPLETIONS = "completions"
+"""Folder of a training with a file for the rollouts of each RL step."""
 ROWS = {"no_critic": "No critic", "sft": "SFT critic"}
 """Labels of the rows that are no stage."""
 
@@ -205,15 +209,62 @@ class RunFolder:
 
 
 def read_marker(directory: Path) -> dict[str, Any] | None:
-    """Marker of the step that wrote a folder; None where there is none."""
-    path = directory / MARKER
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    """Marker of the step that wrote a folder; None where there is none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    marker = _object(directory / MARKER)
+    if marker is None:
+        return None
+    files = marker.get("files")
+    of_its_form = isinstance(marker.get("settings"), dict) and isinstance(marker.get("finished"), bool)
+    if not of_its_form or not (files is None or is_description(files)):
+        raise UserError(f"{directory / MARKER} is damaged: it is no marker of a step. {_remedy(directory)}")
+    return marker
 
 
 def training_state(directory: Path) -> dict[str, Any]:
-    """State that a trainer left in its folder, with `log_history`; empty where there is none."""
-    path = directory / STATE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    """State that a trainer left in its folder, with `log_history`; empty where there is none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    return _object(directory / STATE) or {}
+
+
+def rollouts(directory: Path) -> tuple[dict[Path, int], list[Path]]:
+    """Files of the rollouts that a training has recorded, with their rows, and those that cannot be read.
+
+    The newest may still be written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows, unreadable = dict[Path, int](), []
+    for path in sorted((directory / COMPLETIONS).glob("*.parquet")):
+        try:
+            rows[path] = parquet.read_table(path, columns=["step"]).num_rows
+        except (OSError, pa.ArrowException):
+            unreadable.append(path)
+    return rows, unreadable
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}. {_remedy(path.parent)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it is no object. {_remedy(path.parent)}")
+    return content
+
+
+def _remedy(directory: Path) -> str:
+    return f"Delete {directory} to make that step anew."
 
 
 def shipped_directory(name: str) -> Path:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from critique_rl.redact import redacted
-from critique_rl.types import UserError
+from critique_rl.types import Terminated, UserError
 
 if TYPE_CHECKING:
     from critique_rl.config.run import RunConfig
@@ -20,17 +23,99 @@ MALLOC = {-3: 2**25, -1: 2**31 - 1, -2: 2**26}
 """Bytes by parameter of glibc's mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD."""
 
 
+GOES_ON = "the same command goes on from the last finished piece."
+UNUSABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EIO,
+}
+"""Errors of the system where a file cannot be written or read."""
+UNUSABLE_WORDS = (
+    "os error 28",
+    "os error 27",
+    "os error 30",
+    "No space left",
+    "File too large",
+    "inline_container",
+)
+"""What safetensors, pyarrow and torch say then."""
+
+
 def guarded(command: Callable[[], object]) -> int:
-    """Run a command; a `UserError` or an interruption becomes a message and an exit code."""
+    """Run a command; what the user can mend, and an end from outside, become a message and an exit code.
+
+    Ctrl-C and SIGTERM end it, see `cli.overview.EXIT_CODES`. A second Ctrl-C ends it at once, also on its way out.
+    """
+    handlers = _hear_ends()
+    code = _outcome(command)
+    if code not in (130, 143):
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return code
+
+
+def _outcome(command: Callable[[], object]) -> int:
     try:
         code = command()
         return code if isinstance(code, int) else 0
     except UserError as error:
         sys.stderr.write(f"error: {redacted(str(error))}\n")
         return 2
+    except Terminated:
+        sys.stderr.write(f"terminated; {GOES_ON}\n")
+        return 143
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the last finished piece.\n")
+        sys.stderr.write(f"interrupted; {GOES_ON}\n")
         return 130
+    except Exception as error:
+        detail = unusable_file(error)
+        if detail is None:
+            raise
+        sys.stderr.write(
+            f"error: a file cannot be written or read: {detail}. Make room, or mend its folder; {GOES_ON}\n"
+        )
+        return 2
+
+
+def unusable_file(error: BaseException | None) -> str | None:
+    """Why a file could not be written or read, if an error, or its cause, says that; otherwise None."""
+    while error is not None:
+        words = " ".join(str(error).split())[:300]
+        if isinstance(error, OSError) and error.errno in UNUSABLE:
+            return words
+        if any(known in words for known in UNUSABLE_WORDS):
+            return words
+        error = error.__cause__
+    return None
+
+
+def _hear_ends() -> dict[int, Any]:
+    """Hear SIGTERM, and a second Ctrl-C, unless somebody else does; returns the handlers from before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, end)
+        raise KeyboardInterrupt
+
+    def end(number: int, frame: object) -> None:
+        os.write(2, f"interrupted twice: ended at once; {GOES_ON}\n".encode())
+        os._exit(130)
+
+    handlers: dict[int, Any] = {}
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        handlers[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    return handlers
 
 
 def go_offline_without_hub() -> None:

@@ -1,16 +1,18 @@
 """A run: its steps in order, and the loop that makes those that are missing.
 
 A finished step is skipped. An interrupted one goes on: RL from its last checkpoint, evaluation after its last
-record. A step whose settings have changed is refused, with the difference.
+record. A step whose settings have changed is refused, with the difference; so is one whose files have changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from critique_rl.config.extensions import import_extensions
 from critique_rl.config.run import RunConfig
 from critique_rl.display import Display
+from critique_rl.manifest import only_process
 from critique_rl.records import is_first_process
 from critique_rl.runs import preflight
 from critique_rl.runs.context import Context
@@ -69,12 +71,18 @@ class Run:
             after_step: Called with each step once its artifact is complete, by rank 0 alone.
 
         Raises:
-            UserError: Settings differ from those that an artifact was made with, data or a server is missing (all
-                checked before any step works), or an input of a selected step is missing.
+            UserError: Settings differ from those that an artifact was made with, its files have changed, another
+                process works in the folder, data or a server is missing (all checked before any step works), or an
+                input of a selected step is missing.
         """
         kinds = commands() if kinds is None else kinds
         steps = self.steps()
         pending = [step for step in steps if not step.finished()]
+        unchecked = sum(step.unchecked() for step in steps)
+        if unchecked:
+            self.display.note(
+                f"{unchecked} steps were finished before files were listed; they are not checked"
+            )
         selected = [step for step in pending if step.command in kinds]
         left_out = {step.name for step in pending} - {step.name for step in selected}
         for step in selected:
@@ -84,11 +92,15 @@ class Run:
                     f"step '{step.name}' needs {', '.join(sorted(missing))}: run that first, or "
                     "`critique-rl run`."
                 )
-        if selected:
-            preflight.check(self.context)
-        for step in selected:
-            with self.display.step(step.name, steps.index(step) + 1, len(steps)):
-                step.execute(lambda step=step: self._make(step, after_step))  # type: ignore[misc]
+        if not selected:
+            return
+        preflight.check(self.context)
+        with self._alone(selected):
+            for step in selected:
+                if step.finished():  # by the process that held the folder until now
+                    continue
+                with self.display.step(step.name, steps.index(step) + 1, len(steps)):
+                    step.execute(lambda step=step: self._make(step, after_step))  # type: ignore[misc]
 
     def require_finished(self) -> None:
         """Refuse a run of which a step is missing.
@@ -99,6 +111,15 @@ class Run:
         unfinished = [step.name for step in self.steps() if not step.finished()]
         if unfinished:
             raise UserError(f"not finished: {', '.join(unfinished)}; run `critique-rl run` first.")
+
+    @contextmanager
+    def _alone(self, steps: Sequence[Step]) -> Iterator[None]:
+        """Keep other processes from the parts of the folder that some steps write; they may make other seeds."""
+        parts = dict.fromkeys("" if step.seed is None else f"seed{step.seed}" for step in steps)
+        with ExitStack() as held:
+            for part in parts if is_first_process() else ():
+                held.enter_context(only_process(self.folder.directory / part))
+            yield
 
     def _make(self, step: Step, after_step: Callable[[Step], None] | None) -> None:
         STEP_KINDS[step.kind].make(step, self.context)

@@ -1,13 +1,19 @@
-"""Callbacks of a training: progress on the display, and models kept after chosen RL steps."""
+"""Callbacks of a training: progress on the display, an orderly stop, and models kept after chosen RL steps."""
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerState
 
 from critique_rl.display import Display, sparkline
+from critique_rl.types import Terminated
 
 CURVES = ("actor/acc_refine", "actor/rating_refine", "critic/acc_dis", "critic/mae_dis")
 """Metrics drawn as a curve, the most telling first."""
@@ -31,6 +37,49 @@ class DisplayCallback(TrainerCallback):
         curve = [log[name] for log in state.log_history if "reward" in log and log.get(name) is not None]
         note = f"{_summary(last)}  KL {last.get('kl') or 0:.3f}  {sparkline(curve)}"
         self.display.advance(state.global_step // self.block, state.max_steps // self.block, note)
+
+
+class StopCallback(TrainerCallback):
+    """Ends a training on SIGTERM: after the RL step in progress, with a checkpoint. A second one ends it now.
+
+    An RL step has `block` optimizer steps; from inside one no run resumes exactly. All processes of a launch stop
+    after the same step.
+    """
+
+    def __init__(self, block: int, accelerator: Accelerator) -> None:
+        self.block, self.accelerator = block, accelerator
+        self.asked = False
+        self._before: Any = None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer before the first step."""
+        if threading.current_thread() is threading.main_thread():  # no other may set a handler
+            self._before = signal.signal(signal.SIGTERM, self._hear)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after every optimizer step."""
+        if state.global_step % self.block:
+            return
+        asked = torch.tensor(float(self.asked), device=self.accelerator.device)
+        self.asked = bool(self.accelerator.reduce(asked, "sum").item())
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after the last step."""
+        self.close()
+
+    def close(self) -> None:
+        """Give SIGTERM back to whoever had it."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def _hear(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise Terminated
+        self.asked = True
+        sys.stderr.write("terminated: a checkpoint follows after this RL step; once more ends it now.\n")
 
 
 class KeepCallback(TrainerCallback):

@@ -24,6 +24,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from critique_rl.training import objectives
+from critique_rl.training.checkpoints import sealed_checkpoint
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.images import (
     VISION_INPUTS,
@@ -80,6 +81,7 @@ class CriticTrainer(GRPOTrainer):
 
     _tag_names = ["critique-rl", "trl"]  # noqa: RUF012 - trl reads this class attribute for the model card
     config_class: type[CriticConfig] = CriticConfig
+    checkpoint_owner = ""  # a run sets it: `last_checkpoint` refuses checkpoints of another one
     # Narrower types than trl's, true once `__init__` is done.
     args: Any
     model: Any
@@ -249,6 +251,10 @@ class CriticTrainer(GRPOTrainer):
         self.log_completions = bool(self.args.log_completions) and self._rollout_unlogged
         self._rollout_unlogged = False
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with sealed_checkpoint(self, Path(self._get_output_dir(trial=trial)), self.checkpoint_owner):
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -16,13 +16,13 @@ from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.summary import summarise
 from critique_rl.prompts import PROMPT_SETS
 from critique_rl.records import Record
-from critique_rl.runs.folder import MARKER, RECORDS, ROWS, STATE
+from critique_rl.runs.folder import COMPLETIONS, MARKER, RECORDS, ROWS, STATE, rollouts
 from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError, child_seed, problem_id
 from critique_rl.view.entries import Entry, FirstError, of_episode, of_judgement, of_training, read_settings
 from critique_rl.vision.images import as_url
 
-COMPLETIONS, REPORT = "completions", "report.json"
+REPORT = "report.json"
 JUDGEMENTS = "pairs.jsonl"
 _SEED = re.compile(r"seed\d+")
 
@@ -127,7 +127,7 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
         gathered.sources.append(Source(run, _key(place, folder), label, training, entries, recorded))
 
     records = _found(folder, RECORDS, labels)
-    steps = {path.parent: _steps(path.parent) for path in _found(folder, COMPLETIONS, labels)}
+    steps = {path.parent: _steps(path.parent, gathered.notes) for path in _found(folder, COMPLETIONS, labels)}
     states = _found(folder, STATE, labels)
     judged = {path.parent: _read(path, PairJudgement) for path in _found(folder, JUDGEMENTS, labels)}
     if not (records or judged or any(steps.values()) or states or (folder / REPORT).exists()):
@@ -163,7 +163,12 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
     for place, files in steps.items():
         if files:
             first_error = tasks.first_error(read_settings(place.parent / "pool" / MARKER))
-            add(place, _training(files, shares[place], first_error), sizes[place], training=True)
+            add(
+                place,
+                _training(files, shares[place], first_error, gathered.notes),
+                sizes[place],
+                training=True,
+            )
     total = sum(sizes.values())
     if total > limit:
         gathered.notes.append(f"{gathered.names[run]}: {limit} of {total} episodes; see --limit")
@@ -273,22 +278,21 @@ def _shares(sizes: Mapping[Path, int], limit: int) -> dict[Path, int]:
     return shares
 
 
-def _steps(place: Path) -> dict[Path, int]:
-    """Number of rows in each file of completions of a training; a file that is still written is left out."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    rows = {}
-    for path in sorted((place / COMPLETIONS).glob("*.parquet")):
-        try:
-            rows[path] = parquet.read_metadata(path).num_rows
-        except (OSError, pa.ArrowInvalid):
-            continue
+def _steps(place: Path, notes: list[str]) -> dict[Path, int]:
+    """Number of rows in each file of completions of a training; a note counts those that cannot be read."""
+    rows, unreadable = rollouts(place)
+    if unreadable:
+        notes.append(
+            f"{place}: {len(unreadable)} files of rollouts cannot be read, {unreadable[0].name} first"
+        )
     return rows
 
 
-def _training(files: Mapping[Path, int], most: int, first_error: FirstError | None) -> list[Entry]:
+def _training(
+    files: Mapping[Path, int], most: int, first_error: FirstError | None, notes: list[str]
+) -> list[Entry]:
     """At most `most` completions, from whole files that are spread over the training."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     names = list(files)
@@ -296,7 +300,11 @@ def _training(files: Mapping[Path, int], most: int, first_error: FirstError | No
     chosen = [names[i * (len(names) - 1) // max(1, kept - 1)] for i in range(kept)]
     entries: list[Entry] = []
     for path in chosen:
-        rows = parquet.read_table(path).to_pylist()
+        try:
+            rows = parquet.read_table(path).to_pylist()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            notes.append(f"{path} is left out: {error}")
+            continue
         for place, row in enumerate(rows):
             image = row.get("image")
             if image is not None and (path.parent / image).exists():

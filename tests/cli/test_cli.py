@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -43,6 +44,7 @@ from critique_rl.config.evaluation import ProtocolConfig
 from critique_rl.config.run import load_config
 from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import read_episodes
+from critique_rl.manifest import only_process
 from critique_rl.prompts import COMPACT
 from critique_rl.runs.dry_run import describe
 from critique_rl.runs.run import Measurement, Run
@@ -98,6 +100,11 @@ def unfinish(step: Path) -> None:
     """Turn a finished step into one that was killed."""
     marker = step / "step.json"
     marker.write_text(marker.read_text(encoding="utf-8").replace('"finished": true', '"finished": false'))
+
+
+def little_room() -> None:
+    """Let no file grow beyond what the small ones of a run need: a checkpoint does not fit."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
 # -- a whole run ------------------------------------------------------------------------------------------
@@ -261,7 +268,7 @@ def test_a_deleted_row_is_measured_again_alone_and_comes_out_the_same(
     shutil.rmtree(output / "seed0" / "evaluate" / "stage1")
     assert run(config, output, command="evaluate") == 0
     changed = {name for name, date in modified(output).items() if date != before.get(name)}
-    assert changed == {
+    assert changed - {"seed0/run.lock"} == {
         f"seed0/evaluate/stage1/{TASK}/{name}" for name in (RECORDS, "records.models.json", "step.json")
     }
     records = Path("seed0") / "evaluate" / "stage1" / TASK / RECORDS
@@ -355,6 +362,86 @@ def test_ctrl_c_ends_with_130_and_the_stage_goes_on_from_its_checkpoint(
         assert all((resumed[name] == unbroken[name]).all() for name in unbroken), stage
     state = json.loads((output / "seed0" / "stage1" / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["log_history"][: len(begun)] == begun  # times included: the first RL step was not made again
+
+
+@pytest.mark.processes
+def test_sigterm_saves_a_checkpoint_that_a_full_disk_leaves_whole_and_the_stage_goes_on_from_it(
+    config: Path, fresh: Fresh
+) -> None:
+    outputs = whole, broken = fresh(), fresh()
+    more = ["--set", "stages.stage1.trainer.rl_steps=40", "--set", "stages.stage1.checkpoint_rl_steps=100"]
+    for output in outputs:
+        for part in ("stage1", "stage2", "evaluate"):
+            shutil.rmtree(output / "seed0" / part)
+    assert run(config, whole, *more, command="train") == 0
+    stage = broken / "seed0" / "stage1"
+    given = program("train", str(config), "--set", f"output={broken}", *more)
+    with subprocess.Popen(given, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        deadline = time.monotonic() + 120
+        while not list(stage.glob("completions/*.parquet")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.terminate()
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and "Traceback" not in error, error
+    assert error.splitlines()[-1] == "terminated; the same command goes on from the last finished piece."
+    [checkpoint] = stage.glob("checkpoint-*")
+    assert last_checkpoint(stage) == str(checkpoint) and int(checkpoint.name.partition("-")[2]) < 40
+    full = subprocess.run(given, capture_output=True, text=True, env=environment(), preexec_fn=little_room)
+    lines = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: a file cannot be written or read: ")
+    assert last_checkpoint(stage) == str(checkpoint)
+    assert run(config, broken, *more, command="train") == 0
+    for name in ("stage1", "stage2"):
+        one, other = (load_file(output / "seed0" / name / "model.safetensors") for output in outputs)
+        assert all((one[key] == other[key]).all() for key in one), name
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("evaluate/stage1/{TASK}/records.jsonl", "{TASK} is not as the step left it: records.jsonl has"),
+        ("pool/rounds/0.jsonl", "pool is not as the step left it: rounds/0.jsonl has"),
+        ("stage1/model.safetensors", "stage1 is not as the step left it: model.safetensors has"),
+        ("stage1/trainer_state.json", "stage1 is not as the step left it: trainer_state.json has"),
+        ("pool/step.json", "pool/step.json is damaged:"),
+    ],
+)
+def test_a_damaged_file_of_a_finished_step_is_named_and_nothing_goes_on(
+    config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str], file: str, words: str
+) -> None:
+    output = fresh()
+    path = output / "seed0" / file.format(TASK=TASK)
+    path.write_bytes(path.read_bytes()[:-30])
+    before = modified(output)
+    for command in ("run", "report"):
+        assert run(config, output, command=command) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1 and words.format(TASK=TASK) in error and "Delete" in error
+    assert modified(output) == before
+
+
+def test_a_cut_rollout_of_a_finished_stage_ends_nothing_and_is_counted(
+    config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = fresh()
+    path = sorted((output / "seed0/stage1/completions").glob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-30])
+    given = ["report", str(config), "--set", f"output={output}"]
+    assert run(config, output) == cli.main(given) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"1 files of rollouts cannot be read, {path.name} first" in said
+    assert cli.main(["view", str(output), "--output", str(output / "page.html")]) == 0
+
+
+def test_a_run_in_use_is_refused(config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]) -> None:
+    output = fresh()
+    shutil.rmtree(output / "seed0" / "evaluate" / "stage1")
+    with only_process(output / "seed0"):
+        assert run(config, output) == 2
+        assert f"{output / 'seed0'} is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert run(config, output) == 0
 
 
 # -- bad input --------------------------------------------------------------------------------------------
@@ -531,7 +618,7 @@ def test_help_lists_the_commands_by_what_they_are_for_and_imports_nothing_slow()
         "Look at results",
         "Check",
     ]
-    assert [int(code) for code in re.findall(r"^  (\d+) ", codes, re.MULTILINE)] == [0, 1, 2, 130]
+    assert [int(code) for code in re.findall(r"^  (\d+) ", codes, re.MULTILINE)] == [0, 1, 2, 130, 143]
     assert max(map(len, done.stdout.splitlines())) < 100
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "datasets", "numpy", "rich", "yaml", "shtab"}
@@ -748,7 +835,8 @@ def test_a_failure_of_the_program_ends_it_with_1_and_a_traceback_to_report(
     config: Path, fresh: Fresh
 ) -> None:
     output = fresh()
-    (output / "sft" / "step.json").write_text("{", encoding="utf-8")
+    marker = output / "sft" / "step.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text("utf-8")) | {"seconds": "many"}), "utf-8")
     given = program("report", str(config), "--set", f"output={output}", "--json")
     done = subprocess.run(given, capture_output=True, text=True, env=environment())
     assert done.returncode == 1 and done.stdout == "" and "Traceback" in done.stderr

@@ -12,6 +12,7 @@ from helpers import Reply, chat_completion, read_jsonl, serving, write_jsonl
 
 from critique_rl.actors import server as server_module
 from critique_rl.cli import commands as cli
+from critique_rl.manifest import only_process
 from critique_rl.prompts import VERDICT_LABEL
 from critique_rl.tasks import load_task
 
@@ -235,3 +236,33 @@ def test_records_are_not_continued_with_other_weights(
     assert evaluate(output, *models, "--limit", "5") == 2
     assert "comes from the critic" in capsys.readouterr().err
     assert (output / "records.jsonl").read_bytes() == before
+
+
+def test_an_attempt_that_failed_does_not_lock_its_folder(
+    tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path / "out", tmp_path / "no-model", None, "--limit", "5") != 0
+    assert evaluate(tmp_path / "out", actor_dir, None, "--limit", "5") == 0
+    assert "other settings" not in capsys.readouterr().err
+
+
+def test_records_that_lines_were_taken_from_are_named_and_give_no_figures(
+    tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path, actor_dir, None, "--limit", "5") == 0
+    records, lines = tmp_path / "records.jsonl", (tmp_path / "records.jsonl").read_bytes().splitlines(True)
+    for changed in (lines[1:], [*lines, lines[0]], []):
+        records.write_bytes(b"".join(changed))
+        capsys.readouterr()
+        assert evaluate(tmp_path, actor_dir, None, "--limit", "5") == 2
+        shown = capsys.readouterr()
+        assert "records.jsonl has" in shown.err and shown.out == "" and "Delete that folder" in shown.err
+
+
+def test_a_folder_in_use_is_refused(
+    tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with only_process(tmp_path):
+        assert evaluate(tmp_path, actor_dir, None, "--limit", "5") == 2
+    assert f"{tmp_path} is in use by process" in capsys.readouterr().err
+    assert not (tmp_path / "records.jsonl").exists()

@@ -555,9 +555,16 @@ def test_score_runs_both_stages_and_does_not_repeat_the_first(
     assert not first.equal(start) and not last.equal(first)
     (given.output / "trainer_state.json").unlink()
     (given.output / "model.safetensors").unlink()
-    for path in given.output.glob("checkpoint-*/trainer_state.json"):
-        path.unlink()
+    for name in ("trainer_state.json", "manifest.json"):
+        for path in given.output.glob(f"checkpoint-*/{name}"):
+            path.unlink()
     notes.clear()
     baseline("score").train(given)
     assert notes == [(1, 2), (2, 2)]
     assert AutoModelForCausalLM.from_pretrained(given.output).lm_head.weight.equal(last)
+    weights = given.output / "first" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(
+        UserError, match=r"first is not as it was left: model.safetensors has other content. Delete"
+    ):
+        baseline("score").train(given)

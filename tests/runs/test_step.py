@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from critique_rl.runs.step import Step
+from critique_rl.types import UserError
 
 
 def test_a_step_adds_up_its_time_over_an_interruption(tmp_path: Path) -> None:
@@ -27,3 +29,72 @@ def test_a_step_adds_up_its_time_over_an_interruption(tmp_path: Path) -> None:
     step.execute(work)
     assert step.finished()
     assert 5.0 <= json.loads((tmp_path / "s" / "step.json").read_text(encoding="utf-8"))["seconds"] < 6.0
+
+
+def finished(folder: Path, **settings: int) -> Step:
+    step = Step("seed0/pool", folder, kind="pool", command="pool", settings=settings)
+
+    def work() -> None:
+        for name in ("rounds/0.jsonl", "table/data.arrow", "checkpoint-2/optimizer.pt"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(name.encode())
+
+    step.execute(work)
+    return step
+
+
+@pytest.mark.parametrize("name", ["rounds/0.jsonl", "table/data.arrow"])
+def test_a_finished_step_whose_files_have_changed_is_refused_with_what_to_delete(
+    tmp_path: Path, name: str
+) -> None:
+    step = finished(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoint-2")  # nobody reads it
+    (tmp_path / "README.md").write_text("figures of the report")
+    assert step.finished() and not step.unchecked()
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(
+        UserError, match=rf"step 'seed0/pool': .*{name} has other content. Delete that folder"
+    ):
+        step.finished()
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{name} is missing. Delete"):
+        step.finished()
+
+
+def test_a_step_that_an_earlier_version_finished_is_taken_as_it_is(tmp_path: Path) -> None:
+    step = finished(tmp_path)
+    marker = json.loads((tmp_path / "step.json").read_text())
+    del marker["files"]
+    (tmp_path / "step.json").write_text(json.dumps(marker))
+    (tmp_path / "rounds/0.jsonl").write_text("other")
+    assert step.finished() and step.unchecked()
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"name": "s", "sett', "[]", "{}", '{"settings": {}, "finished": 1}']
+)
+def test_a_damaged_marker_is_named_with_what_to_delete(tmp_path: Path, content: str) -> None:
+    step = finished(tmp_path)
+    (tmp_path / "step.json").write_text(content)
+    with pytest.raises(UserError, match=rf"step.json is damaged: .* Delete {tmp_path} to make"):
+        step.finished()
+
+
+def test_markers_that_a_killed_process_left_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "step.json.123").write_text("half")
+    finished(tmp_path)
+    assert [path.name for path in tmp_path.glob("step.json*")] == ["step.json"]
+
+
+def test_an_attempt_that_wrote_nothing_binds_nobody_to_its_settings(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise UserError("no such model")
+
+    with pytest.raises(UserError, match="no such model"):
+        Step("s", tmp_path, kind="pool", command="pool", settings={"actor": 1}).execute(fail)
+    other = Step("s", tmp_path, kind="pool", command="pool", settings={"actor": 2})
+    assert not other.finished()
+    (tmp_path / "records.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="actor: 1 -> 2"):
+        other.finished()

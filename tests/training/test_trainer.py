@@ -27,8 +27,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from critique_rl.actors import TransformersActor
 from critique_rl.grading import grade_batch
+from critique_rl.manifest import read_manifest
 from critique_rl.prompts import COMPACT, parse_verdict
 from critique_rl.training import objectives
+from critique_rl.training.checkpoints import last_checkpoint
 from critique_rl.training.images import logged_images
 from critique_rl.training.stage_config import CritiqueConfig, Stage2Config
 from critique_rl.training.stages import CritiqueTrainer, Stage1Trainer, Stage2Trainer
@@ -167,6 +169,11 @@ class TestInvariance:
         assert same(ranks[0]["weights"], ranks[1]["weights"])
         assert not same(ranks[0]["weights"], weights(load(critic_dir)))
         assert abs(ranks[0]["kl"]) < 1e-6
+        [checkpoint] = [path for path in tmp_path.glob("run/checkpoint-*") if path.name != "checkpoint-1"]
+        manifest = read_manifest(checkpoint)
+        assert manifest is not None and {"rng_state_0.pth", "rng_state_1.pth"} <= set(manifest["files"])
+        assert last_checkpoint(tmp_path / "run") == str(checkpoint)
+        assert [rank["stopped"] for rank in ranks] == [(False, True, 1)] * 2  # one word stops both
         # Of three groups of four critiques the second lies on both ranks: its baseline must cross them.
         rewards_N = ranks[0]["rewards"][:, 0]
         assert rewards_N.equal(ranks[1]["rewards"][:, 0]) and rewards_N.numel() == 12
@@ -184,6 +191,7 @@ TWO_PROCESSES = """
 import sys
 import torch
 from datasets import load_from_disk
+from critique_rl.training.callbacks import StopCallback
 from critique_rl.training.stage_config import Stage1Config
 from critique_rl.training.stages import Stage1Trainer
 
@@ -204,9 +212,16 @@ def roll_out(trainer):
     trainer.model.train()
     return trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
 
-trainer = build(per_device_train_batch_size=8)
+trainer = build(per_device_train_batch_size=8, save_strategy="steps", save_steps=1, save_total_limit=1)
 white = roll_out(trainer)
+stop = StopCallback(1, trainer.accelerator)
+trainer.add_callback(stop)
 trainer.train()
+early = build(per_device_train_batch_size=8)
+one = StopCallback(1, early.accelerator)
+one.asked = early.accelerator.process_index == 1  # the other rank has not heard of it
+early.add_callback(one)
+early.train()
 kl = [log["kl"] for log in trainer.state.log_history if "kl" in log]
 split = build(per_device_train_batch_size=6, whiten=False, beta=0.0)
 plain = roll_out(split)
@@ -215,6 +230,7 @@ torch.save(
         "processes": trainer.accelerator.num_processes,
         "weights": dict(trainer.model.state_dict()) | {},
         "kl": kl[0] if kl else 0.0,
+        "stopped": (stop.asked, one.asked, early.state.global_step),
         "rewards": split._gathered_rewards,
         "advantages": plain["advantages"],
         "whitened": white["advantages"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ class TrainKind(StepKind):
         from critique_rl.methods import method
 
         stage = context.config.stages[step.subject]
-        method(stage.method).train(stage_inputs(context.folder, step.subject, step.seed, context))
+        inputs = stage_inputs(context.folder, step.subject, step.seed, context)
+        method(stage.method).train(replace(inputs, identity=step.digest))
 
     def cost(self, folder: RunFolder, artifact: Artifact, size: Callable[[str], int | None]) -> Cost:
         stage = folder.config.stages[artifact.subject]
@@ -112,7 +114,7 @@ def stage_inputs(folder: RunFolder, name: str, seed: int | None, context: Contex
 
     stage = folder.config.stages[name]
     check_options(LoraConfig, stage.lora or {}, f"stages.{name}.lora")
-    shown = {} if context is None else {"display": context.display}
+    shown: dict[str, Any] = {} if context is None else {"display": context.display}
     return Inputs(
         start=folder.model_path(stage.start, seed),
         output=Path(folder.model_path(name, seed)),
