@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from critique_rl.actors.encoding import PromptEncoder
 from critique_rl.training import objectives
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.images import (
@@ -121,6 +122,7 @@ class CriticTrainer(GRPOTrainer):
             peft_config=peft_config,
             **options,
         )
+        self.encoder = self._make_encoder()
         if args.freeze_vision_tower:
             freeze_vision_tower(self.model)
         if not any(p.requires_grad for p in self.model.parameters()):
@@ -136,12 +138,30 @@ class CriticTrainer(GRPOTrainer):
             self.add_callback(self.value_model)
         self._check_data()
 
+    def _make_encoder(self) -> PromptEncoder:
+        """Check the chat template, and let its end of a turn end a critique, as it ends a reply of an actor."""
+        name = str(self.model.config._name_or_path or "the critic")
+        options: Any = {"chat_template": self.chat_template} | self.chat_template_kwargs  # type: ignore[operator]
+        encoder = PromptEncoder.of(name, self.processing_class, options)
+        encoder.check_template()
+        declared = self.model.generation_config
+        stop = encoder.stop_ids(declared)
+        if set(stop) <= set(self.eos_token_ids):
+            return encoder
+        self.eos_token_ids = declared.eos_token_id = stop  # saved with the critic, for whatever serves it
+        if self.use_vllm:
+            self.vllm_generation.generation_kwargs.setdefault("stop_token_ids", stop)
+        elif "eos_token_id" not in (self.args.generation_kwargs or {}):
+            self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = stop
+        return encoder
+
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Check the columns and add the critic's prompt, which never holds the gold answer."""
         raise NotImplementedError
 
     def _check_data(self) -> None:
         """Refuse prompts that exceed the context, and data that do not fill one RL step."""
+        self.encoder.warn_of_control_tokens(self.train_dataset["prompt"], "train_dataset")
         context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for row, prompt in prompts_to_check(self.train_dataset) if context is not None else ():
             ids = self.processing_class.apply_chat_template(
@@ -173,6 +193,9 @@ class CriticTrainer(GRPOTrainer):
         started = time.perf_counter()
         generated = super()._generate(prompts)
         self._record("time/generate", time.perf_counter() - started)
+        for (message,) in generated[3] if self.encoder.opened else ():
+            parsed = message.get("reasoning_content") or message.get("thinking")  # trl has read the thought
+            message["content"] = ("" if parsed else self.encoder.opened) + message["content"]
         return generated
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -181,7 +204,9 @@ class CriticTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
-        output = super()._generate_and_score_completions(inputs)
+        output = super()._generate_and_score_completions(
+            [{**row, "prompt": self.encoder.plain(row["prompt"])} for row in inputs]
+        )
         mask_NT = output["completion_mask"]
         # On-policy, trl skips old log-probabilities; do not compute them only to log the KL.
         kl_known = "old_per_token_logps" in output or self.args.kl_placement == "reward"
