@@ -26,6 +26,7 @@ from critique_rl.pool import select_balanced
 from critique_rl.prompts import PromptSet
 from critique_rl.training.config import machine_defaults
 from critique_rl.training.images import with_images
+from critique_rl.training.watch import require_finite
 from critique_rl.types import Conversation, Sampling, UserError, child_seed
 from critique_rl.vision.models import is_vision_model, load_processor
 
@@ -197,6 +198,9 @@ def fine_tune(
     _let_turns_end(trainer.model, encoder)
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
     trained = trainer.train()
+    require_finite(
+        trainer.model, f"SFT of {model}", "not saved; lower learning_rate, and start the step anew."
+    )
     trainer.save_model(str(output))
     trainer.accelerator.wait_for_everyone()  # no process may read a file before it is complete
     accuracy = [entry["mean_token_accuracy"] for entry in trainer.state.log_history if "loss" in entry]
