@@ -198,9 +198,8 @@ def fine_tune(
     _let_turns_end(trainer.model, encoder)
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
     trained = trainer.train()
-    require_finite(
-        trainer.model, f"SFT of {model}", "not saved; lower learning_rate, and start the step anew."
-    )
+    tuned: Any = trainer.model
+    require_finite(tuned, f"SFT of {model}", "not saved; lower learning_rate, and start the step anew.")
     trainer.save_model(str(output))
     trainer.accelerator.wait_for_everyone()  # no process may read a file before it is complete
     accuracy = [entry["mean_token_accuracy"] for entry in trainer.state.log_history if "loss" in entry]

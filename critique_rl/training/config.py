@@ -185,6 +185,20 @@ class CriticConfig(GRPOConfig):
                 "scale_rewards and reward_weights have no effect: set `advantage` and the weights of the reward."
             )
 
+    def check_evaluation(self) -> None:
+        """Refuse a batch of an evaluation that holds no whole number of groups.
+
+        Raises:
+            UserError: The message names both numbers.
+        """
+        group = self.num_generations_eval or self.num_generations or 1
+        batch = self.per_device_eval_batch_size * self.world_size
+        if batch % group:
+            raise UserError(
+                f"per_device_eval_batch_size={self.per_device_eval_batch_size} x {self.world_size} process(es) is "
+                f"no multiple of the {group} critiques of a prompt: change it, or num_generations_eval."
+            )
+
     @property
     def optimizer_steps_per_rl_step(self) -> int:
         """Optimizer steps that use the critiques of one rollout.

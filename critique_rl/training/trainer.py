@@ -26,7 +26,7 @@ from trl.trainer.utils import RepeatSampler
 
 from critique_rl.actors.encoding import PromptEncoder
 from critique_rl.training import objectives
-from critique_rl.training.checkpoints import last_checkpoint
+from critique_rl.training.checkpoints import last_checkpoint, load_critic
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.images import (
     VISION_INPUTS,
@@ -107,7 +107,16 @@ class CriticTrainer(GRPOTrainer):
     ) -> None:
         if train_dataset is None:
             raise UserError("train_dataset is missing.")
+        adapter = isinstance(model, str | Path) and (Path(model) / "adapter_config.json").is_file()
+        if adapter and peft_config is not None:
+            raise UserError(
+                f"{model} is an adapter already: leave peft_config out, or merge it into its base."
+            )
+        if adapter and args.advantage != "gae":  # whose value model refuses it with its own advice
+            model = load_critic(str(model))
         _check_start(model, args, new_adapter=peft_config is not None)
+        if eval_dataset is not None:
+            args.check_evaluation()
         self.args = args
         self.value_model: ValueModel | None = None
         self._gathered_rewards: torch.Tensor | None = None

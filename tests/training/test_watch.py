@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from helpers import retold, same, weights
+from helpers import adapter_of, retold, same, weights
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainerControl, TrainerState
 
+from critique_rl.config.evaluation import ProtocolConfig
 from critique_rl.training.stages import Stage1Trainer
 from critique_rl.training.watch import PATIENCE, Watch, not_finite
 from critique_rl.types import UserError
@@ -176,3 +178,32 @@ def test_absurd_settings_are_refused(config: Make, wrong: dict[str, float]) -> N
         config(**wrong)
     with pytest.raises(UserError, match="unhealthy='ignore' is none of"):
         config(unhealthy="ignore")
+
+
+class TestBeforeHoursAreSpent:
+    def test_an_unknown_kind_names_its_row(self, critic_dir: Path, pool: Dataset, config: Make) -> None:
+        wrong = pool.map(lambda row, i: {"kind": "maths" if i == 3 else row["kind"]}, with_indices=True)
+        with pytest.raises(UserError, match="train_dataset, row 3, column 'kind': 'maths' is none of"):
+            Stage1Trainer(critic_dir, args=config(), train_dataset=wrong)
+
+    def test_the_folder_of_an_adapter_is_loaded_with_its_base(
+        self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
+    ) -> None:
+        adapter = adapter_of(critic_dir, tmp_path / "adapter")
+        trainer = Stage1Trainer(str(adapter), args=config(), train_dataset=pool)
+        trainer.train()  # checks, on the first rollout, that the reference is the start
+        with pytest.raises(UserError, match="is an adapter already"):
+            Stage1Trainer(adapter, args=config(), train_dataset=pool, peft_config=LoraConfig())
+
+    def test_an_evaluation_that_groups_do_not_divide_is_refused(
+        self, critic_dir: Path, pool: Dataset, config: Make
+    ) -> None:
+        args = config(per_device_eval_batch_size=6)
+        with pytest.raises(UserError, match=r"per_device_eval_batch_size=6 .* multiple of the 4 critiques"):
+            Stage1Trainer(critic_dir, args=args, train_dataset=pool, eval_dataset=pool)
+
+
+def test_samples_without_temperature_are_refused() -> None:
+    with pytest.raises(UserError, match="samples=8 at temperature 0 are all alike"):
+        ProtocolConfig(samples=8).check()
+    ProtocolConfig(samples=8, response_temperature=0.7).check()
