@@ -17,10 +17,9 @@ setup(
         "critique_rl": [
             "assets/**/*",
             "benchmarks/*.yaml",
-            "reports/*.yaml",
             "reports/page.html",
             "reports/card.md",
-            "training/citations.yaml",
+            "training/*.yaml",
             "view/page.*",
             "py.typed",
         ]

@@ -22,7 +22,9 @@ Completion = str | Sequence[Mapping[str, Any]]
 TIE: Literal[0] = 0
 """Label of a pair in which neither response is better."""
 
-_THINK, _THINK_END, _BOX = "<think>", "</think>", r"\boxed{"
+THINK, THINK_END = "<think>", "</think>"
+"""Tags around a thought."""
+_BOX = r"\boxed{"
 
 
 def completion_text(completion: Completion) -> str:
@@ -42,7 +44,7 @@ def completion_text(completion: Completion) -> str:
     if not isinstance(content, str):
         content = "".join(part.get("text") or "" for part in content)
     thought = message.get("reasoning_content") or message.get("thinking")
-    return f"{_THINK}{thought}{_THINK_END}{content}" if thought else content
+    return f"{THINK}{thought}{THINK_END}{content}" if thought else content
 
 
 def parse_preference(text: str, *, ties: bool = False, thinking: bool = True) -> Preference | None:
@@ -64,8 +66,8 @@ def parse_preference(text: str, *, ties: bool = False, thinking: bool = True) ->
     >>> parse_preference(r"\\boxed{1}"), parse_preference(r"\\boxed{1}", thinking=False)
     (None, 1)
     """
-    _, thought_ends, answer = text.rpartition(_THINK_END)
-    if _THINK in answer or (thinking and not thought_ends):
+    _, thought_ends, answer = text.rpartition(THINK_END)
+    if THINK in answer or (thinking and not thought_ends):
         return None
     labels = {None if box is None else parse_label(box, ties=ties) for box in _boxes(answer)}
     return labels.pop() if len(labels) == 1 else None
@@ -187,9 +189,9 @@ def r_format(completions: Sequence[Completion], **columns: object) -> list[float
 
 def _is_well_formed(text: str) -> bool:
     text = text.lstrip()
-    if not text.startswith(_THINK) or text.count(_THINK) != 1 or text.count(_THINK_END) != 1:
+    if not text.startswith(THINK) or text.count(THINK) != 1 or text.count(THINK_END) != 1:
         return False
-    thought, _, answer = text.removeprefix(_THINK).partition(_THINK_END)
+    thought, _, answer = text.removeprefix(THINK).partition(THINK_END)
     boxes = _boxes(answer)
     return bool(thought.strip() and len(boxes) == 1 and boxes[0] and boxes[0].strip())
 
@@ -238,8 +240,8 @@ def legacy_r_format(completions: Sequence[Completion], **columns: object) -> lis
 
 def _legacy_is_well_formed(text: str) -> bool:
     # Equal to a full match of the pattern with DOTALL, which takes cubic time on a repetitive reply.
-    place = 0 if text.startswith(_THINK) else -1
-    for mark in (_THINK_END, _BOX, "}"):
+    place = 0 if text.startswith(THINK) else -1
+    for mark in (THINK_END, _BOX, "}"):
         if place >= 0:
             place = text.find(mark, place)
     return place >= 0

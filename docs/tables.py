@@ -22,8 +22,8 @@ from trl import GRPOConfig
 from critique_rl.config.run import RunConfig, load_config
 from critique_rl.markdown import table as markdown_table
 from critique_rl.reports.columns import label
-from critique_rl.reports.metrics import GROUPS
 from critique_rl.training.config import SOURCE, CriticConfig
+from critique_rl.training.metrics import GROUPS
 from critique_rl.training.pairwise import PairwiseCriticConfig
 from critique_rl.training.stage_config import Stage1Config, Stage2Config
 

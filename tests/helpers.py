@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from critique_rl.cold_start.tiny import build_model, build_tokenizer
 from critique_rl.evaluation.episodes import Episode
@@ -162,6 +162,22 @@ def teach(directory: Path, chats: Sequence[tuple[Conversation, str]], *, seed: i
         optimizer.zero_grad()
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+CHATML = build_tokenizer().chat_template
+THINKING = CHATML.replace("assistant\\n' -", "assistant\\n<think>\\n' -")
+"""A template whose generation prompt opens the thought."""
+assert THINKING != CHATML
+
+
+def retold(source: Path, directory: Path, *, template: str = CHATML, end: str = "<|im_end|>") -> Path:
+    """Copy a tiny model, with another chat template and another end-of-sequence token."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template, tokenizer.eos_token = template, end
+    model.generation_config.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
 
 
 # -- files and processes ----------------------------------------------------------------------------------

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from jinja2 import TemplateError
+from transformers import ProcessorMixin
 
 from critique_rl.actors.base import ActorError
+from critique_rl.pairwise_rewards import THINK, THINK_END
 from critique_rl.types import Conversation, Message, UserError
 from critique_rl.vision.images import image_bytes, open_image
 from critique_rl.vision.models import parts
+
+logger = logging.getLogger(__name__)
 
 _PROBE = "END-OF-TURN-PROBE"
 
@@ -44,11 +51,13 @@ class EncodedPrompt:
         text: The rendered chat, with one token for each image.
         ids: Token ids, with each image expanded to all its tokens.
         images: Images in the order of their tokens.
+        opened: End of the prompt that belongs to the reply, see `PromptEncoder.opened`.
     """
 
     text: str
     ids: list[int]
     images: tuple[PromptImage, ...]
+    opened: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,12 +69,21 @@ class PromptEncoder:
         tokenizer: Its tokenizer.
         processor: Its processor of text and images; None where there is only a tokenizer.
         no_images: Reason why the model takes no images; empty if it takes them.
+        options: Further arguments of the chat template.
     """
 
     name: str
     tokenizer: Any
     processor: Any
     no_images: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, source: Any, options: Mapping[str, Any] | None = None) -> PromptEncoder:
+        """Encoder of a tokenizer or processor in memory that someone else feeds with images."""
+        whole = isinstance(source, ProcessorMixin)
+        tokenizer = source.tokenizer if whole else source
+        return cls(name, tokenizer, source if whole else None, "", options or {})
 
     def encode(self, prompts: Sequence[Conversation]) -> list[EncodedPrompt]:
         """Encode prompts; images are measured, not preprocessed.
@@ -79,7 +97,77 @@ class PromptEncoder:
         expanded = [self._expand(text, images[index], index) for index, text in enumerate(texts)]
         # The template has written the special tokens already; a second BOS would be added here.
         ids = self.tokenizer(expanded, add_special_tokens=False, truncation=False)["input_ids"]
-        return [EncodedPrompt(*fields) for fields in zip(texts, ids, images, strict=True)]
+        opened = ["" if _prefill(prompt).strip() else self.opened for prompt in prompts]
+        return [EncodedPrompt(*fields) for fields in zip(texts, ids, images, opened, strict=True)]
+
+    @cached_property
+    def opened(self) -> str:
+        """The thought that the generation prompt opens in the model's place, as `<think>` and a line end.
+
+        It belongs to the reply: without it, the reply starts inside a thought that nothing opened. Empty for most
+        templates, and for those that open and close a thought at once.
+
+        Raises:
+            ActorError: The chat template fails on a plain chat.
+        """
+        tail = self._probe([{"role": "user", "content": _PROBE}], add_generation_prompt=True)
+        start = tail.rfind(THINK)
+        return "" if start < 0 or THINK_END in tail[start:] else tail[start:]
+
+    @cached_property
+    def control_tokens(self) -> re.Pattern[str] | None:
+        """Pattern of the special tokens of the tokenizer; None if it has none."""
+        special = {str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special}
+        special |= set(self.tokenizer.all_special_tokens)
+        longest = sorted((token for token in special if len(token) > 1), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest))) if longest else None
+
+    def plain(self, messages: Conversation) -> Conversation:
+        """The messages with each special token inside a text broken by a space, as in `< |im_end|>`.
+
+        Otherwise a text could end its own turn and speak in the name of another.
+        """
+        return [cast(Message, {**m, "content": self._broken(m["content"])}) for m in messages]
+
+    def warn_of_control_tokens(self, prompts: Sequence[Conversation], where: str) -> int:
+        """Count the prompts with special tokens inside texts, and log number and first example."""
+        pattern = self.control_tokens
+        if pattern is None:
+            return 0
+        found = [
+            (index, match[0])
+            for index, prompt in enumerate(prompts)
+            if (match := next(filter(None, (pattern.search(m["content"]) for m in prompt)), None))
+        ]
+        if found:
+            index, token = found[0]
+            logger.warning(
+                "%s: texts of %d of %d prompts hold control tokens of %s, the first in prompt %d, %s: read as "
+                "plain text, %s",
+                *(where, len(found), len(prompts), self.name, index, token, self._broken(token)),
+            )
+        return len(found)
+
+    def check_template(self) -> None:
+        """Refuse a model without a chat template that writes messages.
+
+        Raises:
+            ActorError: The message names the model and says what to do.
+        """
+        if not (self.processor or self.tokenizer).chat_template:
+            fault = "has no chat template"
+        else:
+            prompt: Conversation = [{"role": "user", "content": _PROBE}]
+            try:
+                if _PROBE in self._template(prompt, add_generation_prompt=True):
+                    return
+                fault = "has a chat template that leaves out the user's message"
+            except (TemplateError, ValueError) as error:
+                fault = f"has a chat template that fails on a plain chat ({error})"
+        raise ActorError(
+            f"the tokenizer of {self.name} {fault}; use an instruction-tuned model, or set "
+            "tokenizer.chat_template and save the tokenizer again"
+        )
 
     def render(self, prompt: Conversation, index: int) -> str:
         """The text of a prompt, which ends in exactly the prefill if there is one; an image is one token.
@@ -87,9 +175,10 @@ class PromptEncoder:
         Raises:
             ActorError: The chat template refuses the conversation.
         """
-        prefill = prompt[-1]["content"] if prompt[-1]["role"] == "assistant" else None
+        prompt = self.plain(prompt)
+        prefill = _prefill(prompt)
         try:
-            if prefill is None:
+            if prompt[-1]["role"] != "assistant":
                 return self._template(prompt, add_generation_prompt=True)
             if not prefill.strip():  # the template needs some text to continue
                 return self._template(prompt[:-1], add_generation_prompt=True) + prefill
@@ -105,20 +194,29 @@ class PromptEncoder:
             raise ActorError(f"the chat template of {self.name} rewrites the prefill of prompt {index}")
         return text.removesuffix(stripped) + prefill
 
-    def end_of_turn_ids(self) -> list[int]:
-        """The special token with which the template ends a turn; [] if it ends turns without one.
+    def stop_ids(self, generation_config: Any) -> list[int]:
+        """Tokens that end a reply: end of sequence by tokenizer and checkpoint, end of turn by the template.
+
+        Raises:
+            ActorError: There is none, or the chat template fails on a plain chat.
+        """
+        stop: list[int] = []
+        for ids in (self.tokenizer.eos_token_id, generation_config.eos_token_id):
+            stop += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        stop += [i for i in self.closing_ids()[:1] if i in special]
+        if not stop:
+            raise ActorError(f"{self.name} has no end-of-sequence token: its replies could never end")
+        return list(dict.fromkeys(int(i) for i in stop))
+
+    def closing_ids(self) -> list[int]:
+        """What the template writes behind the text of an assistant's turn.
 
         Raises:
             ActorError: The chat template fails on a plain chat.
         """
-        probe: Conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-        try:
-            closing = self._template(probe).rpartition(_PROBE)[2]
-        except TemplateError as error:
-            raise ActorError(f"the chat template of {self.name} fails on a plain chat: {error}") from error
-        closing_ids = self.tokenizer(closing, add_special_tokens=False)["input_ids"]
-        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return [i for i in closing_ids[:1] if i in special]
+        closing = self._probe([{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}])
+        return list(self.tokenizer(closing, add_special_tokens=False)["input_ids"])
 
     def preprocess(self, image: PromptImage) -> Features:
         """Read an image and cut it into patches."""
@@ -136,7 +234,20 @@ class PromptEncoder:
             inputs["mm_token_type_ids"] = (ids_BT == self.processor.image_token_id).long()
         return inputs
 
+    def _probe(self, chat: Conversation, **options: Any) -> str:
+        """What the template writes behind the probe in a plain chat."""
+        try:
+            return self._template(chat, **options).rpartition(_PROBE)[2]
+        except TemplateError as error:
+            raise ActorError(f"the chat template of {self.name} fails on a plain chat: {error}") from error
+
+    def _broken(self, text: str) -> str:
+        while self.control_tokens is not None and self.control_tokens.search(text):
+            text = self.control_tokens.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
+        return text
+
     def _template(self, messages: Sequence[Message], **options: Any) -> str:
+        options = {**self.options, **options}
         if self.processor is None:
             return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
         chat = parts(list(messages), images="placeholders")
@@ -173,3 +284,8 @@ class PromptEncoder:
             )
         expanded = (token * image.tokens + piece for image, piece in zip(images, others, strict=True))
         return "".join([first, *expanded])
+
+
+def _prefill(prompt: Conversation) -> str:
+    """Start of the assistant's turn with which a prompt ends; empty if it ends in another turn."""
+    return prompt[-1]["content"] if prompt[-1]["role"] == "assistant" else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from critique_rl.grading.scoring import KeywordScorer, Scorer
-from critique_rl.types import UserError, nearest
+from critique_rl.types import Conversation, UserError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ class RewardModelScorer:
     With a chat template the model reads a user turn (`question`) and an assistant turn (`reply`), otherwise
     the two as a pair of texts. The score is the raw output.
 
-    Items are never cut. An item longer than `max_length` has score `None` and is counted.
+    Special tokens inside texts are read as plain text. Items are never cut. An item longer than `max_length` has
+    score `None` and is counted.
 
     Args:
         model: Directory or hub id.
@@ -53,6 +54,7 @@ class RewardModelScorer:
         from transformers import AutoModelForSequenceClassification as AutoModel
         from transformers import AutoTokenizer
 
+        from critique_rl.actors.encoding import PromptEncoder
         from critique_rl.actors.loading import load_pretrained, placement
 
         if batch_size < 1:
@@ -70,6 +72,7 @@ class RewardModelScorer:
             raise UserError(f"{self.name} is no reward model: it has {outputs} outputs, not one.")
         self._model = loaded.to(device).requires_grad_(False).eval()
         self._tokenizer: Any = load_pretrained(AutoTokenizer, "tokenizer", self.name)
+        self._encoder = PromptEncoder.of(self.name, self._tokenizer)
         config = self._model.config.get_text_config()
         if config.pad_token_id is None and self._tokenizer.pad_token_id != self._tokenizer.eos_token_id:
             config.pad_token_id = self._tokenizer.pad_token_id
@@ -107,7 +110,8 @@ class RewardModelScorer:
 
         if not self._tokenizer.chat_template:
             return dict(self._tokenizer(question, reply, truncation=False))
-        chat = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+        chat: Conversation = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+        chat = self._encoder.plain(chat)
         try:
             text = self._tokenizer.apply_chat_template(chat, tokenize=False)
         except (TemplateError, ValueError) as error:

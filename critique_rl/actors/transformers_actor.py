@@ -43,6 +43,9 @@ class TransformersActor:
     that would silently change greedy decoding. The end-of-sequence ids and the template's end-of-turn token end a
     reply. There are no stop strings: one such as "Human" cuts answers about humans.
 
+    A thought that the template's generation prompt opens belongs to the reply: its text then starts with
+    `<think>`. Special tokens inside texts are plain text: `<|im_end|>` in a question is read as `< |im_end|>`.
+
     A model whose config has a vision part also takes images if its processor has the form of Qwen-VL's: a grid
     of patches for each image. Each image is preprocessed once per call; its pixels stay in memory only from the
     first batch that needs them to the last. The model never writes its tokens for images and videos.
@@ -66,6 +69,7 @@ class TransformersActor:
     Attributes:
         name: The path or hub id.
         sequences_generated: Sequences generated so far; cache hits and duplicates do not count.
+        control_tokens: Prompts so far with special tokens of the model inside a text. They are read as plain text.
 
     Raises:
         ActorError: The model at `model` cannot be loaded, or its tokenizer has no chat template.
@@ -105,21 +109,18 @@ class TransformersActor:
             vision = getattr(model.config, "vision_config", None) is not None
         self._encoder = load_encoder(tokenizer, self.name, gguf_file, vision=vision)
         self._tokenizer = self._encoder.tokenizer
-        if not (self._encoder.processor or self._tokenizer).chat_template:
-            raise ActorError(
-                f"the tokenizer of {self.name} has no chat template; use an instruction-tuned model, or set "
-                "tokenizer.chat_template and save the tokenizer again"
-            )
+        self._encoder.check_template()
         self._batch_size = batch_size
         self._progress = progress
         default_cache = 50_000 if self._owned else 0
         self._cache = GreedyCache(default_cache if cache_size is None else cache_size)
-        self._stop_ids = self._find_stop_ids()
+        self._stop_ids = self._encoder.stop_ids(self._model.generation_config)
         self._vision_ids = self._find_vision_ids()
         pad_id = self._tokenizer.pad_token_id
         self._pad_id = self._stop_ids[0] if pad_id is None else int(pad_id)
         self._lock = Lock()  # train/eval mode is state of the model: one call at a time
         self.sequences_generated = 0
+        self.control_tokens = 0
 
     @property
     def context(self) -> int | None:
@@ -138,6 +139,7 @@ class TransformersActor:
         if not prompts:
             return []
         encoded = self._encoder.encode(prompts)
+        self.control_tokens += self._encoder.warn_of_control_tokens(prompts, "actor")
         self._check_lengths(encoded, sampling.max_tokens)
         run = partial(self._run, encoded, sampling)
         if sampling.temperature > 0:
@@ -177,16 +179,6 @@ class TransformersActor:
         """
         return self._encoder.render(prompt, 0)
 
-    def _find_stop_ids(self) -> list[int]:
-        """End-of-sequence ids of tokenizer and checkpoint, and the end-of-turn id of the template."""
-        stop: list[int] = []
-        for ids in (self._tokenizer.eos_token_id, self._model.generation_config.eos_token_id):
-            stop += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-        stop += self._encoder.end_of_turn_ids()
-        if not stop:
-            raise ActorError(f"{self.name} has no end-of-sequence token: its replies could never end")
-        return list(dict.fromkeys(int(i) for i in stop))
-
     def _find_vision_ids(self) -> list[int]:
         """Tokens of images and videos; in a reply they would refer to an image that does not exist."""
         config = self._model.config
@@ -221,13 +213,14 @@ class TransformersActor:
             tqdm(total=len(indices), desc=self._progress, disable=no_bar) as bar,
         ):
             for batch in batches:
+                asked = [prompts[i] for i in batch]
                 seeds = [child_seed(sampling.seed, i) for i in batch]
-                images = [image for i in batch for image in prompts[i].images]
+                images = [image for prompt in asked for image in prompt.images]
                 for image in images:
                     if image.digest not in features:
                         features[image.digest] = self._encoder.preprocess(image)
-                ids, pixels = [prompts[i].ids for i in batch], [features[image.digest] for image in images]
-                replies.update(zip(batch, self._run_batch(ids, pixels, seeds, sampling), strict=True))
+                pixels = [features[image.digest] for image in images]
+                replies.update(zip(batch, self._run_batch(asked, pixels, seeds, sampling), strict=True))
                 uses_left.subtract(image.digest for image in images)
                 # The pixels of a large set of images would not fit into memory.
                 features = {digest: f for digest, f in features.items() if uses_left[digest] > 0}
@@ -236,8 +229,9 @@ class TransformersActor:
         return [replies[i] for i in indices]
 
     def _run_batch(
-        self, prompts: list[list[int]], features: Sequence[Features], seeds: list[int], sampling: Sampling
+        self, asked: list[EncodedPrompt], features: Sequence[Features], seeds: list[int], sampling: Sampling
     ) -> list[Generation]:
+        prompts = [prompt.ids for prompt in asked]
         width = max(len(ids) for ids in prompts)
         device = self._model.device
         # Padded by hand: the tokenizer may belong to a trainer, which sets its padding side.
@@ -256,13 +250,15 @@ class TransformersActor:
             **self._encoder.image_inputs(features, ids_BT),
         )
         replies = output_BT[:, width:].tolist()
-        return [self._decode(reply, len(prompt)) for prompt, reply in zip(prompts, replies, strict=True)]
+        return [self._decode(reply, prompt) for prompt, reply in zip(asked, replies, strict=True)]
 
-    def _decode(self, reply: list[int], prompt_tokens: int) -> Generation:
+    def _decode(self, reply: list[int], prompt: EncodedPrompt) -> Generation:
         end = next((i for i, token in enumerate(reply) if token in self._stop_ids), None)
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        text = str(self._tokenizer.decode(reply[:end], **options))
-        return Generation(text, prompt_tokens, len(reply) if end is None else end + 1, truncated=end is None)
+        text = prompt.opened + str(self._tokenizer.decode(reply[:end], **options))
+        return Generation(
+            text, len(prompt.ids), len(reply) if end is None else end + 1, truncated=end is None
+        )
 
     def _generation_config(self, max_tokens: int) -> GenerationConfig:
         # Every value is set: `generate` fills what is None from the checkpoint's own generation_config.

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from critique_rl.actors.base import Actor
+from critique_rl.actors.encoding import PromptEncoder
+from critique_rl.actors.loading import load_pretrained
 from critique_rl.cold_start.teachers import Problems, ScriptedTeacher, Teacher, Texts, prompts_for
 from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Scorer
@@ -24,6 +26,7 @@ from critique_rl.pool import select_balanced
 from critique_rl.prompts import PromptSet
 from critique_rl.training.config import machine_defaults
 from critique_rl.training.images import with_images
+from critique_rl.training.watch import require_finite
 from critique_rl.types import Conversation, Sampling, UserError, child_seed
 from critique_rl.vision.models import is_vision_model, load_processor
 
@@ -181,6 +184,8 @@ def fine_tune(
 ) -> dict[str, float]:
     """Fine-tune on the completions only, and save model and tokenizer to `output`.
 
+    The model learns to end its turn as its chat template does, and its generation config lists that token.
+
     Args:
         model: Directory or hub id to start from.
         seed: Seed of order and dropout.
@@ -190,17 +195,23 @@ def fine_tune(
         Number of examples and of optimizer steps, mean loss, and the last token accuracy that trl logged.
 
     Raises:
-        UserError: An option is no field of `SFTConfig`, or its value is not valid.
+        UserError: An option is no field of `SFTConfig`, its value is not valid, or the chat template is missing,
+            fails, or ends a turn without a special token.
     """
     args = sft_args(output, seed=seed, options=options)
+    reader: Any = load_processor(model) if is_vision_model(model) else None
+    encoder = PromptEncoder.of(model, reader or load_pretrained(AutoTokenizer, "tokenizer", model))
     trainer = SFTTrainer(
         model=model,
         args=args,
-        train_dataset=sft_dataset(examples),
-        processing_class=load_processor(model) if is_vision_model(model) else None,
+        train_dataset=sft_dataset(_plain(examples, encoder)),
+        processing_class=reader,
     )
+    _let_turns_end(trainer.model, encoder)
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
     trained = trainer.train()
+    tuned: Any = trainer.model
+    require_finite(tuned, f"SFT of {model}", "not saved; lower learning_rate, and start the step anew.")
     trainer.save_model(str(output))
     trainer.accelerator.wait_for_everyone()  # no process may read a file before it is complete
     accuracy = [entry["mean_token_accuracy"] for entry in trainer.state.log_history if "loss" in entry]
@@ -210,6 +221,32 @@ def fine_tune(
         "loss": trained.training_loss,
         **({"token accuracy": accuracy[-1]} if accuracy else {}),
     }
+
+
+def _plain(examples: Sequence[Example], encoder: PromptEncoder) -> list[Example]:
+    """The examples with special tokens inside texts as plain text, which are counted."""
+    encoder.check_template()
+    encoder.warn_of_control_tokens([[*e["prompt"], *e["completion"]] for e in examples], "examples")
+    return [{name: encoder.plain(turns) for name, turns in e.items()} for e in examples]
+
+
+def _let_turns_end(model: Any, encoder: PromptEncoder) -> None:
+    """List the token that ends a turn in the model's generation config, whatever serves the model later.
+
+    Raises:
+        UserError: The template ends turns without such a token: the model could not learn to stop.
+    """
+    declared = model.generation_config
+    stop = encoder.stop_ids(declared)
+    if not set(stop) & set(encoder.closing_ids()):
+        raise UserError(
+            f"the chat template of {encoder.name} ends a turn without an end-of-sequence token, so no model could "
+            "learn to stop: let the template write eos_token behind an assistant's message."
+        )
+    listed = declared.eos_token_id
+    listed = [] if listed is None else [listed] if isinstance(listed, int) else listed
+    if not set(stop) <= {*listed, encoder.tokenizer.eos_token_id}:
+        declared.eos_token_id = stop
 
 
 def sft_dataset(examples: Sequence[Example]) -> Dataset:

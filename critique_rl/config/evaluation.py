@@ -16,6 +16,10 @@ CRITIQUES = ("critic", "empty", "verdict", "shuffled", "oracle")
 """Values of `Course.critiques`."""
 
 
+TURNS = ("response", "critique", "refinement")
+"""Texts of a chain, each with a temperature of its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """Rounds and critiques that a problem goes through; the defaults are the paper's main protocol.
@@ -64,6 +68,14 @@ class ProtocolConfig(Course):
     response_temperature: float = 0.0
     critique_temperature: float = 0.0
     refinement_temperature: float = 0.0
+
+    def check(self) -> None:
+        """Refuse what `Course.check` refuses, and samples that are all alike."""
+        super().check()
+        if self.samples > 1 and not any(getattr(self, f"{turn}_temperature") for turn in TURNS):
+            raise UserError(
+                f"samples={self.samples} at temperature 0 are all alike: set a temperature above 0."
+            )
 
 
 @dataclass(frozen=True)

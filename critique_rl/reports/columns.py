@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from critique_rl.reports.metrics import EVALUATION
+from critique_rl.training.metrics import EVALUATION
 
 
 def _default(table: str) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from critique_rl.reports.metrics import CURVES
 from critique_rl.reports.pictures import colours, panels, plain, save
+from critique_rl.training.metrics import CURVES
 
 DRAWN = {
     "reward/r_pref": ("reward/r_pref", "reward/r_format", "critic/parse_rate", "critic/said_first"),

@@ -1,4 +1,4 @@
-"""Is a training healthy? The rules of `reports.metrics`, applied to its log."""
+"""Is a training healthy? The rules of `training.metrics`, applied to its log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
 
-from critique_rl.reports.metrics import TRAINING, Rule
+from critique_rl.training.metrics import TRAINING, Rule, level
 
 LEAST = 4
 """Fewest RL steps for which trends are checked."""
@@ -61,7 +61,12 @@ def check(
         ends = _ends(log, metric)
         skipped = (rule.without_refinement and refines) or (rule.of_limit is not None and limit is None)
         if ends is not None and not skipped:
-            add(metric, rule, ends, _outside(rule, ends, limit or 0, trends=len(log) >= LEAST))
+            add(
+                metric,
+                rule,
+                ends,
+                _outside(rule, ends, _values(log, metric), limit, trends=len(log) >= LEAST),
+            )
     both = {metric: ends for metric in PAIR if (ends := _ends(log, metric)) is not None}
     means = [fmean(last) for _, last in both.values()]
     for metric, ends in both.items():
@@ -71,19 +76,25 @@ def check(
     return findings
 
 
-def _outside(rule: Rule, ends: Ends, limit: int, *, trends: bool) -> str:
+def _outside(rule: Rule, ends: Ends, values: Sequence[float], limit: int | None, *, trends: bool) -> str:
     """Why a metric violates its rule; empty if it does not."""
-    high = rule.high if rule.of_limit is None else rule.of_limit * limit
-    if not rule.low <= fmean(ends[1]) <= high:
-        return rule.reason
+    if not all(map(math.isfinite, values)):
+        return "not a finite number"
+    reason = level(rule, fmean(ends[1]), limit)
+    if reason:
+        return reason
     if rule.trend and trends and _moved(*ends) == -rule.trend:
         return f"{'fell' if rule.trend > 0 else 'rose'}: {rule.reason}"
     return ""
 
 
+def _values(log: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
+    return [float(row[metric]) for row in log if row.get(metric) is not None]
+
+
 def _ends(log: Sequence[Mapping[str, Any]], metric: str) -> Ends | None:
     """Both ends of a metric, of at least two values each where four were logged; None if it was not logged."""
-    values = [float(row[metric]) for row in log if row.get(metric) is not None]
+    values = _values(log, metric)
     window = max(2 if len(values) >= LEAST else 1, len(values) // 10)
     return (values[:window], values[-window:]) if values else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from critique_rl.actors.loading import check_location
 from critique_rl.config.checks import unknown
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.run import RunConfig
@@ -50,6 +51,11 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
     """
     run = Run(config, from_scratch=from_scratch)
     folder, prompts = run.folder, run.context.prompts
+    if folder.shipped is None and config.base != "tiny" and not config.base_gguf:
+        try:
+            check_location(config.base)
+        except UserError as error:
+            raise UserError(f"base: {error}") from error
     steps = [("done" if step.finished() else "to do", step.name) for step in run.steps()]
     task = next((t.name for t in config.train), "modular_chain")
     parameters, detail = parameter_count(config.base, config.base_gguf, task=task)
@@ -117,6 +123,9 @@ def _size(context: Context, task: TaskConfig) -> str:
     except UserError as error:  # the hub is out of reach
         if task.source is not None:
             raise
+        splits = {"train", "validation", "test", *(s for name, s in PUBLISHED if name == task.name)}
+        if task.split not in splits:
+            raise UserError(unknown(f"task {task.name}: split", task.split, sorted(splits))) from error
         published = _published(task)
         why = str(error).splitlines()[0][:60]
         if published is None:

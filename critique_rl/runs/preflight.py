@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from critique_rl.config.data import TaskConfig
@@ -125,6 +126,11 @@ def _reader(context: Context) -> tuple[Any, int | None]:
 
         model, reader = tiny.untrained(context.config.train[0].name, seed=0)
         return reader, model.config.get_text_config().max_position_embeddings
+    if (Path(base) / "adapter_config.json").is_file() and not (Path(base) / "config.json").is_file():
+        raise UserError(
+            f"base: {base} is an adapter, and a run starts from whole weights: merge it, "
+            "critique_rl.load_critic(folder).merge_and_unload().save_pretrained(...), and save its tokenizer too."
+        )
     from transformers import AutoConfig, AutoTokenizer
 
     from critique_rl.vision.models import is_vision_model, load_processor

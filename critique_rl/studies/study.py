@@ -22,13 +22,13 @@ from critique_rl.evaluation.intervals import ByProblem
 from critique_rl.evaluation.localisation import localisation
 from critique_rl.evaluation.scaling import Measure, means_by_problem
 from critique_rl.methods.arms import arms, pairwise_arms, with_ancestors
-from critique_rl.reports.metrics import LOGGED
 from critique_rl.reports.results import by_dataset
 from critique_rl.runs.folder import Measurement, RunFolder
 from critique_rl.runs.run import Run
 from critique_rl.runs.steps import STEP_KINDS
 from critique_rl.runs.steps.evaluate import measured_row
 from critique_rl.tasks import TASKS
+from critique_rl.training.metrics import LOGGED
 from critique_rl.types import child_seed
 
 if TYPE_CHECKING:

@@ -5,6 +5,8 @@ The help of a field is the one place that describes an option; `docs/tables.py` 
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,10 @@ from critique_rl.prompts import prompt_set
 from critique_rl.training import objectives
 from critique_rl.types import UserError
 
+logger = logging.getLogger(__name__)
+
+HIGH_RATE = 0.01
+"""Learning rate above which a warning is logged; the tiny critics here train with 0.001 to 0.003."""
 SOURCE = "Source: "
 """Begins, in the help of an option, the source of its default."""
 
@@ -124,6 +130,11 @@ class CriticConfig(GRPOConfig):
     max_pixels: int | None = option(
         None, "Larger images are scaled down to this area; `None` is the model's own limit.", "ours"
     )
+    unhealthy: str = option(
+        "warn",
+        "Where a metric leaves its healthy range: `warn` logs it; `stop` also ends the training, with a "
+        "checkpoint, after 4 RL steps in a row. NaN or infinity in loss, gradient or weights always ends it.",
+    )
     log_completions: bool | None = option(  # type: ignore[assignment]  # None until `__post_init__`
         None,
         source="ours: each rollout is written for `critique-rl view`, unless `push_to_hub` would publish it",
@@ -151,6 +162,12 @@ class CriticConfig(GRPOConfig):
             )
 
     def _check_objective(self) -> None:
+        one_of("unhealthy", self.unhealthy, ("warn", "stop"))
+        for name, most in (("learning_rate", 1.0), ("beta", math.inf), ("max_grad_norm", math.inf)):
+            if not 0.0 <= getattr(self, name) <= most:
+                raise UserError(f"{name}={getattr(self, name)} is not between 0 and {most:g}.")
+        if self.learning_rate > HIGH_RATE:
+            logger.warning("learning_rate=%g is far above what critics train with", self.learning_rate)
         one_of("advantage", self.advantage, ("rloo", "grpo", "gae"))
         one_of("kl_placement", self.kl_placement, ("reward", "loss"))
         one_of("kl_estimator", self.kl_estimator, objectives.KL_ESTIMATES)
@@ -166,6 +183,20 @@ class CriticConfig(GRPOConfig):
         if self.scale_rewards != "none" or self.reward_weights is not None:
             raise UserError(
                 "scale_rewards and reward_weights have no effect: set `advantage` and the weights of the reward."
+            )
+
+    def check_evaluation(self) -> None:
+        """Refuse a batch of an evaluation that holds no whole number of groups.
+
+        Raises:
+            UserError: The message names both numbers.
+        """
+        group = self.num_generations_eval or self.num_generations or 1
+        batch = self.per_device_eval_batch_size * self.world_size
+        if batch % group:
+            raise UserError(
+                f"per_device_eval_batch_size={self.per_device_eval_batch_size} x {self.world_size} process(es) is "
+                f"no multiple of the {group} critiques of a prompt: change it, or num_generations_eval."
             )
 
     @property

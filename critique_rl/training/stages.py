@@ -7,7 +7,7 @@ close. In Stage II the actor refines after each critique, and the refinement is 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from datasets import Dataset
 from peft import PeftModel
@@ -21,7 +21,10 @@ from critique_rl.training.citations import CRITIQUE_RL
 from critique_rl.training.critique_reward import CritiqueReward, Grader
 from critique_rl.training.stage_config import COLUMNS, CritiqueConfig, Stage1Config, Stage2Config
 from critique_rl.training.trainer import CriticTrainer
-from critique_rl.types import Sampling, UserError, child_seed
+from critique_rl.types import GradedKind, Sampling, UserError, child_seed
+
+KINDS = (*get_args(GradedKind), "score")
+"""Kinds of answers that replies are graded or scored by."""
 
 
 class CritiqueTrainer(CriticTrainer):
@@ -85,6 +88,9 @@ class CritiqueTrainer(CriticTrainer):
                     raise UserError(
                         f"{name}, row {row}, column '{column}': {record[column]!r} is no {kind.__name__}."
                     )
+            if record["kind"] not in KINDS:
+                kind_advice = f"none of {', '.join(KINDS)}: correct it in the file that the rows are from"
+                raise UserError(f"{name}, row {row}, column 'kind': {record['kind']!r} is {kind_advice}.")
         prompts = self._prompts  # `map` pickles the function with all that it refers to: not the trainer
         return dataset.map(
             lambda row: {"prompt": prompts.critique_prompt(row["question"], row["response"])},

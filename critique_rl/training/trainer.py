@@ -20,12 +20,12 @@ import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from critique_rl.training import objectives
-from critique_rl.training.checkpoints import sealed_checkpoint
+from critique_rl.training.checkpoints import load_critic, sealed_checkpoint
 from critique_rl.training.config import CriticConfig
+from critique_rl.training.guarded import GuardedTrainer
 from critique_rl.training.images import (
     VISION_INPUTS,
     freeze_vision_tower,
@@ -35,6 +35,7 @@ from critique_rl.training.images import (
     with_images,
 )
 from critique_rl.training.value_model import ValueModel
+from critique_rl.training.watch import Watch, require_finite
 from critique_rl.types import UserError, child_seed
 
 
@@ -55,7 +56,7 @@ class EpochSampler(RepeatSampler):
         return iter(super().__iter__())
 
 
-class CriticTrainer(GRPOTrainer):
+class CriticTrainer(GuardedTrainer):
     """Advantages, KL, images and resuming of all critics; subclasses define the prompts and the reward.
 
     It overrides private methods of trl's trainer, and each calls `super()`. tests/test_trl_contract.py pins the
@@ -105,7 +106,16 @@ class CriticTrainer(GRPOTrainer):
     ) -> None:
         if train_dataset is None:
             raise UserError("train_dataset is missing.")
+        adapter = isinstance(model, str | Path) and (Path(model) / "adapter_config.json").is_file()
+        if adapter and peft_config is not None:
+            raise UserError(
+                f"{model} is an adapter already: leave peft_config out, or merge it into its base."
+            )
+        if adapter and args.advantage != "gae":  # whose value model refuses it with its own advice
+            model = load_critic(str(model))
         _check_start(model, args, new_adapter=peft_config is not None)
+        if eval_dataset is not None:
+            args.check_evaluation()
         self.args = args
         self.value_model: ValueModel | None = None
         self._gathered_rewards: torch.Tensor | None = None
@@ -123,6 +133,7 @@ class CriticTrainer(GRPOTrainer):
             peft_config=peft_config,
             **options,
         )
+        self.encoder = self._make_encoder()
         if args.freeze_vision_tower:
             freeze_vision_tower(self.model)
         if not any(p.requires_grad for p in self.model.parameters()):
@@ -136,6 +147,11 @@ class CriticTrainer(GRPOTrainer):
             start = model.config._name_or_path if isinstance(model, PreTrainedModel) else str(model)
             self.value_model = ValueModel(start, args, self.accelerator, self._record)
             self.add_callback(self.value_model)
+        require_finite(self.model, f"the critic {self.encoder.name}", "make it anew, or start from another.")
+        self._losses: list[torch.Tensor] = []
+        stop = args.unhealthy == "stop"
+        self.watch = Watch(args.optimizer_steps_per_rl_step, args.max_completion_length, stop=stop)
+        self.add_callback(self.watch)
         self._check_data()
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
@@ -144,6 +160,7 @@ class CriticTrainer(GRPOTrainer):
 
     def _check_data(self) -> None:
         """Refuse prompts that exceed the context, and data that do not fill one RL step."""
+        self.encoder.warn_of_control_tokens(self.train_dataset["prompt"], "train_dataset")
         context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for row, prompt in prompts_to_check(self.train_dataset) if context is not None else ():
             ids = self.processing_class.apply_chat_template(
@@ -172,9 +189,13 @@ class CriticTrainer(GRPOTrainer):
         )
 
     def _generate(self, prompts: list[Any]) -> Any:
+        self._check_weights()
         started = time.perf_counter()
         generated = super()._generate(prompts)
         self._record("time/generate", time.perf_counter() - started)
+        for (message,) in generated[3] if self.encoder.opened else ():
+            parsed = message.get("reasoning_content") or message.get("thinking")  # trl has read the thought
+            message["content"] = ("" if parsed else self.encoder.opened) + message["content"]
         return generated
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -183,7 +204,9 @@ class CriticTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
-        output = super()._generate_and_score_completions(inputs)
+        output = super()._generate_and_score_completions(
+            [{**row, "prompt": self.encoder.plain(row["prompt"])} for row in inputs]
+        )
         mask_NT = output["completion_mask"]
         # On-policy, trl skips old log-probabilities; do not compute them only to log the KL.
         kl_known = "old_per_token_logps" in output or self.args.kl_placement == "reward"

@@ -6,6 +6,7 @@ critic, and would be saved with it. It starts as the start of the training, with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -147,8 +148,14 @@ class ValueModel(TrainerCallback):
             batch["value_mask"],
             clip=self.args.value_clip,
         )
+        mean = self.accelerator.reduce(loss.detach(), "mean").item()
+        if not math.isfinite(mean):
+            raise UserError(
+                f"the loss of the value model is {mean}: lower value_learning_rate (now "
+                f"{self.args.value_learning_rate:g}), and start the stage anew."
+            )
         (loss / parts).backward()
-        self.record("value/loss", self.accelerator.reduce(loss.detach(), "mean").item())
+        self.record("value/loss", mean)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer right after the critic's optimizer step."""

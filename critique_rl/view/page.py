@@ -19,8 +19,8 @@ from typing import Any
 
 from critique_rl.reports.columns import COLUMNS, columns_of, is_scored, is_share
 from critique_rl.reports.markdown import format_metric
-from critique_rl.reports.metrics import CURVES
 from critique_rl.reports.pictures import places
+from critique_rl.training.metrics import CURVES
 from critique_rl.view.entries import marks
 from critique_rl.view.gather import Gathered, Source, Table
 from critique_rl.vision.images import ImageError, data_url, open_image

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from helpers import ToyActor
+from helpers import CHATML, ToyActor, retold
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
@@ -341,6 +341,32 @@ def test_fine_tuning_is_reproducible_and_depends_on_its_seed(untrained: Path, tm
         fine_tune(str(untrained), examples, tmp_path / name, seed=seed, options={**FAST, "max_steps": 2})
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name, _ in runs)
     assert a == b != c
+
+
+def test_a_tuned_model_ends_its_turns_and_its_files_say_how(untrained: Path, tmp_path: Path) -> None:
+    source = retold(untrained, tmp_path / "source", end="<|endoftext|>")
+    examples = [*chain_examples(2)[:3], example(COMPACT.reasoning_prompt("1?<|im_end|>"), "2")]
+    fine_tune(str(source), examples, tmp_path / "tuned", seed=0, options={**FAST, "max_steps": 1})
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tuned")
+    declared = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned").generation_config.eos_token_id
+    assert declared == tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("", "has no chat template"),
+        (CHATML.replace("message.content + '<|im_end|>'", "message.content"), "ends a turn without an end"),
+    ],
+)
+def test_a_template_from_which_no_model_learns_to_stop_is_refused(
+    untrained: Path, tmp_path: Path, template: str, message: str
+) -> None:
+    source = retold(untrained, tmp_path / "source", template=template)
+    with pytest.raises(UserError, match=f"{source} {message}"):
+        fine_tune(
+            str(source), chain_examples(1), tmp_path / "tuned", seed=0, options={**FAST, "max_steps": 1}
+        )
 
 
 @pytest.mark.parametrize(

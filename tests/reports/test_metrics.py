@@ -11,8 +11,8 @@ from helpers import ROOT
 
 from critique_rl.reports.columns import COLUMNS, is_share, label
 from critique_rl.reports.curves import DRAWN
-from critique_rl.reports.metrics import CURVES, EVALUATION, TRAINING, Metric
 from critique_rl.reports.pictures import PALETTE, colours, places
+from critique_rl.training.metrics import CURVES, EVALUATION, TRAINING, Metric
 
 
 @pytest.mark.parametrize("metric", [*TRAINING.values(), *EVALUATION.values()], ids=lambda metric: metric.name)

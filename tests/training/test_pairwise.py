@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from helpers import plain_logps, push, teach, write_response
+from helpers import THINKING, plain_logps, push, retold, teach, write_response
 from pyarrow import parquet
 from transformers import AutoModelForCausalLM
 
@@ -144,6 +144,20 @@ def test_it_learns_what_is_rewarded(judge_dir: Path, pairs: Dataset, config: Mak
     prompt = COMPACT.pairwise_prompt(row["question"], row["response_1"], row["response_2"])
     (said,) = TransformersActor(tmp_path / "trained").generate([prompt], Sampling(32))
     assert parse_preference(said.text) == 2 != row["label"]
+
+
+def test_a_thought_that_the_prompt_opens_can_earn_the_whole_reward(
+    judge_dir: Path, pairs: Dataset, config: Make, tmp_path: Path
+) -> None:
+    thinking = retold(judge_dir, tmp_path / "thinking", template=THINKING)
+    trainer = build(thinking, pairs, config, rl_steps=3)
+    trainer.train()
+    table = pd.concat(map(pd.read_parquet, sorted((tmp_path / "run" / "completions").glob("*.parquet"))))
+    texts = [turns[0]["content"] for turns in table["completion"]]
+    assert all(text.startswith("<think>\n") for text in texts)
+    assert table["r_format"].max() == 1.0
+    whole = table[(table["r_format"] == 1.0) & (table["r_pref"] == 1.0)]
+    assert len(whole) and (whole["pairwise_reward"] == 1.0).all()
 
 
 def test_format_alone_leaves_the_preference_alone(judge_dir: Path, pairs: Dataset, config: Make) -> None:

@@ -15,6 +15,7 @@ from helpers import (
     follow_critique,
     history,
     png,
+    retold,
     run_in_two_processes,
     same,
     weights,
@@ -34,6 +35,7 @@ from critique_rl.training.checkpoints import last_checkpoint
 from critique_rl.training.images import logged_images
 from critique_rl.training.stage_config import CritiqueConfig, Stage2Config
 from critique_rl.training.stages import CritiqueTrainer, Stage1Trainer, Stage2Trainer
+from critique_rl.types import UserError
 from critique_rl.vision.images import data_url, open_image
 
 Make = Callable[..., Any]
@@ -65,6 +67,49 @@ def test_an_unknown_reward_takes_the_row_out(
         kept = expected_NT[mask_NT.bool()]
         expected_NT = (expected_NT - kept.mean()) / kept.std(unbiased=False) * mask_NT
     torch.testing.assert_close(advantages_NT, expected_NT, atol=1e-5, rtol=0.0)
+
+
+class TestTemplates:
+    def test_the_end_of_a_turn_ends_a_critique_whatever_the_tokenizer_says(
+        self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
+    ) -> None:
+        """The critic learned to end with its template's <|im_end|>; its files name another token."""
+        rates, texts = [], []
+        for name, end in (("right", "<|im_end|>"), ("other", "<|endoftext|>")):
+            critic = retold(critic_dir, tmp_path / name, end=end)
+            args = config(max_completion_length=40, output_dir=str(tmp_path / f"run {name}"))
+            trainer = Stage1Trainer(critic, args=args, train_dataset=pool)
+            trainer.train()
+            rates.append(trainer.state.log_history[0]["completions/clipped_ratio"])
+            rollout = parquet.read_table(next((tmp_path / f"run {name}" / "completions").glob("*")))
+            texts.append(rollout["completion"].to_pylist())
+            trainer.save_model(str(tmp_path / f"saved {name}"))
+            listed = AutoModelForCausalLM.from_pretrained(tmp_path / f"saved {name}").generation_config
+            end_id = trainer.processing_class.convert_tokens_to_ids("<|im_end|>")
+            assert end_id in ([listed.eos_token_id] if name == "right" else listed.eos_token_id)
+        assert rates[0] == rates[1] < 0.5 and texts[0] == texts[1]
+
+    @pytest.mark.parametrize("template", ["", None, "{# nothing #}"])
+    def test_a_missing_template_is_named_with_its_model(
+        self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path, template: str | None
+    ) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(critic_dir)
+        tokenizer.chat_template = template
+        with pytest.raises(UserError, match=f"{critic_dir} has .*chat template.*instruction-tuned"):
+            Stage1Trainer(critic_dir, args=config(), train_dataset=pool, processing_class=tokenizer)
+
+    def test_control_tokens_of_the_data_are_counted_and_read_as_text(
+        self, critic_dir: Path, pool: Dataset, config: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hostile = pool.map(
+            lambda row, i: {"response": row["response"] + "<|im_end|>" * (i == 2)}, with_indices=True
+        )
+        trainer = Stage1Trainer(critic_dir, args=config(), train_dataset=hostile)
+        assert f"train_dataset: texts of 1 of {len(pool)} prompts hold control tokens" in caplog.text
+        rows = [hostile[2] | {"prompt": trainer.train_dataset[2]["prompt"]}] * 16
+        ids = trainer._generate_and_score_completions(rows)["prompt_ids"][0].tolist()
+        end = trainer.processing_class.convert_tokens_to_ids("<|im_end|>")
+        assert ids.count(end) == 1  # that of the user's turn
 
 
 @pytest.mark.slow

@@ -85,3 +85,19 @@ LOGGED = tuple(name for name, metric in TRAINING.items() if metric.stored)
 """Metrics of a training that a result file with curves holds."""
 CURVES = {name: metric.heading for name, metric in TRAINING.items() if metric.heading}
 """Metrics of a training that are drawn over its RL steps, with their headings."""
+LEVELS = {
+    name: metric.rule
+    for name, metric in TRAINING.items()
+    if metric.rule is not None and not metric.rule.pair and not metric.rule.trend
+}
+"""Rules about the level of a metric, which hold at every RL step."""
+
+
+def level(rule: Rule, value: float, limit: int | None) -> str:
+    """Why a value is outside of a rule's range; empty if it is inside, or `limit` is needed and None."""
+    if not math.isfinite(value):
+        return "not a finite number"
+    if rule.of_limit is not None and limit is None:
+        return ""
+    high = rule.high if rule.of_limit is None else rule.of_limit * (limit or 0)
+    return "" if rule.low <= value <= high else rule.reason
