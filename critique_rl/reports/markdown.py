@@ -30,7 +30,9 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False
 
 
 def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True, interval: bool = False) -> str:
-    """Format one cell: percent or the plain value, ± over several seeds, a dash where nothing was measured.
+    """Format one cell: percent or the plain value, ± over seeds that differ, a dash where nothing was measured.
+
+    Seeds that do not differ get the ends of the interval over problems, if the result file has it.
 
     Args:
         metric: `mean`, `low`, `high` and `values`, as `summarise` returns them.
@@ -41,9 +43,9 @@ def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True, int
         return "–"
     scale, digits = (100, 1) if percent else (1, 2)
     text = f"{scale * metric['mean']:.{digits}f}"
-    if len(metric["values"]) > 1:
+    if len(set(metric["values"])) > 1:
         return f"{text} ± {scale * (metric['high'] - metric['low']) / 2:.{digits}f}"
-    if not interval:
+    if (len(metric["values"]) == 1 and not interval) or metric["low"] == metric["high"]:
         return text
     return f"{text} ({scale * metric['low']:.{digits}f} to {scale * metric['high']:.{digits}f})"
 
@@ -55,7 +57,10 @@ def caption(content: Mapping[str, Any], *, intervals: bool = False) -> str:
     """
     seeds = content["seeds"]
     if len(seeds) > 1:
-        interval = f"mean ± half of the 95 % t-interval over {len(seeds)} seeds"
+        interval = (
+            f"mean ± half of the 95 % t-interval over {len(seeds)} seeds; a value without ± is the same for all "
+            "seeds, which makes it no exact one: its 95 % interval over problems is in brackets where it is stored"
+        )
     elif intervals:
         interval = "one seed; in brackets the 95 % bootstrap interval over its problems"
     else:

@@ -696,9 +696,7 @@ def test_an_image_stays_where_a_prefill_is_asked_for(server: Server, tmp_path: P
     assert message["content"][1]["text"] == "Red?\n\nBegin your reply with: So"
 
 
-RED_DOT = data_url(
-    b"GIF89a\x01\0\x01\0\x80\0\0\xff\0\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
-)
+RED_DOT = data_url(b"GIF89a\x01\0\x01\0\x80\0\0\xff\0\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;")
 
 
 def test_an_image_that_cannot_be_sent_is_named_before_anything_is_sent(server: Server) -> None:
