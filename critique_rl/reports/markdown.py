@@ -8,6 +8,9 @@ from typing import Any
 from critique_rl.markdown import table
 from critique_rl.reports.columns import columns_of, is_scored, is_share
 
+ALIKE = "without ±: the same for all seeds, and in brackets, where known, the 95 % interval over problems"
+"""Part of a caption on values that do not differ between seeds; they are not exact for that."""
+
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
     """Write a table of a result file's rows: shares in percent, seeds as mean ± half of the 95 % interval.
@@ -57,10 +60,7 @@ def caption(content: Mapping[str, Any], *, intervals: bool = False) -> str:
     """
     seeds = content["seeds"]
     if len(seeds) > 1:
-        interval = (
-            f"mean ± half of the 95 % t-interval over {len(seeds)} seeds; a value without ± is the same for all "
-            "seeds, which makes it no exact one: its 95 % interval over problems is in brackets where it is stored"
-        )
+        interval = f"mean ± half of the 95 % t-interval over {len(seeds)} seeds; {ALIKE}"
     elif intervals:
         interval = "one seed; in brackets the 95 % bootstrap interval over its problems"
     else:
