@@ -61,7 +61,7 @@ def image_size(image: str | bytes, name: str | None = None) -> tuple[int, int]:
     """
     with _opened(image, name) as opened:
         size = opened.size
-        if not _ends_well(opened.fp):
+        if not _ends_well(opened.fp):  # type: ignore[attr-defined]  # `Image.open` sets it
             opened.load()
         return size
 
