@@ -8,6 +8,8 @@ from typing import Any
 from critique_rl.markdown import table
 from critique_rl.reports.columns import columns_of, is_scored, is_share
 
+ROUNDING = 1e-9
+"""Largest difference of values that only the rounding of floats made."""
 ALIKE = "without ±: the same for all seeds, and in brackets, where known, the 95 % interval over problems"
 """Part of a caption on values that do not differ between seeds; they are not exact for that."""
 
@@ -46,9 +48,10 @@ def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True, int
         return "–"
     scale, digits = (100, 1) if percent else (1, 2)
     text = f"{scale * metric['mean']:.{digits}f}"
-    if len(set(metric["values"])) > 1:
+    values = metric["values"]
+    if max(values) - min(values) > ROUNDING:
         return f"{text} ± {scale * (metric['high'] - metric['low']) / 2:.{digits}f}"
-    if (len(metric["values"]) == 1 and not interval) or metric["low"] == metric["high"]:
+    if (len(values) == 1 and not interval) or metric["high"] - metric["low"] <= ROUNDING:
         return text
     return f"{text} ({scale * metric['low']:.{digits}f} to {scale * metric['high']:.{digits}f})"
 

@@ -314,7 +314,8 @@ def test_below_the_table_stand_seeds_commit_and_the_oddities_of_the_papers_numbe
     values = {("CTRL", "svamp"): {"acc_refine": [0.5, 0.5]}}
     result = content(values, table="table4_ood", base="Qwen/Qwen2.5-7B", seeds=[7, 3], dirty=True)
     text = markdown(result, paper, ["acc_refine"])
-    assert "over 2 seeds (7, 3). Preset toy, commit " + "c" * 40 + "-dirty, CPU" in text
+    assert "over 2 seeds (7, 3); without ±: the same for all seeds" in text
+    assert "Preset toy, commit " + "c" * 40 + "-dirty, CPU" in text
     assert "Paper: arXiv 2510.24320, version 1, Table 4." in text and "85.1 for CTRL" in text
     alone = content({("CTRL", "svamp"): {"acc_refine": [0.5]}}, table="table4_ood", seeds=[7])
     assert "one seed (7), intervals over items" in markdown(alone, paper, ["acc_refine"])
