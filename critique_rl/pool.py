@@ -6,9 +6,10 @@ the training set is selected from them. Here the pool is deduplicated and, by de
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,39 @@ from critique_rl.grading.scoring import Scorer, ScoreRange, train_range
 from critique_rl.prompts import PromptSet
 from critique_rl.records import written_once
 from critique_rl.types import Problem, Sampling, UserError, child_seed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PoolCounts:
+    """What became of the responses that were drawn for a pool.
+
+    Attributes:
+        drawn: Responses drawn.
+        ungraded: Left out since they were blank or could not be graded.
+        duplicates: Left out since they repeat a response to the same problem.
+        right: Distinct right responses; None where responses are scored.
+        wrong: Distinct wrong responses; None where responses are scored.
+        kept: Rows of the pool; balancing drops the surplus of right or wrong responses.
+    """
+
+    drawn: int
+    ungraded: int
+    duplicates: int
+    right: int | None
+    wrong: int | None
+    kept: int
+
+    def summary(self) -> str:
+        """All counts in one line.
+
+        >>> PoolCounts(76, 2, 4, 68, 2, 4).summary()
+        '76 responses drawn: 2 ungraded, 4 duplicates, 68 right, 2 wrong; 4 kept'
+        """
+        graded = [] if self.right is None else [f"{self.right} right", f"{self.wrong} wrong"]
+        parts = [f"{self.ungraded} ungraded", f"{self.duplicates} duplicates", *graded]
+        return f"{self.drawn} responses drawn: {', '.join(parts)}; {self.kept} kept"
 
 
 def collect_pool(
@@ -35,6 +69,7 @@ def collect_pool(
     rounds: Path | None = None,
     scorer: Scorer | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_counts: Callable[[PoolCounts], None] | None = None,
 ) -> Dataset:
     """Sample, grade and select responses.
 
@@ -51,6 +86,7 @@ def collect_pool(
             keeps all in memory.
         scorer: Scores the responses to problems of kind `score`; None grades them.
         on_progress: Called with the number of finished rounds and of all rounds.
+        on_counts: Called once with what became of the responses; by default they are logged.
 
     Returns:
         Rows id, dataset, question, answer, kind, response, response_correct, actor, temperature, sample,
@@ -64,15 +100,32 @@ def collect_pool(
     """
     draw = partial(_draw_round, problems, actor, prompts, sampling, scorer, seed)
     distinct: dict[tuple[str, str], dict[str, Any]] = {}
+    graded = 0
     for sample in range(samples):
         make = partial(draw, sample)
         for row in make() if rounds is None else written_once(rounds / f"{sample}.jsonl", make):
             distinct.setdefault((row["id"], row["response"]), row)
+            graded += 1
         if on_progress is not None:
             on_progress(sample + 1, samples)
-    pool = _select(list(distinct.values()), scored=scorer is not None, balanced=balanced, seed=seed)
+    found = list(distinct.values())
+    count = partial(_counts, found, drawn=samples * len(problems), graded=graded, scored=scorer is not None)
+    say = on_counts or (lambda counts: logger.info("pool: %s", counts.summary()))
+    try:
+        pool = _select(found, scored=scorer is not None, balanced=balanced, seed=seed)
+    except UserError as error:
+        raise UserError(f"{error} {count(kept=0).summary()}.") from error
+    say(count(kept=len(pool)))
     random.Random(child_seed(seed, "pool order")).shuffle(pool)
     return Dataset.from_list(pool)
+
+
+def _counts(
+    rows: Sequence[Mapping[str, Any]], *, drawn: int, graded: int, scored: bool, kept: int
+) -> PoolCounts:
+    right = sum(bool(row["response_correct"]) for row in rows) if not scored else None
+    wrong = None if right is None else len(rows) - right
+    return PoolCounts(drawn, drawn - graded, graded - len(rows), right, wrong, kept)
 
 
 def _draw_round(

@@ -13,10 +13,10 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from critique_rl.markdown import table
-from critique_rl.studies.claims import Outcome, judge
+from critique_rl.studies.claims import Outcome, Status, judge
 from critique_rl.studies.paper import Paper, load_paper
 from critique_rl.studies.results import combine, load_result
 from critique_rl.studies.tables import format_cell
@@ -32,9 +32,10 @@ HEAD = """# Ledger
 
 Written by `python experiments/ledger.py`; do not edit. A claim says that a difference is above a bound. The
 difference is taken seed by seed. **holds**: the 95 % t-interval over seeds lies above the bound. **does not
-show**: it does not. **not run**: a result file or a row is missing. Shares are in percentage points, scores in
-their own unit. Where the paper's number is of another model or data set, that stands beside it. Intervals are not
-corrected for the number of claims: of those about a difference of 0, one in forty holds by chance.
+show**: no part of it does. **undecided**: a part of it does, or one seed has no interval. **not run**: a result
+file or a row is missing. Shares are in percentage points, scores in their own unit. Where the paper's number is
+of another model or data set, that stands beside it. Intervals are not corrected for the number of claims: of
+those about a difference of 0, one in forty holds by chance.
 """
 
 
@@ -92,7 +93,7 @@ def _of_paper(
             for outcome in judge(claim, content, paper):
                 counts[outcome.status] = counts.get(outcome.status, 0) + 1
                 lines.append(_line(outcome, key[0], paths, content, paper, start))
-    total = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("holds", "does not show", "not run"))
+    total = ", ".join(f"{counts.get(status, 0)} {status}" for status in get_args(Status))
     return f"Paper: {paper.source}. In all: {total}.\n\n{table(COLUMNS, lines, raw=True)}\n"
 
 

@@ -382,6 +382,7 @@ def test_every_metric_of_training_is_explained(
 
 def test_every_metric_of_evaluation_is_explained() -> None:
     graded = Episode("i", "d", "q", "1", "number", "y", True, "c", "correct", "z", True, 7)
+    graded = dataclasses.replace(graded, response_cut=False, critique_cut=False, refinement_cut=False)
     scored = dataclasses.replace(graded, kind="score", response_score=1.0, refinement_score=2.0)
     made = {*metrics([graded]), *metrics([scored]), *(f"critic_{name}" for name in METRICS)}
     made |= {f"{name}_at_K" for name in (*BASELINES, "self_critique")}

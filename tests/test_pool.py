@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from critique_rl.pool import collect_pool, select_balanced
+from critique_rl.pool import PoolCounts, collect_pool, select_balanced
 from critique_rl.prompts import COMPACT, PAPER
 from critique_rl.tasks import load_task
 from critique_rl.training.stage_config import COLUMNS
@@ -106,6 +106,19 @@ def test_what_cannot_be_graded_is_left_out_and_nothing_is_refused(asked: list[Pr
     assert not {p.id for p in ungradable} & set(pool["id"])
     with pytest.raises(UserError, match="the response pool is empty"):
         collect_pool(ungradable, ToyActor(asked, right=10), COMPACT, samples=1, sampling=SAMPLING)
+
+
+def test_what_became_of_every_response_is_counted(asked: list[Problem]) -> None:
+    ungradable = [Problem(p.id, p.dataset, p.question, "", "no number", p.kind) for p in asked[:4]]
+    said: list[PoolCounts] = []
+    actor = ToyActor(asked, right=8, spread=1)
+    pool = collect_pool(
+        [*ungradable, *asked[4:]], actor, COMPACT, samples=3, sampling=SAMPLING, on_counts=said.append
+    )
+    # 16 questions that can be graded, each with three equal responses: 4 right, 12 wrong.
+    assert said == [PoolCounts(drawn=60, ungraded=12, duplicates=32, right=4, wrong=12, kept=8)]
+    assert len(pool) == 8
+    assert said[0].drawn == said[0].ungraded + said[0].duplicates + 4 + 12
 
 
 def test_a_stored_response_begins_with_its_prefill(asked: list[Problem]) -> None:

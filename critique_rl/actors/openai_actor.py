@@ -28,7 +28,7 @@ from critique_rl.actors.replies import (
 )
 from critique_rl.actors.server import Server
 from critique_rl.types import NO_REPLY, Conversation, Generation, Sampling, UserError, child_seed
-from critique_rl.vision.images import as_url
+from critique_rl.vision.images import shown_url
 
 Prefill = Literal["continue", "user"]
 
@@ -401,7 +401,7 @@ def _with_parts(messages: Conversation) -> Any:
     for message in messages:
         fields: dict[str, Any] = {key: value for key, value in message.items() if key != "image"}
         if "image" in message:
-            image = {"type": "image_url", "image_url": {"url": as_url(message["image"])}}
+            image = {"type": "image_url", "image_url": {"url": shown_url(message["image"])}}
             fields["content"] = [image, {"type": "text", "text": message["content"]}]
         sent.append(fields)
     return sent
@@ -412,7 +412,7 @@ def _keys(prompts: Sequence[Conversation]) -> list[str]:
 
     The file of an image may change between calls, and the content itself is too large for a key.
     """
-    digest = cache(lambda image: hashlib.sha256(as_url(image).encode()).hexdigest())
+    digest = cache(lambda image: hashlib.sha256(shown_url(image).encode()).hexdigest())
     keys = []
     for index, prompt in enumerate(prompts):
         try:

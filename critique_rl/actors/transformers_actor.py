@@ -127,6 +127,12 @@ class TransformersActor:
         """Most tokens of prompt and reply together; None if the model's config does not say."""
         return getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What can change its texts besides the weights: batch size, type of the weights, device."""
+        model = self._model
+        return {"batch_size": self._batch_size, "dtype": str(model.dtype), "device": str(model.device)}
+
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
         """Generate one reply per prompt, in order; see `Actor.generate`.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from critique_rl.cli.shared import add_task_arguments, task_config, write_result
 from critique_rl.config.data import LengthConfig
 from critique_rl.config.evaluation import CRITIQUES, HISTORIES, ProtocolConfig
 from critique_rl.config.reading import as_dict, build
-from critique_rl.display import Display, Outcome
+from critique_rl.display import Display, Outcome, redacted
 from critique_rl.evaluation.episodes import Episode, read_episodes, unknown_replies
 from critique_rl.evaluation.intervals import ByProblem, percent
 from critique_rl.evaluation.protocol import evaluate
@@ -25,12 +26,20 @@ from critique_rl.evaluation.summary import summarise
 from critique_rl.grading.scoring import Rater, ScoreRange
 from critique_rl.manifest import only_process
 from critique_rl.prompts import PROMPT_SETS, prompt_set
-from critique_rl.redact import redacted
+from critique_rl.records import write
+from critique_rl.reports.columns import is_share
 from critique_rl.reports.markdown import markdown_table
 from critique_rl.runs.folder import MARKER
 from critique_rl.runs.problems import load_problems, protocol_of
 from critique_rl.runs.step import Step
 from critique_rl.types import GradedKind, Problem, UserError
+
+MODELS = "models.json"
+"""File of an evaluation with name, batch size, type and device of its models, by role."""
+MAIN = ("acc", "acc_refine", "acc_dis", "parse_rate")
+"""Metrics that are printed with their intervals."""
+MOST_CUT = 0.05
+"""Largest share of texts cut at their token limit without a warning; as for critiques in training."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +93,7 @@ def _recorded(arguments: argparse.Namespace) -> Outcome:
     lines = [json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in episodes]
     (output / "records.jsonl").write_text("".join(lines), encoding="utf-8")
     settings = {"recorded": str(path), "kind": arguments.kind}
-    outcome = _report(output, settings, 0, path.stem, "recorded", episodes, {})
+    outcome = _report(output, settings, 0, path.stem, "recorded", episodes, {}, {})
     if not agreement.labelled:
         return outcome
     return replace(
@@ -121,6 +130,9 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
         actor = make_actor(arguments.actor)
         same = arguments.critic == arguments.actor
         critic = actor if same else make_actor(arguments.critic) if arguments.critic else None
+        loaded = {"actor": actor} | ({} if critic is None else {"critic": critic})
+        used = {role: {"name": m.name, **getattr(m, "settings", {})} for role, m in loaded.items()}
+        write(output / MODELS, json.dumps(used, indent=1) + "\n")
         evaluate(
             problems,
             actor,
@@ -129,6 +141,7 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
             records=output / "records.jsonl",
             rater=rater,
             on_progress=display.advance,
+            on_turn=partial(_say_turn, display),
         )
 
     step = Step("eval", output, kind="evaluate", command="evaluate", settings=settings)
@@ -146,7 +159,16 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
     if protocol.rounds > 1:
         by_problem |= by_round(range(1, protocol.rounds + 1))(episodes)
     method = "No critic" if arguments.critic is None and protocol.critiques == "critic" else "Critic"
-    return _report(output, settings, arguments.seed, task.title, method, episodes, by_problem)
+    models = {role: {"name": settings[role]} for role in ("actor", "critic") if settings[role]}
+    if (output / MODELS).is_file():  # folders of older versions lack it
+        models = json.loads((output / MODELS).read_text("utf-8"))
+    return _report(output, settings, arguments.seed, task.title, method, episodes, by_problem, models)
+
+
+def _say_turn(display: Display, turn: str, texts: int, speed: float | None) -> None:
+    display.note(
+        f"{turn}: writing {texts} texts" if speed is None else f"{turn}: {speed:.0f} tokens a second"
+    )
 
 
 def _protocol(arguments: argparse.Namespace) -> ProtocolConfig:
@@ -183,13 +205,29 @@ def _report(
     method: str,
     episodes: Sequence[Episode],
     by_problem: ByProblem,
+    models: Mapping[str, Mapping[str, Any]],
 ) -> Outcome:
-    """Write the report, with further metrics `by_problem`."""
+    """Write the report, with further metrics `by_problem`; `models` are names and settings by role."""
     metrics = summarise([[e for e in episodes if e.round == 0]], [by_problem])
     row = {"method": method, "dataset": dataset, "metrics": metrics}
     path = output / "report.json"
-    write_result(path, settings, seed, [row])
-    lines = [f"{markdown_table([row])}\n"]
-    lines += [f"{name}: {percent(metrics[name])}" for name in by_problem if name in metrics]
+    write_result(path, settings, seed, [row], **({"models": models} if models else {}))
+    lines = [f"{markdown_table([row])}\n", *_cut_texts(episodes, settings.get("lengths", {}))]
+    problems, samples = len({e.id for e in episodes}), 1 + max(e.sample for e in episodes)
+    lines.append(f"{problems} problems" + (f", {samples} samples of each" if samples > 1 else ""))
+    lines += [f"{role}: {model['name']}" for role, model in models.items()]
+    shown = (*(name for name in MAIN if name in metrics and is_share(name, "percent")), *by_problem)
+    lines += [f"{name}: {percent(metrics[name])}" for name in shown if name in metrics]
     lines += filter(None, [unknown_replies(episodes), f"results: {path}"])
     return Outcome("\n".join(lines), [row], {"records": output / "records.jsonl", "report": path})
+
+
+def _cut_texts(episodes: Sequence[Episode], lengths: Mapping[str, int]) -> list[str]:
+    """A warning for each kind of text of which more than `MOST_CUT` ended at the token limit."""
+    lines = []
+    for text in ("response", "critique", "refinement"):
+        known = [cut for e in episodes if (cut := getattr(e, f"{text}_cut")) is not None]
+        if sum(known) > MOST_CUT * len(known):
+            limit = f"{lengths[text]} tokens" if text in lengths else "their limit"
+            lines.append(f"warning: {sum(known)} of {len(known)} {text}s were cut at {limit}: raise --tokens")
+    return lines

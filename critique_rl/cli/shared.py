@@ -52,8 +52,8 @@ def task_options(items: Sequence[str]) -> dict[str, Any]:
 
 
 def write_result(
-    path: Path, settings: Mapping[str, Any], seed: int, rows: Sequence[Mapping[str, Any]]
+    path: Path, settings: Mapping[str, Any], seed: int, rows: Sequence[Mapping[str, Any]], **more: Any
 ) -> None:
-    """Write a result file, as `critique_rl.reports.provenance.result` describes it."""
-    content = json.dumps(result(settings, [seed], rows), indent=1, ensure_ascii=False)
+    """Write a result file, as `critique_rl.reports.provenance.result` describes it, with `more` entries."""
+    content = json.dumps(result(settings, [seed], rows) | more, indent=1, ensure_ascii=False)
     path.write_text(f"{content}\n", encoding="utf-8")

@@ -15,7 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", help="folder of a run, of one of its seeds, stages or evaluations, or of an `eval`"
     )
-    parser.add_argument("--with", dest="other", metavar="OTHER_RUN", help="another run, to compare with")
+    parser.add_argument(
+        "--with",
+        dest="others",
+        metavar="OTHER_RUN",
+        action="append",
+        default=[],
+        help="another run, to compare with; may be given several times",
+    )
     parser.add_argument("--output", metavar="FILE", help="the page, by default RUN/view.html")
     parser.add_argument(
         "--limit",
@@ -33,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: A folder is missing or holds nothing to show, or a file cannot be read or written.
     """
     at_least(1, "--", limit=arguments.limit)
-    folders = [Path(folder) for folder in (arguments.run, arguments.other) if folder is not None]
+    folders = [Path(folder) for folder in (arguments.run, *arguments.others)]
     output = folders[0] / "view.html" if arguments.output is None else Path(arguments.output)
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file, such as {output / 'view.html'}.")

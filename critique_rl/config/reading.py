@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from critique_rl.config.checks import unknown
-from critique_rl.redact import redacted
+from critique_rl.display import redacted
 from critique_rl.types import UserError
 
 

@@ -35,6 +35,9 @@ class Episode:
         critic_rating: f(x, y, c) on 1 to 10, in place of the verdict; None if unparsed.
         refinement_score: Score of the refinement on the scorer's scale.
         image: Image of the question, as in `Problem`.
+        response_cut: Whether the response ended at its token limit; None in records without it.
+        critique_cut: The same of the critique; None also where the critic wrote none.
+        refinement_cut: The same of the refinement; None also where a response was kept.
     """
 
     id: str
@@ -56,6 +59,9 @@ class Episode:
     critic_rating: float | None = None
     refinement_score: float | None = None
     image: str | None = None
+    response_cut: bool | None = None
+    critique_cut: bool | None = None
+    refinement_cut: bool | None = None
 
 
 def added_tokens(*counts: int | None) -> int | None:

@@ -17,9 +17,17 @@ from critique_rl.types import child_seed
 
 Array = np.ndarray
 
-# Columns of counts per episode; all but the first three are 0 in episodes that could not be graded.
+_TEXTS = ("response", "critique", "refinement")
+# Columns of counts per episode, of all episodes.
+_ALWAYS = (
+    *("all", "metered", "tokens"),  # metered: with known tokens
+    *("texts", "cut"),  # texts of which is known whether they ended at their limit, and those that did
+    *(f"{count}_{text}" for text in _TEXTS for count in ("known", "cut")),
+)
+# The others are 0 in episodes that could not be graded.
 _COUNTS = (
-    *("all", "metered", "tokens", "graded"),  # metered: with known tokens
+    *_ALWAYS,
+    "graded",
     *("right", "wrong"),  # by response
     "refined",  # refinement right
     "spoiled",  # right response, wrong refinement
@@ -30,6 +38,7 @@ _COUNTS = (
     *("score", "score_refine"),  # of responses, of refinements
     *("squared_error", "absolute_error"),  # of the critic's rating, if it has one
 )
+_CUT = {"cut": ("cut", "texts")} | {f"{text}_cut": (f"cut_{text}", f"known_{text}") for text in _TEXTS}
 _RATIOS = {
     "acc": ("right", "graded"),
     "graded_rate": ("graded", "all"),
@@ -44,6 +53,7 @@ _RATIOS = {
     "acc_dis_on_correct": ("agrees_right", "judged_right"),
     "acc_dis_on_wrong": ("agrees_wrong", "judged_wrong"),
     "parse_rate": ("parsed", "judged"),
+    **_CUT,
 }
 _SCORED_RATIOS = {
     "score": ("score", "graded"),
@@ -53,14 +63,16 @@ _SCORED_RATIOS = {
     "mse_dis": ("squared_error", "parsed"),
     "mae_dis": ("absolute_error", "parsed"),
     "parse_rate": ("parsed", "judged"),
+    **_CUT,
 }
-_WITHOUT_CRITIC = ("acc", "score", "graded_rate", "tokens")
+_WITHOUT_CRITIC = ("acc", "score", "graded_rate", "tokens", "cut", "response_cut")
 
 
 def metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
     """All metrics; None where there is nothing to divide by.
 
-    Episodes with a reply that could not be graded or scored count only in `graded_rate` and `tokens`, so that
+    Episodes with a reply that could not be graded or scored count only in `graded_rate`, `tokens` and
+    the shares of cut texts, so that
     delta = delta_ic - delta_ci holds exactly. Discrimination is measured on the episodes with a critique. A
     critique without a rating has no error, so read `mse_dis` and `mae_dis` beside `parse_rate`.
 
@@ -68,7 +80,8 @@ def metrics(episodes: Sequence[Episode]) -> dict[str, float | None]:
         episodes: Episodes of one round; all samples of a problem have the same weight.
 
     Returns:
-        Values by name, see docs/metrics.md; without critiques only `acc` or `score`, `graded_rate` and `tokens`.
+        Values by name, see docs/metrics.md; without critiques only `acc` or `score`, `graded_rate`,
+        `tokens`, `cut` and `response_cut`. Records that do not say what was cut have no such metrics.
     """
     with_critic = _with_critic(episodes)
     values = _ratios(_table(episodes, with_critic).sum(axis=0), episodes, with_critic)
@@ -90,6 +103,16 @@ def resampled(episodes: Sequence[Episode], *, resamples: int = 1000) -> dict[str
     return _ratios(times_RP @ table_PC, episodes, with_critic)
 
 
+def asked(episodes: Sequence[Episode]) -> dict[str, int]:
+    """Number of problems behind each metric that is a share, at most one per problem however many samples."""
+    with_critic = _with_critic(episodes)
+    sums = dict(zip(_COUNTS, _table(episodes, with_critic).sum(axis=0), strict=True))
+    ratios = _SCORED_RATIOS if any(e.kind == "score" for e in episodes) else _RATIOS
+    shares = {name: of for name, (_, of) in ratios.items() if name in _RATIOS and name != "tokens"}
+    problems = len({e.id for e in episodes})
+    return {name: min(problems, int(sums[of])) for name, of in shares.items()}
+
+
 def _with_critic(episodes: Sequence[Episode]) -> bool:
     return any(e.critique is not None for e in episodes)
 
@@ -99,9 +122,17 @@ def _table(episodes: Sequence[Episode], with_critic: bool) -> Array:
     table_EC = np.zeros((len(episodes), len(_COUNTS)))
     for e, row_C in zip(episodes, table_EC, strict=True):
         counts = _score_sums(e, with_critic) if e.kind == "score" else _grade_counts(e, with_critic)
-        tokens = [float(e.tokens is not None), e.tokens or 0]
-        row_C[:] = [1.0, *tokens, *(float(counts.get(name) or 0) for name in _COUNTS[3:])]
+        row_C[:] = [*_always(e), *(float(counts.get(name) or 0) for name in _COUNTS[len(_ALWAYS) :])]
     return table_EC
+
+
+def _always(e: Episode) -> list[float]:
+    """Counts of `_ALWAYS`."""
+    cuts = (e.response_cut, e.critique_cut, e.refinement_cut)
+    pairs = [(float(cut is not None), float(cut is True)) for cut in cuts]
+    texts, cut = (sum(column) for column in zip(*pairs, strict=True))
+    tokens = [float(e.tokens is not None), e.tokens or 0]
+    return [1.0, *tokens, texts, cut, *(count for pair in pairs for count in pair)]
 
 
 def _grade_counts(e: Episode, with_critic: bool) -> dict[str, bool | None]:
@@ -150,6 +181,8 @@ def _ratios(sums: Array, episodes: Sequence[Episode], with_critic: bool) -> dict
     columns = {name: sums[..., i] for i, name in enumerate(_COUNTS)}
     ratios = _SCORED_RATIOS if scored else _RATIOS
     names = [name for name in ratios if with_critic or name in _WITHOUT_CRITIC]
+    known = {f"{text}_cut" for text in _TEXTS if any(getattr(e, f"{text}_cut") is not None for e in episodes)}
+    names = [name for name in names if name not in _CUT or name in known or (name == "cut" and known)]
     with np.errstate(invalid="ignore"):
         values = {name: columns[ratios[name][0]] / columns[ratios[name][1]] for name in names}
     if with_critic and scored:

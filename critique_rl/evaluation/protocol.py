@@ -7,6 +7,7 @@ killed evaluation goes on where it stopped. Metrics of the records are in `metri
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,7 +22,7 @@ from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Rater
 from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, PromptSet, Verdict, parse_rating, parse_verdict
 from critique_rl.records import Journal
-from critique_rl.types import Generation, Problem, Sampling, UserError, child_seed
+from critique_rl.types import Conversation, Generation, Problem, Sampling, UserError, child_seed
 
 ADVICE = (
     f"{STEP_LABEL} all of them\nExplanation: Work through the problem again from the start, one step at a time, "
@@ -31,6 +32,10 @@ ADVICE = (
 
 History = tuple[tuple[str, str], ...]
 """Earlier rounds of a chain: each response with its critique."""
+
+OnTurn = Callable[[str, int, float | None], None]
+"""Told of a batch of texts: `response`, `critique` or `refinement`, their number, and None before they are
+written, afterwards the new tokens a second."""
 
 Chain = tuple[int, Problem]
 """One sample of one problem: its number and the problem."""
@@ -57,6 +62,12 @@ class Protocol(Course):
     def __post_init__(self) -> None:
         self.check()
 
+    @property
+    def chunk_size(self) -> int:
+        """Chains of a chunk; samples depend on their chunk, and so do shuffled critiques."""
+        greedy = all(s.temperature == 0 for s in (self.response, self.critique, self.refinement))
+        return 64 if greedy and self.critiques != "shuffled" else 256
+
     def sampling(self, turn: str, chunk: int, round: int = 0) -> Sampling:
         """Sampling of one turn for one chunk of chains."""
         base: Sampling = getattr(self, turn)
@@ -71,8 +82,9 @@ def evaluate(
     *,
     records: Path,
     rater: Rater | None = None,
-    chunk_size: int = 256,
+    chunk_size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_turn: OnTurn | None = None,
 ) -> list[Episode]:
     """Run the protocol on each problem.
 
@@ -83,8 +95,10 @@ def evaluate(
         records: JSON-lines file; finished episodes are appended to it and read back from it. Beside it
             `*.models.json` names the models, and other ones are refused.
         rater: Scores the replies of problems of kind `score`; None grades replies.
-        chunk_size: Chains that go through the protocol together and are written together.
+        chunk_size: Chains that go through the protocol together and are written together. By default 64 where
+            all texts are greedy, so that their chunk does not change them, and 256 elsewhere.
         on_progress: Called with the number of finished chains and of all chains.
+        on_turn: Called before and after each batch of texts.
 
     Returns:
         Episodes by sample, then in the order of `problems`, then by round.
@@ -94,6 +108,7 @@ def evaluate(
             to be shuffled and there is only one problem; or scored replies meet an option for right and wrong
             replies.
     """
+    chunk_size = protocol.chunk_size if chunk_size is None else chunk_size
     _check(problems, protocol, rater, chunk_size)
     identities = {p.id for p in problems}
     journal = Journal(
@@ -116,7 +131,7 @@ def evaluate(
     if protocol.critiques == "shuffled" and len(chains) - starts[-1] == 1:
         starts.pop()  # a last chain on its own would be shown its own critique
     ends = list(pairwise([*starts, len(chains)]))
-    turns = _Turns(actor, critic, protocol, rater)
+    turns = _Turns(actor, critic, protocol, rater, on_turn or (lambda *_: None))
     journal.fill(
         [(keys(chains[start:end]), end) for start, end in ends],
         lambda chunk, missing: turns.episodes(chains[slice(*ends[chunk])], chunk),
@@ -146,6 +161,7 @@ class _Turns:
     critic: Actor | None
     protocol: Protocol
     rater: Rater | None
+    on_turn: OnTurn
 
     def episodes(self, chains: Sequence[Chain], chunk: int) -> list[Episode]:
         """All rounds of each chain; `chunk` is the number of the chunk, for its seeds."""
@@ -168,6 +184,9 @@ class _Turns:
                     critique=None,
                     verdict=None,
                     tokens=0,
+                    response_cut=e.response_cut if e.refinement_cut is None else e.refinement_cut,
+                    critique_cut=None,
+                    refinement_cut=None,
                     round=e.round + 1,
                 )
                 for e in last
@@ -179,7 +198,7 @@ class _Turns:
         """Episodes with a response and its grade or score, before any critique."""
         prompts, problems = self.protocol.prompts, [problem for _, problem in chains]
         asked = [prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
-        answers = self.actor.generate(asked, self.protocol.sampling("response", chunk))
+        answers = self._ask("response", self.actor, asked, chunk)
         responses = [g.after(prompts.reasoning_prefill) for g in answers]
         grades: Sequence[bool | None] = [None] * len(chains)
         scores: Sequence[float | None] = [None] * len(chains)
@@ -205,11 +224,22 @@ class _Turns:
                 response_score=score,
                 response_rating=self._rating(score),
                 image=p.image,
+                response_cut=answer.truncated,
             )
             for (sample, p), response, answer, grade, score in zip(
                 chains, responses, answers, grades, scores, strict=True
             )
         ]
+
+    def _ask(
+        self, turn: str, model: Actor, asked: Sequence[Conversation], chunk: int, round: int = 0
+    ) -> list[Generation]:
+        self.on_turn(turn, len(asked), None)
+        started = time.monotonic()
+        written = model.generate(asked, self.protocol.sampling(turn, chunk, round))
+        speed = sum(g.completion_tokens or 0 for g in written) / max(time.monotonic() - started, 1e-6)
+        self.on_turn(turn, len(asked), speed)
+        return written
 
     def _rating(self, score: float | None) -> float | None:
         return None if self.rater is None else self.rater.range.rating(score)
@@ -236,9 +266,9 @@ class _Turns:
                 prompts.critique_prompt(e.question, e.response, h, image=e.image)
                 for e, h in zip(start, past, strict=True)
             ]
-            written = self.critic.generate(asked, self.protocol.sampling("critique", chunk, round))
+            written = self._ask("critique", self.critic, asked, chunk, round)
             start = [
-                replace(e, tokens=added_tokens(e.tokens, g.tokens))
+                replace(e, tokens=added_tokens(e.tokens, g.tokens), critique_cut=g.truncated)
                 for e, g in zip(start, written, strict=True)
             ]
         critiques = [_critique(kind, start, written, place) for place in range(len(start))]
@@ -246,13 +276,19 @@ class _Turns:
             prompts.refinement_prompt(e.question, e.response, c or "", h, image=e.image)
             for e, c, h in zip(start, critiques, past, strict=True)
         ]
-        answers = self.actor.generate(asked, self.protocol.sampling("refinement", chunk, round))
+        answers = self._ask("refinement", self.actor, asked, chunk, round)
         refinements = [
             None if c is None else g.after(prompts.refinement_prefill)
             for c, g in zip(critiques, answers, strict=True)
         ]
         episodes = [
-            replace(e, critique=c or "", refinement=y or "", tokens=added_tokens(e.tokens, g.tokens))
+            replace(
+                e,
+                critique=c or "",
+                refinement=y or "",
+                tokens=added_tokens(e.tokens, g.tokens),
+                refinement_cut=g.truncated,
+            )
             for e, c, y, g in zip(start, critiques, refinements, answers, strict=True)
         ]
         replies = items(start, refinements)

@@ -29,7 +29,12 @@ CHOSEN = {
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Metrics that a table of these rows shows, with their headings."""
+    """Metrics that a table of these rows shows, with their headings; `cut` where texts were cut at their limit."""
+    cut = any((row["metrics"].get("cut") or {"mean": 0})["mean"] > 0 for row in rows)
+    return _usual(rows) | ({"cut": EVALUATION["cut"].heading} if cut else {})
+
+
+def _usual(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if is_scored(rows):
         return SCORED_COLUMNS
     names = {name for row in rows for name in row["metrics"]}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from critique_rl.reports.pictures import colours, panels, plain, save
+from critique_rl.reports.pictures import PALETTE, colours, panels, plain, save
 from critique_rl.training.metrics import CURVES
 
 DRAWN = {
@@ -21,6 +21,9 @@ DRAWN = {
 }
 """Panels beside those of KL and entropy; the first key that is logged decides."""
 
+DASHES = ("-", "--", ":", "-.")
+"""Lines of the first stages, of those for which no colour is left, and so on."""
+
 
 def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path) -> None:
     """Draw discrimination, refinement, KL and entropy over RL steps: the mean over seeds, each seed behind it.
@@ -32,15 +35,17 @@ def plot_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
     figure, axes = panels(2, 3, (13, 6.5))
     colour = colours(histories)
     for axis, key in zip(axes, (*drawn, "kl", "entropy"), strict=True):
-        for label, seeds in histories.items():
-            _draw(axis, [[row.get(key) for row in rows] for rows in seeds], colour[label], label)
+        for number, (label, seeds) in enumerate(histories.items()):
+            dash = DASHES[number // len(PALETTE) % len(DASHES)]  # colours repeat
+            values = [[row.get(key) for row in rows] for rows in seeds]
+            _draw(axis, values, label, color=colour[label], linestyle=dash)
         axis.set_title(CURVES[key], fontsize=10)
         axis.set_xlabel("RL step")
         plain(axis)
     save(figure, axes, path, dpi=110)
 
 
-def _draw(axis: Any, seeds: Sequence[Sequence[float | None]], colour: str, label: str) -> None:
+def _draw(axis: Any, seeds: Sequence[Sequence[float | None]], label: str, **look: str) -> None:
     """Draw one metric of one stage; a step without a value, e.g. without a wrong response, keeps its place."""
     series = [np.array(values, dtype=float) for values in seeds]
     series = [values for values in series if not np.isnan(values).all()]
@@ -53,7 +58,7 @@ def _draw(axis: Any, seeds: Sequence[Sequence[float | None]], colour: str, label
     thick: dict[str, Any] = {"linewidth": 2, "label": label}
     for line, style in (*((line, thin) for line in smooth), (mean, thick)):
         known = ~np.isnan(line)
-        axis.plot(np.arange(1, length + 1)[known], line[known], color=colour, **style)
+        axis.plot(np.arange(1, length + 1)[known], line[known], **look, **style)
 
 
 def _smooth(values: Sequence[float] | np.ndarray, window: int = 9) -> list[float]:

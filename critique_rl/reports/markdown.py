@@ -8,6 +8,11 @@ from typing import Any
 from critique_rl.markdown import table
 from critique_rl.reports.columns import columns_of, is_scored, is_share
 
+ROUNDING = 1e-9
+"""Largest difference of values that only the rounding of floats made."""
+ALIKE = "without ±: the same for all seeds, and in brackets, where known, the 95 % interval over problems"
+"""Part of a caption on values that do not differ between seeds; they are not exact for that."""
+
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False) -> str:
     """Write a table of a result file's rows: shares in percent, seeds as mean ± half of the 95 % interval.
@@ -30,7 +35,9 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], *, intervals: bool = False
 
 
 def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True, interval: bool = False) -> str:
-    """Format one cell: percent or the plain value, ± over several seeds, a dash where nothing was measured.
+    """Format one cell: percent or the plain value, ± over seeds that differ, a dash where nothing was measured.
+
+    Seeds that do not differ get the ends of the interval over problems, if the result file has it.
 
     Args:
         metric: `mean`, `low`, `high` and `values`, as `summarise` returns them.
@@ -41,9 +48,10 @@ def format_metric(metric: Mapping[str, Any] | None, *, percent: bool = True, int
         return "–"
     scale, digits = (100, 1) if percent else (1, 2)
     text = f"{scale * metric['mean']:.{digits}f}"
-    if len(metric["values"]) > 1:
+    values = metric["values"]
+    if max(values) - min(values) > ROUNDING:
         return f"{text} ± {scale * (metric['high'] - metric['low']) / 2:.{digits}f}"
-    if not interval:
+    if (len(values) == 1 and not interval) or metric["high"] - metric["low"] <= ROUNDING:
         return text
     return f"{text} ({scale * metric['low']:.{digits}f} to {scale * metric['high']:.{digits}f})"
 
@@ -55,7 +63,7 @@ def caption(content: Mapping[str, Any], *, intervals: bool = False) -> str:
     """
     seeds = content["seeds"]
     if len(seeds) > 1:
-        interval = f"mean ± half of the 95 % t-interval over {len(seeds)} seeds"
+        interval = f"mean ± half of the 95 % t-interval over {len(seeds)} seeds; {ALIKE}"
     elif intervals:
         interval = "one seed; in brackets the 95 % bootstrap interval over its problems"
     else:

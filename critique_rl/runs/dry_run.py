@@ -8,7 +8,7 @@ from critique_rl.actors.loading import check_location
 from critique_rl.config.checks import unknown
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.run import RunConfig
-from critique_rl.redact import redacted
+from critique_rl.display import redacted
 from critique_rl.runs.context import Context
 from critique_rl.runs.folder import RunFolder
 from critique_rl.runs.run import Run

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from critique_rl.config.reading import as_dict
+from critique_rl.display import redacted
 from critique_rl.prompts import prompt_set
-from critique_rl.redact import redacted
 from critique_rl.runs.cost import Cost, time_alone
 from critique_rl.runs.folder import Artifact, RunFolder
 from critique_rl.runs.step import Step

@@ -10,7 +10,7 @@ from critique_rl.evaluation.intervals import t_interval
 from critique_rl.studies.paper import Claim, Paper, Side
 from critique_rl.studies.reference import all_rows, reference_of
 
-Status = Literal["holds", "does not show", "not run"]
+Status = Literal["holds", "undecided", "does not show", "not run"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,13 @@ class Outcome:
 
     Attributes:
         claim: The claim.
-        status: `holds` if the interval of the difference lies above the claim's bound.
+        status: `holds` if the interval of the difference lies above the claim's bound, `does not show` if no part
+            of it does, `undecided` if a part of it does or one seed has no interval.
         dataset: Data set on which it was measured.
         difference: Left minus right in the shape of a metric, one value per seed.
         paper: The paper's difference.
         paper_of: Model and data set of the paper's difference, if they are not the result's.
-        reason: Why the claim was not run, or does not show for another reason than its interval.
+        reason: Why the claim was not run, or is undecided for another reason than its interval.
     """
 
     claim: Claim
@@ -40,7 +41,7 @@ def judge(claim: Claim, content: Mapping[str, Any] | None, paper: Paper) -> list
     """Check a claim, once for each data set of its table's result file; without that file, `content` is None.
 
     Differences are taken seed by seed, in the order of the file's seeds, so that effects of a seed on both sides
-    cancel. One seed has no interval over seeds and cannot show anything.
+    cancel. One seed has no interval over seeds: whatever its difference, the claim is undecided.
     """
     number, source = _paper_difference(claim, content, None, paper)
     if content is None:
@@ -56,9 +57,11 @@ def judge(claim: Claim, content: Mapping[str, Any] | None, paper: Paper) -> list
             continue
         difference = t_interval([a - b for a, b in zip(left, right, strict=True)])
         one_seed = len(difference["values"]) == 1
-        status: Status = "does not show"
+        status: Status = "undecided"
         if not one_seed and difference["low"] > claim.at_least:
             status = "holds"
+        elif not one_seed and difference["high"] <= claim.at_least:
+            status = "does not show"
         reason = "one seed has no interval" if one_seed else ""
         outcomes.append(Outcome(claim, status, dataset, difference, number, source, reason))
     return outcomes

@@ -13,7 +13,7 @@ from typing import Any
 from critique_rl.markdown import escape
 from critique_rl.markdown import table as markdown_table
 from critique_rl.reports.columns import COLUMNS, is_share, label
-from critique_rl.reports.markdown import format_metric
+from critique_rl.reports.markdown import ALIKE, format_metric
 from critique_rl.studies.paper import Paper
 from critique_rl.studies.reference import all_rows, printed, reference_of
 from critique_rl.types import UserError, nearest
@@ -67,7 +67,7 @@ def _footer(content: Mapping[str, Any], paper: Paper) -> str:
     spread = (
         f"one seed ({seeds[0]}), intervals over items are in the result file"
         if len(seeds) == 1
-        else f"mean ± half of the 95 % t-interval over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+        else f"mean ± half of the 95 % t-interval over {len(seeds)} seeds ({', '.join(map(str, seeds))}); {ALIKE}"
     )
     commit = str(content["commit"])
     if content.get("dirty") and not commit.endswith("-dirty"):

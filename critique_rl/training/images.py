@@ -16,7 +16,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from critique_rl.training.config import CriticConfig
 from critique_rl.types import UserError
-from critique_rl.vision.images import image_bytes, store_image
+from critique_rl.vision.images import image_bytes, image_size, open_image, store_image
 from critique_rl.vision.models import is_vision_model, load_processor
 
 VISION_INPUTS = (
@@ -34,6 +34,7 @@ VISION_INPUTS = (
 """Inputs of a forward pass that trl makes from the images of a batch."""
 LONGEST = 100
 """Number of prompts with images whose length is checked before training."""
+_COLUMNS = ("images", "image")
 _VISION_TOWER = re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.")
 
 
@@ -41,32 +42,60 @@ def with_images(dataset: Dataset, name: str) -> Dataset:
     """Convert the images of a dataset with a column `image` to the form that trl takes.
 
     A column of `datasets.Image` is decoded in place. Paths and `data:` URLs stay, for the actor; a column `images`
-    of pictures is added.
+    of pictures is added. Pictures are opened when a row is asked for.
 
     Raises:
+        ImageError: An image is missing, no image, or cut off; the message has row and file.
         UserError: Only some rows have an image; trl cannot put both kinds into one batch.
     """
     if "image" not in dataset.column_names:
         return dataset
-    pictures = datasets.Image(mode="RGB")
-    decoded = isinstance(dataset.features["image"], datasets.Image)
-    if decoded:
-        missing = dataset.with_format("arrow")["image"][:].is_null().to_pylist()
-    else:
-        cells = dataset["image"][:]
-        missing = [cell is None for cell in cells]
-    if any(missing):
+    raw = dataset
+    if isinstance(dataset.features["image"], datasets.Image):
+        raw = dataset.cast_column("image", datasets.Image(decode=False))
+    cells = list(raw["image"])
+    if None in cells:
         raise UserError(
-            f"{name}, row {missing.index(True)}, column 'image': None; either all rows have an image or none: "
+            f"{name}, row {cells.index(None)}, column 'image': None; either all rows have an image or none: "
             "train on one kind, or give the others a blank one."
         )
-    if decoded:
-        return dataset.cast_column("image", pictures)
-    files = [
-        {"bytes": image_bytes(cell), "path": None} if _is_url(cell) else {"bytes": None, "path": cell}
-        for cell in cells
-    ]
-    return dataset.add_column("images", [[file] for file in files], feature=datasets.List(pictures))
+    for row, cell in enumerate(cells):
+        _cell_size(cell, _place(name, row))
+    if raw is dataset:
+        files = [
+            {"bytes": image_bytes(cell), "path": _place(name, row)}
+            if _is_url(cell)
+            else {"bytes": None, "path": cell}
+            for row, cell in enumerate(cells)
+        ]
+        pictures = datasets.List(datasets.Image(decode=False))
+        raw = dataset.add_column("images", [[file] for file in files], feature=pictures)
+    return raw.with_transform(_with_pictures)
+
+
+def _cell_size(cell: str | dict[str, Any], name: str) -> tuple[int, int]:
+    """Width and height of an image as a dataset holds it: a path, a URL, or what `datasets.Image` stores.
+
+    Raises:
+        ImageError: It cannot be read; the message begins with `name`.
+    """
+    return image_size(cell if isinstance(cell, str) else cell["bytes"] or cell["path"], name)
+
+
+def _place(name: str, row: int) -> str:
+    return f"{name}, row {row}, column 'image'"
+
+
+def _with_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Open the images of rows when they are asked for; `datasets` would turn what is transparent black."""
+    opened = {column: [_picture(cell) for cell in batch[column]] for column in _COLUMNS if column in batch}
+    return {**batch, **opened}
+
+
+def _picture(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return [_picture(one) for one in cell]
+    return open_image(cell["bytes"] or cell["path"], cell["path"]) if isinstance(cell, dict) else cell
 
 
 def processor_for(model: Any, processor: Any, dataset: Dataset, args: CriticConfig) -> Any:
@@ -96,21 +125,69 @@ def processor_for(model: Any, processor: Any, dataset: Dataset, args: CriticConf
     return processor
 
 
-def prompts_to_check(dataset: Dataset) -> Iterator[tuple[int, Any]]:
+def prompts_to_check(dataset: Dataset, processor: Any) -> Iterator[tuple[int, Any]]:
     """Yield row number and prompt of the rows whose length is checked.
 
-    Images take long to process: of prompts with images, the `LONGEST` by text alone, with their pictures in place.
+    Images take long to process: of prompts with images, the `LONGEST` by text alone and those with the smallest,
+    the largest and the narrowest image, with their pictures in place. The sizes of all others, and all texts, are
+    checked here.
+
+    Raises:
+        UserError: A text holds a token that stands for an image, or the processor refuses the size of an image.
     """
-    prompts = enumerate(dataset["prompt"])
-    column = next((c for c in ("images", "image") if c in dataset.column_names), None)
+    column = next((c for c in _COLUMNS if c in dataset.column_names), None)
+    raw = dataset.with_format(None)
+    prompts = list(enumerate(raw["prompt"]))
     if column is None:
         yield from prompts
         return
-    by_length = sorted(prompts, key=lambda row: -sum(len(message["content"]) for message in row[1]))
-    for row, prompt in by_length[:LONGEST]:
+    _check_texts(raw, processor)
+    sizes = _check_sizes(raw, column, processor)
+    rows = sorted(sizes, key=lambda row: -sum(len(message["content"]) for message in prompts[row][1]))[
+        :LONGEST
+    ]
+    rows += [
+        min(sizes, key=lambda row: min(sizes[row])),
+        max(sizes, key=lambda row: sizes[row][0] * sizes[row][1]),
+        max(sizes, key=lambda row: max(sizes[row]) / min(sizes[row])),
+    ]
+    for row in dict.fromkeys(rows):
         pictures = dataset[row][column]
         pictures = pictures if isinstance(pictures, list) else [pictures]
-        yield row, prepare_multimodal_messages(prompt, images=pictures)
+        yield row, prepare_multimodal_messages(prompts[row][1], images=pictures)
+
+
+def _check_texts(raw: Dataset, processor: Any) -> None:
+    """Refuse texts with a token of images or videos: the model would look for a picture that is not there."""
+    tokens = [t for t in (getattr(processor, f"{kind}_token", None) for kind in ("image", "video")) if t]
+    for row, prompt in enumerate(raw["prompt"]):
+        for token in tokens:
+            if any(token in message["content"] for message in prompt):
+                values = raw[row].items()
+                column = next((c for c, text in values if isinstance(text, str) and token in text), "prompt")
+                raise UserError(
+                    f"train_dataset, row {row}, column '{column}': {token} stands for an image and must not be "
+                    "part of a text; remove it or write it in other words."
+                )
+
+
+def _check_sizes(raw: Dataset, column: str, processor: Any) -> dict[int, tuple[int, int]]:
+    """Width and height of the image of each row, each accepted by the image processor as far as it says so."""
+    patches = getattr(processor.image_processor, "get_number_of_image_patches", None)
+    sizes: dict[int, tuple[int, int]] = {}
+    for row, cell in enumerate(raw[column]):
+        one = cell[0] if isinstance(cell, list) else cell
+        width, height = sizes[row] = _cell_size(one, _place("train_dataset", row))
+        try:
+            if patches is not None:
+                patches(height, width, {})
+        except ValueError as error:
+            file = "" if one["bytes"] else f" ({one['path']})"
+            raise UserError(
+                f"{_place('train_dataset', row)}{file}: an image of {width} x {height} pixels cannot be shown: "
+                f"{error}"
+            ) from error
+    return sizes
 
 
 def freeze_vision_tower(model: Any) -> None:

@@ -162,7 +162,9 @@ class CriticTrainer(GuardedTrainer):
         """Refuse prompts that exceed the context, and data that do not fill one RL step."""
         self.encoder.warn_of_control_tokens(self.train_dataset["prompt"], "train_dataset")
         context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for row, prompt in prompts_to_check(self.train_dataset) if context is not None else ():
+        for row, prompt in prompts_to_check(self.train_dataset, self.processing_class):
+            if context is None:
+                continue
             ids = self.processing_class.apply_chat_template(
                 prompt, add_generation_prompt=True, tokenize=True, return_dict=True
             )["input_ids"]

@@ -81,6 +81,8 @@ def of_episode(e: Episode, first_error: FirstError | None) -> Entry:
     """Entry of a record of an evaluation."""
     chain = [f"s{e.sample}"] * (e.sample > 0) + [f"r{e.round}"] * (e.round > 0)
     scores = {"score": e.response_score, "score of the refinement": e.refinement_score, "tokens": e.tokens}
+    texts = {"response": e.response_cut, "critique": e.critique_cut, "refinement": e.refinement_cut}
+    scores |= {f"{text} cut at its limit": 1 for text, cut in texts.items() if cut}
     scored = e.kind == "score"
     judgement: dict[str, Any] = {}
     if e.critique is not None and scored:

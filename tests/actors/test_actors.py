@@ -696,6 +696,9 @@ def test_an_image_stays_where_a_prefill_is_asked_for(server: Server, tmp_path: P
     assert message["content"][1]["text"] == "Red?\n\nBegin your reply with: So"
 
 
+RED_DOT = data_url(b"GIF89a\x01\0\x01\0\x80\0\0\xff\0\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;")
+
+
 def test_an_image_that_cannot_be_sent_is_named_before_anything_is_sent(server: Server) -> None:
     remote = connect(server)
     prompt: Conversation = [{"role": "user", "content": "Red?", "image": "./absent.png"}]
@@ -704,7 +707,7 @@ def test_an_image_that_cannot_be_sent_is_named_before_anything_is_sent(server: S
             remote.generate([ask("Red?"), prompt], sampling)
     assert server.requests == []
     with pytest.raises(ActorError, match=r"refused prompt 0: .*has an image: .* is a model without vision"):
-        remote.generate([[{"role": "user", "content": "Red?", "image": data_url(b"GIF89a")}]], GREEDY)
+        remote.generate([[{"role": "user", "content": "Red?", "image": RED_DOT}]], GREEDY)
 
 
 def test_a_refusal_is_an_error_at_once(server: Server) -> None:

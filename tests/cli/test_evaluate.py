@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ def test_two_models_are_measured_and_the_same_command_goes_on(
     assert measured["acc_refine"]["mean"] == pytest.approx(sum(first) / len(first))
     assert measured["refinement_at_2"]["mean"] == pytest.approx(sum(second) / len(second))
     assert measured["pass_at_2"]["mean"] >= measured["pass_at_1"]["mean"]
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    used = {"batch_size": 64, "dtype": "torch.float32", "device": "cpu"}
+    assert report["models"] == {
+        role: {"name": str(path), **used} for role, path in (("actor", actor_dir), ("critic", critic_dir))
+    }
+    assert f"{len(problems)} problems, 2 samples of each" in shown
+    assert f"actor: {actor_dir}" in shown and f"critic: {critic_dir}" in shown
+    assert re.search(r"acc_refine: [\d.]+% \([\d.]+% to [\d.]+%\)", shown)
     assert "| Critic |" in shown and "pass_at_2: " in shown
 
     whole = records.read_bytes()
@@ -60,6 +69,40 @@ def test_an_actor_alone_and_the_controls_need_no_critic(tmp_path: Path, actor_di
     rows = [json.loads((tmp_path / n / "report.json").read_text())["rows"][0] for n in ("alone", "oracle")]
     assert [row["method"] for row in rows] == ["No critic", "Critic"]
     assert "acc_dis" not in rows[0]["metrics"] and rows[1]["metrics"]["acc_dis"]["mean"] == 1.0
+
+
+def test_each_phase_is_named_with_its_speed(
+    tmp_path: Path, actor_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["eval", str(tmp_path), *TASK, "--actor", str(actor_dir), "--critiques", "empty"]
+    assert cli.main([*argv, "--tokens", "9", "9", "9"]) == 0
+    shown = capsys.readouterr().err
+    assert re.search(r"response: writing \d+ texts", shown) and re.search(r"refinement: writing \d+", shown)
+    assert re.search(r"refinement: \d+ tokens a second", shown)
+
+
+def test_texts_that_are_cut_are_counted_and_said(
+    tmp_path: Path, actor_dir: Path, critic_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path, actor_dir, critic_dir, "--limit", "6", "--tokens", "2", "40", "2") == 0
+    shown = capsys.readouterr().out
+    for text in ("response", "refinement"):
+        assert f"warning: 6 of 6 {text}s were cut at 2 tokens: raise --tokens" in shown
+    assert "critiques were cut" not in shown and "| cut |" in shown
+    rows = read_jsonl(tmp_path / "records.jsonl")
+    assert [(r["response_cut"], r["critique_cut"], r["refinement_cut"]) for r in rows] == [
+        (True, False, True)
+    ] * 6
+    measured = json.loads((tmp_path / "report.json").read_text())["rows"][0]["metrics"]
+    assert measured["cut"]["mean"] == pytest.approx(2 / 3) and measured["critique_cut"]["mean"] == 0
+    # Records of older versions say nothing about it.
+    for row in rows:
+        for text in ("response", "critique", "refinement"):
+            del row[f"{text}_cut"]
+    write_jsonl(tmp_path / "records.jsonl", rows)
+    assert evaluate(tmp_path, actor_dir, critic_dir, "--limit", "6", "--tokens", "2", "40", "2") == 0
+    shown = capsys.readouterr().out
+    assert "warning" not in shown and "| cut |" not in shown
 
 
 def test_what_a_critic_has_written_needs_one(

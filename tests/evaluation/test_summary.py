@@ -9,8 +9,9 @@ import pytest
 from helpers import graded_episodes
 
 from critique_rl.evaluation.episodes import Episode
-from critique_rl.evaluation.intervals import t_interval
+from critique_rl.evaluation.intervals import t_interval, wilson
 from critique_rl.evaluation.summary import summarise
+from critique_rl.reports.markdown import format_metric
 
 
 def test_several_seeds_give_their_values_and_a_t_interval_over_them() -> None:
@@ -23,7 +24,28 @@ def test_several_seeds_give_their_values_and_a_t_interval_over_them() -> None:
     half = 4.303 * math.sqrt(0.0325) / math.sqrt(3)
     assert refine["mean"] == pytest.approx(0.65)
     assert (refine["low"], refine["high"]) == pytest.approx((0.65 - half, 0.65 + half))
-    assert (summary["acc_dis"]["low"], summary["acc_dis"]["high"]) == (1.0, 1.0)  # no spread, no width
+    # No spread over seeds: the interval is that over problems.
+    assert (summary["acc_dis"]["low"], summary["acc_dis"]["high"]) == wilson(20, 20)
+
+
+def test_seeds_that_share_all_problems_and_answers_are_not_exact() -> None:
+    """An actor that is not trained gives each seed the same responses."""
+    same = graded_episodes(30, 100, dis=50)
+    alone, summary = summarise([same])["acc_refine"], summarise([same] * 3)["acc_refine"]
+    assert summary["values"] == [0.3] * 3
+    assert (summary["low"], summary["high"]) == (alone["low"], alone["high"])
+    assert format_metric(summary) == f"30.0 ({100 * alone['low']:.1f} to {100 * alone['high']:.1f})"
+    assert format_metric({"mean": 0.3, "low": 0.3, "high": 0.3, "values": [0.3] * 3}) == "30.0"
+
+
+@pytest.mark.parametrize("right", [0, 8])
+def test_none_or_all_of_eight_leave_room(right: int) -> None:
+    refine = summarise([graded_episodes(right, 8, dis=right)])["acc_refine"]
+    assert (refine["low"], refine["high"]) == wilson(right, 8)
+    further = summarise(
+        [graded_episodes(4, 8, dis=4)], [{"pass_at_2": {str(i): right / 8 for i in range(8)}}]
+    )
+    assert (further["pass_at_2"]["low"], further["pass_at_2"]["high"]) == wilson(right, 8)
 
 
 def test_the_quantiles_of_student_are_those_of_the_tables() -> None:

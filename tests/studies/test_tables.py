@@ -245,9 +245,9 @@ def test_the_papers_number_stands_beside_ours_where_model_and_data_set_are_its(p
     ]
     # mean 0.72, standard deviation 0.02, half width 4.303 * 0.02 / sqrt(3) = 0.0497
     assert body == [
-        ["Stage I+II", "gsm8k", "72.0 ± 5.0", "75.9", "50.0 ± 0.0", "87.4", "–", "–"],
-        ["Stage I+II", "aqua", "50.0 ± 0.0", "56.7", "50.0 ± 0.0", "69.9", "–", "–"],
-        ["r_refine only", "gsm8k", "60.0 ± 0.0", "–", "–", "–", "–", "–"],
+        ["Stage I+II", "gsm8k", "72.0 ± 5.0", "75.9", "50.0", "87.4", "–", "–"],
+        ["Stage I+II", "aqua", "50.0", "56.7", "50.0", "69.9", "–", "–"],
+        ["r_refine only", "gsm8k", "60.0", "–", "–", "–", "–", "–"],
         ["STaR", "gsm8k", "not run (no time)", "72.0", "–", "74.8", "–", "–"],
     ]
 
@@ -257,7 +257,7 @@ def test_a_result_of_other_models_names_those_of_the_paper(paper: Paper) -> None
     seven = content({("CTRL", "math"): {"acc_dis": [0.5] * 3}}, base="local/Qwen2.5-7B")
     assert cells(markdown(seven, paper, ["acc_dis"])) == [
         ["Method", "Acc@Dis", "Acc@Dis (paper)"],
-        ["CTRL", "50.0 ± 0.0", "71.4"],
+        ["CTRL", "50.0", "71.4"],
     ]
     other = content({("CTRL", "gsm8k"): {"acc_dis": [0.5] * 3}}, base="SmolLM2-135M")
     assert cells(markdown(other, paper, ["acc_dis"]))[0][2] == "Acc@Dis (paper, Qwen2.5-3B)"
@@ -305,7 +305,7 @@ def test_scores_are_not_shown_as_percent(paper: Paper) -> None:
     result = content(values, table="table9_summarisation", base="Qwen/Qwen2.5-7B-Instruct", seeds=[0, 1])
     text = markdown(result, paper, ["score_refine", "delta", "mse_dis", "acc_dis"])
     # half width 12.706 * 0.7071 / sqrt(2) = 6.353
-    assert cells(text)[1][1:] == ["8.50 ± 6.35", "20.81", "0.50 ± 0.00", "1.12", "–", "1.59", "50.0 ± 0.0"]
+    assert cells(text)[1][1:] == ["8.50 ± 6.35", "20.81", "0.50", "1.12", "–", "1.59", "50.0"]
     assert format_cell(t_interval([0.25]), "delta") == "25.0"
     assert format_cell(t_interval([812.0]), "tokens_at_4") == "812.00"
 
@@ -314,7 +314,8 @@ def test_below_the_table_stand_seeds_commit_and_the_oddities_of_the_papers_numbe
     values = {("CTRL", "svamp"): {"acc_refine": [0.5, 0.5]}}
     result = content(values, table="table4_ood", base="Qwen/Qwen2.5-7B", seeds=[7, 3], dirty=True)
     text = markdown(result, paper, ["acc_refine"])
-    assert "over 2 seeds (7, 3). Preset toy, commit " + "c" * 40 + "-dirty, CPU" in text
+    assert "over 2 seeds (7, 3); without ±: the same for all seeds" in text
+    assert "Preset toy, commit " + "c" * 40 + "-dirty, CPU" in text
     assert "Paper: arXiv 2510.24320, version 1, Table 4." in text and "85.1 for CTRL" in text
     alone = content({("CTRL", "svamp"): {"acc_refine": [0.5]}}, table="table4_ood", seeds=[7])
     assert "one seed (7), intervals over items" in markdown(alone, paper, ["acc_refine"])
@@ -344,8 +345,8 @@ def test_the_latex_table_is_balanced_and_each_line_has_its_cells(paper: Paper) -
     text = latex(content(values, table="table3_ablation", not_run=missing), paper, ["acc_refine", "delta_ci"])
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().split("\n")
     assert body == [
-        r"w/ r\_delta & math & 50.0 $\pm$ 0.0 & 48.2 & -- \\",
-        r"50 \% \{x\} & aqua & 50.0 $\pm$ 0.0 & -- & -- \\",
+        r"w/ r\_delta & math & 50.0 & 48.2 & -- \\",
+        r"50 \% \{x\} & aqua & 50.0 & -- & -- \\",
         r"w/o Stage I & math & not run (a \& b\textbackslash{}) & 47.6 & -- \\",
     ]
     assert (
@@ -472,7 +473,7 @@ def test_a_difference_is_taken_seed_by_seed(paper: Paper) -> None:
     assert outcome.difference is not None
     assert outcome.difference["values"] == pytest.approx([0.02, 0.03, 0.01])
     assert outcome.difference["low"] == pytest.approx(0.02 - 0.024843, abs=1e-6)
-    assert outcome.status == "does not show"
+    assert outcome.status == "undecided"
     two = content({("Stage I+II", "d"): {"acc_dis": left}, ("CTRL", "d"): {"acc_dis": right[::-1]}})
     (unordered,) = judge(CLAIM, two, paper)  # the same means, other pairs: much wider
     assert unordered.difference is not None and unordered.difference["low"] < -0.5
@@ -489,7 +490,9 @@ def test_a_difference_is_taken_seed_by_seed(paper: Paper) -> None:
         ([0.7, 0.8, 0.9], 0.0, "does not show"),  # the wrong way round
         # differences 0.10, 0.12, 0.08: half width 4.303 * 0.02 / sqrt(3) = 0.0497, low 0.0503
         ([0.5, 0.58, 0.72], 0.05, "holds"),
-        ([0.5, 0.58, 0.72], 0.051, "does not show"),
+        ([0.5, 0.58, 0.72], 0.051, "undecided"),  # the interval has both sides of the bound
+        ([0.5, 0.58, 0.72], 0.149, "undecided"),
+        ([0.5, 0.58, 0.72], 0.151, "does not show"),
     ],
 )
 def test_a_claim_holds_if_the_interval_is_above_its_bound(
@@ -500,10 +503,10 @@ def test_a_claim_holds_if_the_interval_is_above_its_bound(
     assert outcome.status == status
 
 
-def test_one_seed_shows_nothing_and_a_missing_row_is_not_run(paper: Paper) -> None:
+def test_one_seed_decides_nothing_and_a_missing_row_is_not_run(paper: Paper) -> None:
     values = {("Stage I+II", "d"): {"acc_dis": [0.9]}, ("CTRL", "d"): {"acc_dis": [0.1]}}
     (alone,) = judge(CLAIM, content(values, seeds=[0]), paper)
-    assert (alone.status, alone.reason) == ("does not show", "one seed has no interval")
+    assert (alone.status, alone.reason) == ("undecided", "one seed has no interval")
     assert alone.difference is not None and alone.difference["mean"] == pytest.approx(0.8)
 
     half = content({("Stage I+II", "d"): {"acc_dis": [0.9] * 3}})
@@ -570,13 +573,13 @@ def test_the_ledger_has_a_line_per_claim_and_result(paper: Paper, ledger: Module
         "3: 2, 0, 1",
         f"[tiny]({at}/tiny/table1_main-2.json), [tiny]({at}/tiny/table1_main.json) at ccccccc-dirty",
         "chain",
-        "20.0 ± 0.0",
+        "20.0",
         "13.5 (Qwen2.5-3B on math)",
         "**holds**",
     ]
     assert lines["a-acc"][-1].strip() == "**not run** (no acc_refine of 'Critique-RL' on chain)"
     assert lines["table9-mse"][8].startswith("7.87 (Qwen2.5-7B-Instruct on cnn_dailymail)")
-    assert f"1 holds, 0 does not show, {len(paper.claims) - 1} not run" in text
+    assert f"1 holds, 0 undecided, 0 does not show, {len(paper.claims) - 1} not run" in text
     assert f"[tiny/report.json]({at}/tiny/report.json)" in text
 
     write("tiny/table1_main-2.json", content(last, seeds=[2], config={"threads": 4}))

@@ -272,6 +272,48 @@ def test_what_would_fail_silently_is_refused(seeing: Path, shown_pairs: Dataset,
         pairwise(seeing, shown_pairs, config, max_completion_length=1000)
 
 
+def test_broken_rows_are_named_before_training(
+    seeing: Path, shown_pairs: Dataset, config: Make, tmp_path: Path
+) -> None:
+    """Also in rows that are far from the longest."""
+
+    def with_row(**fields: Any) -> Dataset:
+        rows = list(shown_pairs) * 10
+        rows[3] = {**rows[3], **fields}
+        return Dataset.from_list(rows)
+
+    cut, narrow = tmp_path / "cut.png", tmp_path / "narrow.png"
+    cut.write_bytes(image_bytes(shown_pairs[3]["image"])[:120])
+    Image.new("RGB", (4000, 8)).save(narrow)
+    wrong = [
+        (
+            {"question": "How <|image_pad|>?"},
+            r"row 3, column 'question': <\|image_pad\|> stands for an image",
+        ),
+        ({"response_2": "<|video_pad|>"}, r"row 3, column 'response_2': <\|video_pad\|>"),
+        ({"image": str(cut)}, r"row 3, column 'image': .*truncated"),
+        ({"image": str(tmp_path / "gone.png")}, r"row 3, column 'image': no such image file: .*gone.png"),
+        (
+            {"image": str(narrow)},
+            r"row 3, column 'image' .*narrow.png\): an image of 4000 x 8 pixels .*ratio",
+        ),
+    ]
+    for fields, message in wrong:
+        with pytest.raises(UserError, match=f"(?s)train_dataset, {message}"):
+            pairwise(seeing, with_row(**fields), config)
+
+
+def test_a_transparent_picture_is_white_in_training(
+    seeing: Path, shown_pairs: Dataset, config: Make, tmp_path: Path
+) -> None:
+    Image.new("RGBA", (84, 56), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    rows = Dataset.from_list([{**row, "image": str(tmp_path / "clear.png")} for row in shown_pairs])
+    for form in (rows, rows.cast_column("image", datasets.Image())):
+        row = pairwise(seeing, form, config).train_dataset[5]
+        picture = row["images"][0] if "images" in row else row["image"]
+        assert picture.getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_cold_start_texts_show_the_picture(drawings: list[Problem]) -> None:
     teacher = ScriptedTeacher(Looker(glance=0.5), Annotator(), Annotator(), Judge())
     problems = drawings[:20]

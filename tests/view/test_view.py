@@ -233,6 +233,16 @@ class TestGathering:
         (source,) = gather([written(tmp_path / "chains", chains)], limit=10).sources
         assert [e.item for e in source.entries] == ["p1", "p1.r1", "p1.s1", "p1.s1.r1"]
 
+    def test_every_run_to_compare_with_is_shown(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("one", "two", "three"):
+            written(tmp_path / name, [episode(1)])
+        page = tmp_path / "page.html"
+        others = ["--with", str(tmp_path / "two"), "--with", str(tmp_path / "three")]
+        assert cli.main(["view", str(tmp_path / "one"), *others, "--output", str(page)]) == 0
+        assert capsys.readouterr().out.startswith("3 episodes")
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from critique_rl.config.reading import as_dict
+from critique_rl.records import write
 from critique_rl.runs.context import Context
 from critique_rl.runs.folder import Artifact, RunFolder
 from critique_rl.runs.kind import Plan, Recipe, StepKind
 from critique_rl.runs.step import Step
 from critique_rl.types import Sampling
+
+COUNTS = "counts.json"
+"""File of a pool's step with what became of the responses, as `PoolCounts` says."""
 
 
 class PoolKind(StepKind):
@@ -27,9 +33,9 @@ class PoolKind(StepKind):
 
     def make(self, step: Step, context: Context) -> None:
         """It goes on after the last round of responses."""
-        from critique_rl.pool import collect_pool
+        from critique_rl.pool import PoolCounts, collect_pool
 
-        config = context.config
+        config, counts = context.config, list[PoolCounts]()
         assert step.seed is not None
         pool = collect_pool(
             context.train_problems(config.pool.problems, "pool"),
@@ -42,5 +48,8 @@ class PoolKind(StepKind):
             rounds=step.directory / "rounds",
             scorer=context.scorer(),
             on_progress=context.display.advance,
+            on_counts=counts.append,
         )
+        context.display.note(counts[0].summary())
+        write(step.directory / COUNTS, json.dumps(asdict(counts[0]), indent=1) + "\n")
         pool.save_to_disk(str(context.folder.pool_table(step.seed)))
