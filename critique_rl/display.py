@@ -1,17 +1,15 @@
 """Output of a command: progress and curves on stderr while it works, its result on stdout at the end.
 
 In a terminal a bar moves. Elsewhere (a log file, CI) a line is printed at every tenth of the way. Both show
-the time left. Colours are for terminals only, and off where `NO_COLOR` is set (https://no-color.org). `redacted` keeps secrets out of files,
-pages, logs and errors.
+the time left. Colours are for terminals only, and off where `NO_COLOR` is set (https://no-color.org).
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,36 +19,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-HIDDEN = "***"
-"""What stands in the place of a secret."""
-_LOGIN = re.compile(r"(?<=://)[^/\s@'\"]+@")
-_PARAMETER = re.compile(r"(?i)(?<=[?&])((?:api[_-]?key|access[_-]?token|token|key)=)[^&\s'\"]+")
-_SECRET_SETTINGS = ("api_key", "password", "default_headers")
-
-
-def redacted(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Copy of a setting or message without secrets: logins and keys in URLs, settings such as `api_key`.
-
-    Args:
-        value: A text, or mappings and sequences of them; other values are returned as they are.
-        secrets: Further texts that are secret.
-
-    >>> redacted({"base_url": "http://me:word@host/v1", "api_key": "sk-1"})
-    {'base_url': 'http://***@host/v1', 'api_key': '***'}
-    """
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, HIDDEN)
-        return _PARAMETER.sub(rf"\1{HIDDEN}", _LOGIN.sub(f"{HIDDEN}@", value))
-    if isinstance(value, Mapping):
-        return {
-            key: HIDDEN if key in _SECRET_SETTINGS and entry is not None else redacted(entry, secrets)
-            for key, entry in value.items()
-        }
-    if type(value) in (list, tuple):
-        return type(value)(redacted(entry, secrets) for entry in value)
-    return value
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:

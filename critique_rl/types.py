@@ -1,12 +1,13 @@
-"""Types that all modules share: problem, conversation, sampling settings, generation, errors of the user."""
+"""What all modules share: problem, conversation, sampling settings, generation, errors of the user, secrets."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 GradedKind = Literal["math", "number", "choice", "yes_no", "mixed"]
 AnswerKind = GradedKind | Literal["score"]
@@ -140,3 +141,34 @@ def child_seed(seed: int, *path: str | int) -> int:
     """
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
+
+
+HIDDEN = "***"
+"""What stands in the place of a secret."""
+_LOGIN = re.compile(r"(?<=://)[^/\s@'\"]+@")
+_PARAMETER = re.compile(r"(?i)(?<=[?&])((?:api[_-]?key|access[_-]?token|token|key)=)[^&\s'\"]+")
+_SECRET_SETTINGS = ("api_key", "password", "default_headers")
+
+
+def redacted(value: Any, secrets: Iterable[str] = ()) -> Any:
+    """Copy of a setting or message without secrets: logins and keys in URLs, settings such as `api_key`.
+
+    Args:
+        value: A text, or mappings and sequences of them; other values are returned as they are.
+        secrets: Further texts that are secret.
+
+    >>> redacted({"base_url": "http://me:word@host/v1", "api_key": "sk-1"})
+    {'base_url': 'http://***@host/v1', 'api_key': '***'}
+    """
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, HIDDEN)
+        return _PARAMETER.sub(rf"\1{HIDDEN}", _LOGIN.sub(f"{HIDDEN}@", value))
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if key in _SECRET_SETTINGS and entry is not None else redacted(entry, secrets)
+            for key, entry in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(redacted(entry, secrets) for entry in value)
+    return value

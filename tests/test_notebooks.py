@@ -203,7 +203,7 @@ def test_a_table_has_the_rows_that_are_asked_for_and_the_metrics_that_there_are(
     )
     head, _, row, *_ = made.markdown.splitlines()
     assert "Acc@Refine" in head and "Pass@4" not in head
-    assert row.startswith("| w/o Stage II | 0.0 |") and "Critique-RL" not in made.markdown
+    assert row.startswith("| w/o Stage II | 0.0 (0.0 to 79.3) |") and "Critique-RL" not in made.markdown
     with pytest.raises(UserError, match=r"has no row 'w/o Stage 2'. Did you mean 'w/o Stage II'"):
         notebook.table("table3_ablation", methods=["w/o Stage 2"], preset="toy", results=results)
     with pytest.raises(UserError, match="none of the metrics pass_at_4"):
@@ -301,7 +301,7 @@ def test_cases_show_texts_letter_by_letter() -> None:
 
 def test_episodes_are_measured_with_intervals() -> None:
     made = notebook.measured({"x": [episode(id=str(i)) for i in range(4)], "y": [episode(critique=None)]})
-    assert "| x | 0.0 (0.0 to 0.0) | 100.0 (100.0 to 100.0) |" in made.markdown
+    assert "| x | 0.0 (0.0 to 49.0) | 100.0 (51.0 to 100.0) |" in made.markdown
 
 
 def test_pictures_are_png() -> None:

@@ -17,7 +17,7 @@ import tenacity
 
 from critique_rl.actors.base import ActorError
 from critique_rl.actors.replies import UnusableReplyError, whole_text
-from critique_rl.display import redacted
+from critique_rl.types import redacted
 
 logger = logging.getLogger(__name__)
 Read = TypeVar("Read")

@@ -16,7 +16,7 @@ from critique_rl.cli.shared import add_task_arguments, task_config, write_result
 from critique_rl.config.data import LengthConfig
 from critique_rl.config.evaluation import CRITIQUES, HISTORIES, ProtocolConfig
 from critique_rl.config.reading import as_dict, build
-from critique_rl.display import Display, Outcome, redacted
+from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import Episode, read_episodes, unknown_replies
 from critique_rl.evaluation.intervals import ByProblem, percent
 from critique_rl.evaluation.protocol import evaluate
@@ -32,7 +32,7 @@ from critique_rl.reports.markdown import markdown_table
 from critique_rl.runs.folder import MARKER
 from critique_rl.runs.problems import load_problems, protocol_of
 from critique_rl.runs.step import Step
-from critique_rl.types import GradedKind, Problem, UserError
+from critique_rl.types import GradedKind, Problem, UserError, redacted
 
 MODELS = "models.json"
 """File of an evaluation with name, batch size, type and device of its models, by role."""

@@ -14,8 +14,7 @@ from typing import Any
 import yaml
 
 from critique_rl.config.checks import unknown
-from critique_rl.display import redacted
-from critique_rl.types import UserError
+from critique_rl.types import UserError, redacted
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from critique_rl.display import redacted
+from critique_rl.types import redacted
 
 PACKAGES = (
     *("critique_rl", "torch", "transformers", "trl", "peft", "datasets", "accelerate"),

@@ -8,7 +8,6 @@ from critique_rl.actors.loading import check_location
 from critique_rl.config.checks import unknown
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.run import RunConfig
-from critique_rl.display import redacted
 from critique_rl.runs.context import Context
 from critique_rl.runs.folder import RunFolder
 from critique_rl.runs.run import Run
@@ -16,7 +15,7 @@ from critique_rl.runs.sizes import memory, parameter_count
 from critique_rl.runs.steps.policy_benchmarks import lmms_eval_options
 from critique_rl.runs.steps.train import trainer_args
 from critique_rl.tasks import TASKS, DataError
-from critique_rl.types import UserError
+from critique_rl.types import UserError, redacted
 
 GIB = 2**30
 PUBLISHED = {

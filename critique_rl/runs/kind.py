@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from critique_rl.config.reading import as_dict
-from critique_rl.display import redacted
 from critique_rl.prompts import prompt_set
 from critique_rl.runs.cost import Cost, time_alone
 from critique_rl.runs.folder import Artifact, RunFolder
 from critique_rl.runs.step import Step
+from critique_rl.types import redacted
 
 if TYPE_CHECKING:
     from critique_rl.runs.context import Context

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from critique_rl.display import redacted
-from critique_rl.types import Terminated, UserError
+from critique_rl.types import Terminated, UserError, redacted
 
 if TYPE_CHECKING:
     from critique_rl.config.run import RunConfig

@@ -59,7 +59,7 @@ def test_two_models_are_measured_and_the_same_command_goes_on(
     marker.write_text(marker.read_text(encoding="utf-8").replace('"finished": true', '"finished": false'))
     assert evaluate(tmp_path, actor_dir, critic_dir, *more) == 0
     assert sorted(records.read_bytes().splitlines()) == sorted(whole.splitlines())
-    assert evaluate(tmp_path, actor_dir, critic_dir, "--samples", "3") == 2
+    assert evaluate(tmp_path, actor_dir, critic_dir, "--samples", "3", "--temperature", "0.5") == 2
     assert "protocol.samples: 2 -> 3" in capsys.readouterr().err
 
 
@@ -100,6 +100,10 @@ def test_texts_that_are_cut_are_counted_and_said(
         for text in ("response", "critique", "refinement"):
             del row[f"{text}_cut"]
     write_jsonl(tmp_path / "records.jsonl", rows)
+    marker = json.loads((tmp_path / "step.json").read_text(encoding="utf-8"))
+    print(marker.keys())
+    marker.pop("files", None)
+    (tmp_path / "step.json").write_text(json.dumps(marker), encoding="utf-8")
     assert evaluate(tmp_path, actor_dir, critic_dir, "--limit", "6", "--tokens", "2", "40", "2") == 0
     shown = capsys.readouterr().out
     assert "warning" not in shown and "| cut |" not in shown
