@@ -101,7 +101,6 @@ def test_texts_that_are_cut_are_counted_and_said(
             del row[f"{text}_cut"]
     write_jsonl(tmp_path / "records.jsonl", rows)
     marker = json.loads((tmp_path / "step.json").read_text(encoding="utf-8"))
-    print(marker.keys())
     marker.pop("files", None)
     (tmp_path / "step.json").write_text(json.dumps(marker), encoding="utf-8")
     assert evaluate(tmp_path, actor_dir, critic_dir, "--limit", "6", "--tokens", "2", "40", "2") == 0
