@@ -29,6 +29,9 @@ FENCE = "```"
 
 VERDICTS = [
     # input, expected, why
+    (f"<think>\n{RIGHT}\nNo.\n</think>\n{WRONG}", "wrong", "a verdict in the thought is none"),
+    (f"Hm. {RIGHT}\n</think>\n{WRONG}", "wrong", "a thought that the template opened"),
+    (f"<think>\n{WRONG}\nbut", "unparsed", "a thought that never ends"),
     (RIGHT, "correct", "the marker of the released code"),
     (WRONG, "wrong", "the marker of the released code"),
     (f"{WRONG}\nExplanation: [the sum is 7]", "wrong", "the paper's format goes on with an explanation"),

@@ -144,7 +144,7 @@ _COMPUTED = re.compile(
     r"\s?[√∛∜∑∏∫∂∞π>≠≤≥±∓]|\s?<(?!/?\w+>)|e(?![a-zA-Z])|\d|\)\s?(?:[\^(*!\d])|\s?[十百千万亿億兆萬]|[^\W\da-z_]*[\u0300-\u036f\u20d0-\u20ff]"
     r"|\s+(?:plus|minus|multiplied by|divided by|mod|modulo|choose|squared|cubed|factorial"
     r"|to the (?:power|\w+ power))\b"
-    r"|\s+(?:times|over|(?:more|less|fewer|greater|larger|smaller) than)\s+[-$(\\]?\s?\d"
+    r"|\.{2,}\s?\d|\s+(?:times|over|(?:more|less|fewer|greater|larger|smaller) than)\s+[-$(\\]?\s?\d"
 )
 _LETTER_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
 _SCALE = re.compile(rf"([kKMB])\b|[-\s]{{0,2}}((?i:{'|'.join(SCALES)}))s?\b")

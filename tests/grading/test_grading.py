@@ -89,6 +89,84 @@ NUMBERS = [
     ("unknown", "The answer is 4", None, "gold is no number"),
     ("4", "", False, "empty reply"),
     ("4", "I do not know.", False, "no answer"),
+    ("18", "The answer is nearly 18.", True, "a word before the number"),
+    ("18", "He pays a sum of 18", True, "a short reply"),
+    ("18", "答案是18个", True, "no spaces around the number"),
+    ("-18", "答案是-18", True, "a sign behind a letter that is none of a formula"),
+    ("7", "<think>The answer is 5.</think> So 7 are left.", True, "behind the thought"),
+    ("7", "So 5? </think> The answer is 7.", True, "a thought that the template opened"),
+    ("5", "<think>The answer is 5. But", False, "a thought that never ends"),
+    ("18", "#### 18\n\nQ: What is 2 + 1?\nA: 3\n#### 3", True, "a run-on ends the reply"),
+    ("3", "Question: what is 1 + 2?\nAnswer: 3", True, "a repeated question before the answer is no run-on"),
+    ("18", "9*2 = <<9*2=18>>18 apples", True, "GSM8K's calculations"),
+    ("322", "46 * 7kg = 322kg", True, "a unit that begins with a variable's letter"),
+    ("27", "The answer is a 27-liter mixture", True, "a unit with a hyphen"),
+    ("7000", "The answer is 7 thousand.", True, "a scale word"),
+    ("7", "The answer is 7 dozen.", None, "gold may count in dozens"),
+    ("8", "The answer is 7 dozen.", False, "neither reading"),
+    ("7.5", "The answer is 7 and a half.", True, "a part in words"),
+    ("-7", "The answer is negative 7.", True, "a sign in words"),
+    ("7", "The answer is 7 (since 5 is wrong)", True, "another number is wrong"),
+    ("nan", "The answer is nan", None, "a missing value is no gold"),
+]
+SIGNS = [
+    *("7²", "7⁰", "2⁷", "7½", "7⅐", "7⁄2", "7∕2", "7÷2", "7⋅2", "7×2", "7∗2", "7√2", "√7", "∛7"),
+    *("‒7", "−7", "－7", "⁻7", "﹣7", "—7", "7—9", "±7", "7±2", "x<7", "x > 7", "≠ 7", r"\neq 7", r"\pm 7"),
+    *(
+        "7\u200b0",
+        "1\u20607",
+        "7\u00ad2",
+        "\u202e7 1",
+        "7\u0336",
+        "7 7",
+        "7...9",
+        "7∶2",
+        "7:2",
+        "7π",
+        "7e",
+        "7万",
+    ),
+    *(
+        "7 minus 2",
+        "7 plus 2",
+        "7 times 3",
+        "7 divided by 2",
+        "7 squared",
+        "7 million",
+        "7k",
+        "7% of 50",
+        "x-7",
+    ),
+    *("minus 7", "half of 7", "7 more than 2", "less than 7", "(7)^2", "(7)(2)", "{7}^2", r"\boxed{7}^2"),
+    *(
+        "7? No, 9",
+        "7 (wrong)",
+        "7 is wrong",
+        "7, which is incorrect",
+        "7 isn't right",
+        "7, no, 9",
+        "7, wait, 9",
+    ),
+]
+"""None of these says 7."""
+SAYS_SEVEN = [
+    *(
+        "７",
+        "٧",
+        "7️⃣",
+        "→ 7",
+        "~7",
+        "≈7",
+        "**7**",
+        "<b>7</b>",
+        "+7",
+        "7€",
+        "$7",
+        "7 m²",
+        "7 °C",
+        "7 (as 9-2=7)",
+    ),
+    *("roughly 7", "a total of 7", "exactly 7 more", "7 years old", "7 times", "7, which is right", "7 km/h"),
 ]
 CHOICES = [
     ("B", "The answer is B", True, "trigger"),
@@ -191,6 +269,22 @@ MATHS = [
     ("{", r"\boxed{ \{ }", False, "gold is no formula: compared as a string"),
     ("{", "{", True, "gold is no formula: compared as a string"),
     ("", "4", None, "no gold"),
+    ("1.75", "The answer is 1 3/4", True, "mixed number"),
+    (r"\frac{13}{4}", "The answer is 1 3/4", False, "the parts of a mixed number are not glued"),
+    ("34", "The answer is $3 4$", False, "two numbers side by side"),
+    ("12000", "The answer is 12 000", True, "digit groups with spaces"),
+    ("x=3 or x=-4", "The answer is $x=-4$ or $x=3$", True, "solutions have no order"),
+    ("a=1, b=2", "The answer is $b=2, a=1$", True, "named values have no order"),
+    ("a=1, b=2", "The answer is $b=1, a=2$", False, "named values belong to their names"),
+    ("2", "The answer is $a=1, b=2$", False, "two named values are not the last of them"),
+    (r"2-5\mathrm{i}", "The answer is $2-5i$", True, "upright i"),
+    ("e^{3}", r"The answer is $\mathrm{e}^3$", True, "upright e"),
+    ("2x-y=3", "The answer is $4x-2y=6$", True, "an equation times 2"),
+    ("2x-y=3", "The answer is $4x-2y=5$", False, "another line"),
+    ("x=5", "The answer is $3x=15$", False, "not solved for the unknown"),
+    ("12, 9", "The answer is 12 cats and 9 dogs.", True, "nouns behind values"),
+    ("40", "Sum: 40", True, "a label before the number"),
+    (r"\text{Evelyn}", "<think>Tom?</think>Evelyn", True, "behind the thought"),
 ]
 TABLE = [
     pytest.param(kind, *row, id=f"{kind}-{i}-{row[3]}")
@@ -204,6 +298,21 @@ TABLE = [
 @pytest.mark.parametrize(("kind", "gold", "reply", "expected", "why"), TABLE)
 def test_grade(kind: str, gold: str, reply: str, expected: bool | None, why: str) -> None:
     assert grade(gold=gold, reply=reply, kind=kind) is expected, explain(gold=gold, reply=reply, kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["number", "mixed", "math"])
+def test_signs_that_change_a_number_are_seen(kind: str) -> None:
+    styles = ("The answer is {}.", "#### {}", "\\boxed{{{}}}", "{}")
+    items = [
+        {"gold": "7", "reply": style.format(text), "kind": kind}
+        for text in SIGNS + SAYS_SEVEN
+        for style in styles
+    ]
+    grades = grade_batch(items)
+    said = len(styles) * len(SIGNS)
+    assert [i["reply"] for i, is_right in zip(items[:said], grades[:said], strict=True) if is_right] == []
+    missed = [i["reply"] for i, is_right in zip(items[said:], grades[said:], strict=True) if not is_right]
+    assert [reply for reply in missed if not reply.startswith("\\boxed")] == []
 
 
 def test_gold_as_reply_is_right_in_every_style() -> None:
