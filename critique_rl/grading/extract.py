@@ -52,8 +52,8 @@ def clip(reply: str) -> str:
 
 
 _NEXT_PROBLEM = re.compile(
-    r"^[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:Question|Problem|Exercise|Q|Human|User|Instruction)\b"
-    r"[ \t]*\d*[ \t]*(?:\*\*)?[:.]",
+    r"^[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:Question|Problem|Exercise|Q|Human|User|Instruction|Example)\b"
+    r"[ \t]*\d*[ \t]*(?:\*\*)?[:.]|^[ \t]*#+[ \t]*(?:Question|Problem|Exercise|Instruction)\b|<\|endoftext\|>",
     re.MULTILINE,
 )
 
@@ -182,6 +182,7 @@ def tidy(statement: str) -> str:
 def _connectors(text: str) -> str:
     """Write alternatives as a list: `3 or 4` is compared as two values, never as one of them."""
     text = re.sub(r"</?[a-z]{1,10}>", " ", text).strip()
+    text = re.sub(r"\\text\s*\{([A-Za-z ]+)\b(or|and)\s*\}", r"\\text{\1} \2 ", text)
     text = re.sub(r"\\text\s*\{\s*(or|and)\s*\}", r" \1 ", text)
     return (
         re.sub(r"\s*(?:,\s*)?\b(?:or|and)\b\s+(?!(?:a|one)[-\s]\w)(?=\S)", " , ", text)

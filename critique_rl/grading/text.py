@@ -25,6 +25,7 @@ _CHANGING = re.compile(
 )
 _LETTER = re.compile(
     r"\\(?:mathrm|text|textrm|operatorname|mathit|mathbf|rm)\s*\{\s*([A-Za-z])\s*\}|\{\\rm\s+([A-Za-z])\s*\}"
+    r"|\\(?:mathrm|rm)\s+([A-Za-z])(?![A-Za-z])"
 )
 _MIXED = re.compile(r"(?<![\d.,/}])(\d+)\s+(\d+)\s?/\s?(\d+)(?![\d/.])")
 _SPACED_FRACTION = re.compile(r"\\([dtc]?frac)\s*(\d)\s+(\d)(?!\d)")
@@ -65,7 +66,7 @@ def strip_units(text: str) -> str:
 
 def spell_out(text: str) -> str:
     """Write mixed numbers (`1 1/4`) and upright letters (`\\mathrm{e}`) as LaTeX that has one reading."""
-    text = _LETTER.sub(lambda match: match[1] or match[2], text)
+    text = _LETTER.sub(lambda match: match[1] or match[2] or match[3], text)
     text = _SPACED_FRACTION.sub(r"\\\1{\2}{\3}", text)
     return _MIXED.sub(r"\1\\frac{\2}{\3}", text)
 
