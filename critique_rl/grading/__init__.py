@@ -7,7 +7,7 @@ algebra go to Math-Verify in worker processes, which are killed at their limit, 
 
 Conventions where data sets disagree: a per cent sign on one side only is read both ways (gold `50` and gold `0.5`
 both accept `50%`); units and degree signs are dropped; `x = 5` is `5`; a reply may leave out the base (`52` is
-`52_8`), but may not state another base. A scale word counts (`7 thousand` is 7000); where gold is 7 the grade of
+`52_8`), but may not state another base. A scale word counts: `7 thousand` is 7000. Where gold is 7 the grade of
 `7 thousand` is `None`, as gold may count in thousands. Named values and solutions have no order. An equation in
 several unknowns may be multiplied by a constant.
 
