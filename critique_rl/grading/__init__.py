@@ -7,13 +7,14 @@ algebra go to Math-Verify in worker processes, which are killed at their limit, 
 
 Conventions where data sets disagree: a per cent sign on one side only is read both ways (gold `50` and gold `0.5`
 both accept `50%`); units and degree signs are dropped; `x = 5` is `5`; a reply may leave out the base (`52` is
-`52_8`), but may not state another base. A scale word counts: `7 thousand` is 7000. Where gold is 7 the grade of
-`7 thousand` is `None`, as gold may count in thousands. Named values and solutions have no order. An equation in
+`52_8`), but may not state another base. A scale word counts: `7 thousand` is 7000. Where gold is 7 the grade
+of `7 thousand` is `None`, as gold may count in thousands. Named values and solutions have no order. An equation in
 several unknowns may be multiplied by a constant.
 
-What counts of a reply: the text behind its last thought (`</think>`); of a thought that never ends, nothing. A base
-model that runs on into a next problem (a line such as `Question:` after a stated answer) is read up to it. Signs
-that look alike are written in one way first, see `signs`, so that `7²`, `7½` or a figure dash before 7 is not 7.
+What counts of a reply: the text behind its last thought (`</think>`); of a thought that never ends, nothing. A
+base model that runs on into a next problem (a line such as `Question:` after a stated answer) is read up to it.
+Signs that look alike are written in one way first, see `signs`, so that `7²`, `7½` or a figure dash before 7 is
+not 7.
 
 `paper_compat` grades as the paper's released code does. This folder may import prompts, rewards and types.
 """
