@@ -121,6 +121,12 @@ class CriticConfig(GRPOConfig):
     kl_clip: float | None = option(
         None, "Limit of the log-ratio to the reference for the KL in the loss, in nats.", "ours: no limit"
     )
+    share_prompts: bool = option(
+        False,
+        "Compute a prompt once for all critiques of its group. Same gradient, other order of sums; see "
+        "`training.shared_prompts`.",
+        "ours",
+    )
     freeze_vision_tower: bool = option(
         False, "Leave the part of the model that reads images as it is.", "released code of LLaVA-Critic-R1"
     )

@@ -34,6 +34,7 @@ from critique_rl.training.images import (
     restore_vision_weights,
     with_images,
 )
+from critique_rl.training.shared_prompts import SharedPromptTrainer
 from critique_rl.training.value_model import ValueModel
 from critique_rl.training.watch import Watch, require_finite
 from critique_rl.types import UserError, child_seed
@@ -56,7 +57,7 @@ class EpochSampler(RepeatSampler):
         return iter(super().__iter__())
 
 
-class CriticTrainer(GuardedTrainer):
+class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
     """Advantages, KL, images and resuming of all critics; subclasses define the prompts and the reward.
 
     It overrides private methods of trl's trainer, and each calls `super()`. tests/test_trl_contract.py pins the
@@ -148,6 +149,8 @@ class CriticTrainer(GuardedTrainer):
             self.value_model = ValueModel(start, args, self.accelerator, self._record)
             self.add_callback(self.value_model)
         require_finite(self.model, f"the critic {self.encoder.name}", "make it anew, or start from another.")
+        if args.share_prompts:
+            self.share_prompts()
         self._losses: list[torch.Tensor] = []
         stop = args.unhealthy == "stop"
         self.watch = Watch(args.optimizer_steps_per_rl_step, args.max_completion_length, stop=stop)

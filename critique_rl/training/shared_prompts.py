@@ -1,0 +1,175 @@
+"""One forward pass of a prompt for all critiques of its group.
+
+The k critiques of a group share their prompt. `log_probabilities` runs each different prompt once, expands its
+keys and values to the rows, and runs the critiques behind them. Positions, masks and results are those of the
+plain pass, up to the order of floating-point sums. Gradients flow through the expanded keys and values. The head,
+which trl applies to the prompts as well on CPU, sees critiques alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from trl import GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+
+
+def refusal(config: PreTrainedConfig, *, checkpointing: bool, processes: int) -> str:
+    """Why a model cannot share prompts; empty if it can.
+
+    Args:
+        config: The model's configuration.
+        checkpointing: Whether activations are computed again in the backward pass, which drops the cache.
+        processes: Number of processes; wrappers of several expect one forward pass per backward pass.
+    """
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if text is not config:
+        return "the model reads images"
+    if kinds != {"full_attention"}:
+        return f"layers of the model have {', '.join(sorted(kinds - {'full_attention'}))}"
+    if checkpointing:
+        return "gradient_checkpointing drops the keys and values of the prompt"
+    return "" if processes == 1 else "several processes train one model"
+
+
+class SharedPromptTrainer(GRPOTrainer):
+    """trl's trainer with one pass of a prompt for its group, once `share_prompts` was called."""
+
+    shares_prompts = False
+    args: Any
+    model: Any
+    _buffered_inputs: Any
+
+    def share_prompts(self) -> None:
+        """Compute each prompt once from now on; a model that cannot do that is logged with the reason."""
+        reason = refusal(
+            self.model.config,
+            checkpointing=bool(self.args.gradient_checkpointing),
+            processes=self.accelerator.num_processes,
+        )
+        if reason:
+            logger.warning("share_prompts: each row computes its prompt, because %s", reason)
+        self.shares_prompts = not reason
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        buffered = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.shares_prompts or not self.model.training or self._buffered_inputs is buffered:
+            return inputs
+        self._buffered_inputs = grouped(self._buffered_inputs, self.current_gradient_accumulation_steps)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if not self.shares_prompts:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
+            )
+        rows = batch_size or len(input_ids)
+        parts = zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
+        with self.accelerator.autocast():
+            passes = [log_probabilities(model, *part, completion_length=logits_to_keep) for part in parts]
+        logps_NT, entropies_NT = (torch.cat(values) for values in zip(*passes, strict=True))
+        return logps_NT, entropies_NT, None
+
+
+def rows_of_prompts(prompt_ids_NP: torch.Tensor, prompt_mask_NP: torch.Tensor) -> tuple[list[int], list[int]]:
+    """First row of each different prompt, and for each row the place of its prompt among them.
+
+    >>> ids = torch.tensor([[0, 5], [3, 5], [0, 5]])
+    >>> rows_of_prompts(ids, (ids > 0).long())
+    ([0, 1], [0, 1, 0])
+    """
+    places: dict[tuple[int, ...], int] = {}
+    first: list[int] = []
+    place_of_row: list[int] = []
+    for row, (ids, mask) in enumerate(zip(prompt_ids_NP.tolist(), prompt_mask_NP.tolist(), strict=True)):
+        key = (*ids, *mask)
+        if key not in places:
+            places[key] = len(first)
+            first.append(row)
+        place_of_row.append(places[key])
+    return first, place_of_row
+
+
+def log_probabilities(
+    model: Any, input_ids_NL: torch.Tensor, attention_mask_NL: torch.Tensor, completion_length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (N, T) of the critiques' tokens, and entropies (N, T) of their distributions.
+
+    Args:
+        model: A causal language model with trl's fused head, perhaps with an adapter; see `refusal`.
+        input_ids_NL: Left-padded prompts of one width, then right-padded critiques.
+        attention_mask_NL: 1 for tokens, 0 for padding.
+        completion_length: Width T of the critiques.
+    """
+    width = (
+        input_ids_NL.size(1) - completion_length - 1
+    )  # a prompt's last token predicts the first of a critique
+    ids_NS, cache = input_ids_NL[:, width:], None
+    if width > 0:
+        first, place_of_row = rows_of_prompts(input_ids_NL[:, :width], attention_mask_NL[:, :width])
+        prompts = model(
+            input_ids=input_ids_NL[first, :width],
+            attention_mask=attention_mask_NL[first, :width],
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = prompts.past_key_values
+        cache.batch_select_indices(torch.tensor(place_of_row, device=input_ids_NL.device))
+    labels_NS = ids_NS.masked_fill(attention_mask_NL[:, width:] == 0, -100)
+    labels_NS[:, 0] = -100
+    output = model(
+        input_ids=ids_NS,
+        attention_mask=attention_mask_NL,
+        past_key_values=cache,
+        labels=labels_NS,
+        fused_lm_head=True,
+    )
+    entropy_NS = output.log_probs if output.entropy is None else output.entropy
+    return output.log_probs[:, -completion_length:], entropy_NS[:, -completion_length:]
+
+
+def grouped(batches: Sequence[Batch], together: int) -> list[Batch]:
+    """Reorder the rows of each `together` micro-batches, one optimizer step, so that equal prompts are neighbours.
+
+    trl shuffles the rows of a rollout, which scatters the groups over micro-batches. The gradient of an optimizer
+    step is a sum over its rows and does not know their order.
+    """
+    ordered: list[Batch] = []
+    for start in range(0, len(batches), together):
+        parts = batches[start : start + together]
+        whole = {key: _joined([part[key] for part in parts]) for key in parts[0]}
+        _, place_of_row = rows_of_prompts(whole["prompt_ids"], whole["prompt_mask"])
+        order = sorted(range(len(place_of_row)), key=place_of_row.__getitem__)
+        ordered += split_tensor_dict({key: _chosen(value, order) for key, value in whole.items()}, len(parts))
+    return ordered
+
+
+def _joined(values: list[Any]) -> Any:
+    if isinstance(values[0], torch.Tensor) and values[0].ndim > 0:
+        return torch.cat(values)
+    return list(itertools.chain(*values)) if isinstance(values[0], list) else values[0]
+
+
+def _chosen(value: Any, order: list[int]) -> Any:
+    if isinstance(value, torch.Tensor) and value.ndim > 0:
+        return value[order]
+    return [value[row] for row in order] if isinstance(value, list) else value
