@@ -1,4 +1,4 @@
-"""trl's trainer with guards: critiques end as the template ends a turn, and no NaN is trained on or saved."""
+"""trl's trainer with guards: prompts fit, critiques end as a turn ends, and no NaN is trained on or saved."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from trl import GRPOTrainer
 
 from critique_rl.actors.encoding import PromptEncoder
 from critique_rl.training.checkpoints import last_checkpoint
+from critique_rl.training.images import prompts_to_check
 from critique_rl.training.watch import Watch, not_finite
 from critique_rl.types import UserError
 
 
 class GuardedTrainer(GRPOTrainer):
-    """Base of `CriticTrainer`, which sets `watch` and `_losses`."""
+    """Base of `CriticTrainer`, which sets `encoder`, `watch` and `_losses`."""
 
     args: Any
     model: Any
+    train_dataset: Any
+    processing_class: Any
+    num_generations: int
+    max_completion_length: int
+    encoder: PromptEncoder
     watch: Watch
     _losses: list[torch.Tensor]
 
@@ -38,6 +44,29 @@ class GuardedTrainer(GRPOTrainer):
         elif "eos_token_id" not in (self.args.generation_kwargs or {}):
             self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = stop
         return encoder
+
+    def _check_data(self) -> None:
+        """Refuse prompts that exceed the context, and data that do not fill one RL step."""
+        self.encoder.warn_of_control_tokens(self.train_dataset["prompt"], "train_dataset")
+        context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for row, prompt in prompts_to_check(self.train_dataset, self.processing_class):
+            if context is None:
+                continue
+            ids = self.processing_class.apply_chat_template(
+                prompt, add_generation_prompt=True, tokenize=True, return_dict=True
+            )["input_ids"]
+            length = len(ids[0] if isinstance(ids[0], list) else ids)
+            if length + self.max_completion_length > context:
+                raise UserError(
+                    f"train_dataset, row {row}: a prompt of {length} tokens and max_completion_length="
+                    f"{self.max_completion_length} exceed the critic's context of {context} tokens."
+                )
+        prompts_per_step: int = self.args.generation_batch_size // self.num_generations
+        if len(self.train_dataset) < prompts_per_step:
+            raise UserError(
+                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {prompts_per_step} of one RL "
+                "step: not one would be made."
+            )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see `Trainer.train`.
