@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from trl import GRPOTrainer
@@ -79,6 +79,15 @@ class GuardedTrainer(GRPOTrainer):
             raise UserError(f"{self.watch.stopped}. unhealthy='stop' ended the training; {self._way_out()}")
         return result
 
+    def _generate(self, prompts: list[Any]) -> Any:
+        self._check_weights()
+        try:
+            return super()._generate(prompts)
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            self._stop("the critic's probabilities are not finite: its weights have become too large")
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch; see `Trainer.training_step`."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -117,7 +126,7 @@ class GuardedTrainer(GRPOTrainer):
                 f"NaN or infinity in the weights, first in {name or 'another process'}; they are not saved"
             )
 
-    def _stop(self, what: str) -> None:
+    def _stop(self, what: str) -> NoReturn:
         step = self.state.global_step
         rl_step = step // self.args.optimizer_steps_per_rl_step + 1
         raise UserError(f"RL step {rl_step}, optimizer step {step + 1}: {what}. {self._way_out()}")

@@ -167,7 +167,6 @@ class CriticTrainer(GuardedTrainer):
         )
 
     def _generate(self, prompts: list[Any]) -> Any:
-        self._check_weights()
         started = time.perf_counter()
         generated = super()._generate(prompts)
         self._record("time/generate", time.perf_counter() - started)

@@ -445,6 +445,21 @@ def test_a_run_in_use_is_refused(config: Path, fresh: Fresh, capsys: pytest.Capt
     assert run(config, output) == 0
 
 
+@pytest.mark.slow
+def test_a_training_whose_numbers_go_wrong_ends_with_2_and_leaves_no_model(
+    config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = fresh()
+    for step in ("stage1", "stage2", "evaluate"):
+        shutil.rmtree(output / "seed0" / step)
+    absurd = "stages.stage1.trainer={rl_steps: 3, learning_rate: 1.0, weight_decay: 1.0e+300}"
+    assert run(config, output, "--set", absurd) == 2
+    said = capsys.readouterr().err
+    assert "NaN or infinity in the weights" in said and "Lower learning_rate" in said
+    assert "Traceback" not in said
+    assert not list((output / "seed0" / "stage1").glob("*.safetensors"))
+
+
 # -- bad input --------------------------------------------------------------------------------------------
 
 GSM8K = '{"question": "Tom has %d apples and gets one more.", "answer": "%d + 1 = %d\\n#### %d"}\n'
