@@ -29,11 +29,11 @@ Files = Mapping[str, Mapping[str, Any]]
 """By path relative to the folder: `bytes`, `sha256` and `mtime_ns`, the date in nanoseconds."""
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Write a text so that after a kill or a power loss the path holds either the old content or the new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that after a kill or a power loss the path holds either the old content or the new one."""
     temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(content)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -110,14 +110,17 @@ def collect_pool(
             on_progress(sample + 1, samples)
     found = list(distinct.values())
     count = partial(_counts, found, drawn=samples * len(problems), graded=graded, scored=scorer is not None)
-    say = on_counts or (lambda counts: logger.info("pool: %s", counts.summary()))
     try:
         pool = _select(found, scored=scorer is not None, balanced=balanced, seed=seed)
     except UserError as error:
         raise UserError(f"{error} {count(kept=0).summary()}.") from error
-    say(count(kept=len(pool)))
+    (on_counts or _log)(count(kept=len(pool)))
     random.Random(child_seed(seed, "pool order")).shuffle(pool)
     return Dataset.from_list(pool)
+
+
+def _log(counts: PoolCounts) -> None:
+    logger.info("pool: %s", counts.summary())
 
 
 def _counts(

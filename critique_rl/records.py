@@ -53,17 +53,18 @@ def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[d
     return rows
 
 
-def read_records(path: Path, cls: type[Record]) -> list[Record]:
+def read_records(path: Path, cls: type[Record], *, mend: bool = True) -> list[Record]:
     """Read JSON lines, each with the fields of one dataclass.
 
-    A kill can cut the last line short: such a line is dropped, from the file as well.
+    A kill can cut the last line short: such a line is dropped, from the file as well unless `mend` is false: a run
+    that is still at work may be writing it.
 
     Raises:
         UserError: Another line is no such record.
     """
     content = path.read_bytes()  # a line may have been cut inside a character
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):  # the next record would be appended to the half line
+    if mend and len(whole) < len(content):  # the next record would be appended to the half line
         os.truncate(path, len(whole))
     records = []
     for number, line in enumerate(whole.split(b"\n"), start=1):
@@ -192,4 +193,22 @@ def write(path: Path, content: str | bytes) -> None:
     """Write a file unless it has that content already, so that an unchanged report keeps its date."""
     encoded = content.encode() if isinstance(content, str) else content
     if not path.exists() or path.read_bytes() != encoded:
-        path.write_bytes(encoded)
+        write_atomically(path, encoded)
+
+
+def read_object(path: Path, advice: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UserError: It cannot be read or is no object; the message names the file and ends in `advice`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}. {advice}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it is no object. {advice}")
+    return content

@@ -7,11 +7,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 GradedKind = Literal["math", "number", "choice", "yes_no", "mixed"]
 AnswerKind = GradedKind | Literal["score"]
 """Way to grade replies; those of kind `score` are scored instead, see `critique_rl.grading.scoring`."""
+KINDS: tuple[AnswerKind, ...] = (*get_args(GradedKind), "score")
 
 
 class UserError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from critique_rl.records import Journal, read_records, written_once
+from critique_rl.records import Journal, read_object, read_records, write, written_once
 from critique_rl.types import UserError
 
 
@@ -90,6 +90,40 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: str) -> None:
     )
     with pytest.raises(UserError, match=r"squares.jsonl, line 2 is no square record"):
         journal(path)
+
+
+def test_a_half_line_stays_where_a_run_may_be_writing_it(tmp_path: Path) -> None:
+    path = tmp_path / "squares.jsonl"
+    path.write_bytes(half := b'{"number": 1, "square": 1}\n{"numb')
+    assert read_records(path, Square, mend=False) == [Square(1, 1)]
+    assert path.read_bytes() == half
+    assert read_records(path, Square) == [Square(1, 1)]
+    assert path.read_bytes() == half[:-6]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "\x00"])
+def test_a_damaged_object_is_named_with_advice(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "state.json"
+    with pytest.raises(FileNotFoundError):
+        read_object(path, "Make it anew.")
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"state.json is damaged: .*\. Make it anew\."):
+        read_object(path, "Make it anew.")
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.md"
+    write(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("critique_rl.manifest.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write(path, "new")
+    assert path.read_text("utf-8") == "old"
 
 
 def test_records_that_are_there_twice_are_refused(tmp_path: Path) -> None:

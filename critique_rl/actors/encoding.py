@@ -115,11 +115,15 @@ class PromptEncoder:
         return "" if start < 0 or THINK_END in tail[start:] else tail[start:]
 
     @cached_property
+    def _special(self) -> set[str]:
+        """Texts of the special tokens, which decoding leaves out."""
+        special = {str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special}
+        return special | set(self.tokenizer.all_special_tokens)
+
+    @cached_property
     def control_tokens(self) -> re.Pattern[str] | None:
         """Pattern of the special tokens of the tokenizer; None if it has none."""
-        special = {str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special}
-        special |= set(self.tokenizer.all_special_tokens)
-        longest = sorted((token for token in special if len(token) > 1), key=len, reverse=True)
+        longest = sorted((token for token in self._special if len(token) > 1), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest))) if longest else None
 
     def plain(self, messages: Conversation) -> Conversation:
@@ -149,11 +153,19 @@ class PromptEncoder:
         return len(found)
 
     def check_template(self) -> None:
-        """Refuse a model without a chat template that writes messages.
+        """Refuse a model without a chat template that writes messages, or whose thoughts lose their tags.
 
         Raises:
             ActorError: The message names the model and says what to do.
         """
+        lost = {THINK, THINK_END} & self._special
+        if lost:
+            raise ActorError(
+                f"the tokenizer of {self.name} marks {' and '.join(sorted(lost, reverse=True))} as special, so "
+                "decoding would leave the tags of thoughts out: save a copy of the model, and there set "
+                '"special" to false for these tokens in tokenizer.json and tokenizer_config.json, outside of any '
+                "list of special tokens."
+            )
         if not (self.processor or self.tokenizer).chat_template:
             fault = "has no chat template"
         else:

@@ -192,7 +192,8 @@ def fine_tune(
         options: Fields of trl's `SFTConfig`.
 
     Returns:
-        Number of examples and of optimizer steps, mean loss, and the last token accuracy that trl logged.
+        Number of examples, of those that `max_length` has cut if there are any, and of optimizer steps; mean loss;
+        the last token accuracy that trl logged.
 
     Raises:
         UserError: An option is no field of `SFTConfig`, its value is not valid, or the chat template is missing,
@@ -208,6 +209,15 @@ def fine_tune(
         processing_class=reader,
     )
     _let_turns_end(trainer.model, encoder)
+    cut = _count_cut(trainer, encoder, examples)
+    if cut:
+        logger.warning(
+            "SFT of %s: max_length=%d cuts the end off %d of %d examples, which teach no end of a turn; raise it",
+            model,
+            args.max_length,
+            cut,
+            len(examples),
+        )
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
     trained = trainer.train()
     tuned: Any = trainer.model
@@ -217,10 +227,24 @@ def fine_tune(
     accuracy = [entry["mean_token_accuracy"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "examples": len(examples),
+        **({"cut by max_length": cut} if cut else {}),
         "steps": trained.global_step,
         "loss": trained.training_loss,
         **({"token accuracy": accuracy[-1]} if accuracy else {}),
     }
+
+
+def _count_cut(trainer: SFTTrainer, encoder: PromptEncoder, examples: Sequence[Example]) -> int:
+    """Number of examples that `max_length` cuts before the token that ends their turn."""
+    args: Any = trainer.args
+    if args.max_length is None or args.packing or args.truncation_mode != "keep_start":
+        return 0
+    if encoder.processor is not None:  # trl cuts these when it makes a batch
+        whole = encoder.encode([[*e["prompt"], *e["completion"]] for e in examples])
+        return sum(len(e.ids) + 1 > args.max_length for e in whole)
+    stop = set(encoder.stop_ids(trainer.model.generation_config))
+    rows: Any = trainer.train_dataset
+    return len(examples) - sum(not stop.isdisjoint(labels) for labels in rows["labels"])
 
 
 def _plain(examples: Sequence[Example], encoder: PromptEncoder) -> list[Example]:

@@ -110,14 +110,7 @@ def evaluate(
     """
     chunk_size = protocol.chunk_size if chunk_size is None else chunk_size
     _check(problems, protocol, rater, chunk_size)
-    identities = {p.id for p in problems}
-    journal = Journal(
-        records,
-        Episode,
-        lambda e: (e.id, e.sample, e.round),
-        known=lambda key: key[0] in identities,
-        others="records of other problems",
-    )
+    journal = _journal(records, problems)
     remembered = records.with_suffix(".models.json")
     check_models(remembered, {"actor": actor, "critic": critic}, begun=bool(journal.done))
     rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
@@ -126,11 +119,7 @@ def evaluate(
     def keys(part: Sequence[Chain]) -> list[tuple[str, int, int]]:
         return [(problem.id, sample, r) for sample, problem in part for r in range(rounds)]
 
-    # Chunks are cut before finished ones are skipped: a resumed run draws with the seeds of an unbroken one.
-    starts = list(range(0, len(chains), chunk_size))
-    if protocol.critiques == "shuffled" and len(chains) - starts[-1] == 1:
-        starts.pop()  # a last chain on its own would be shown its own critique
-    ends = list(pairwise([*starts, len(chains)]))
+    ends = _chunks(len(chains), chunk_size, protocol)
     turns = _Turns(actor, critic, protocol, rater, on_turn or (lambda *_: None))
     journal.fill(
         [(keys(chains[start:end]), end) for start, end in ends],
@@ -140,6 +129,25 @@ def evaluate(
     )
     journal.put_in_order(keys(chains))  # intervals depend on it
     return list(journal.done.values())
+
+
+def _journal(records: Path, problems: Sequence[Problem]) -> Journal[tuple[str, int, int], Episode]:
+    identities = {p.id for p in problems}
+    return Journal(
+        records,
+        Episode,
+        lambda e: (e.id, e.sample, e.round),
+        known=lambda key: key[0] in identities,
+        others="records of other problems",
+    )
+
+
+def _chunks(chains: int, size: int, protocol: Protocol) -> list[tuple[int, int]]:
+    """Start and end of each chunk, before finished ones are skipped: a resumed run draws with the same seeds."""
+    starts = list(range(0, chains, size))
+    if protocol.critiques == "shuffled" and chains - starts[-1] == 1:
+        starts.pop()  # a last chain on its own would be shown its own critique
+    return list(pairwise([*starts, chains]))
 
 
 def _check(problems: Sequence[Problem], protocol: Protocol, rater: Rater | None, chunk_size: int) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -17,6 +16,7 @@ from critique_rl.config.evaluation import BenchmarkConfig, ProtocolConfig
 from critique_rl.config.methods import METHODS
 from critique_rl.config.run import RunConfig
 from critique_rl.manifest import is_description
+from critique_rl.records import read_object
 from critique_rl.types import UserError
 
 MARKER = "step.json"
@@ -253,14 +253,9 @@ def rollouts(directory: Path) -> tuple[dict[Path, int], list[Path]]:
 def _object(path: Path) -> dict[str, Any] | None:
     """A JSON object; None where there is no file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, _remedy(path.parent))
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}. {_remedy(path.parent)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it is no object. {_remedy(path.parent)}")
-    return content
 
 
 def _remedy(directory: Path) -> str:

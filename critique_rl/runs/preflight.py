@@ -43,7 +43,14 @@ def check_data(context: Context) -> None:
             )
     every = [*context.config.train, *context.folder.tasks()]
     for task in every:
-        scored = context.problems(task)[0].kind == "score"
+        problems = context.problems(task)
+        scored = problems[0].kind == "score"
+        other = next((p for p in problems if (p.kind == "score") != scored), None)
+        if other is not None:
+            raise UserError(
+                f"task {task.name}: {problems[0].question[:60]!r} is of kind {problems[0].kind} and "
+                f"{other.question[:60]!r} of kind {other.kind}: a run grades all replies or scores all."
+            )
         if scored != (context.config.scorer is not None):
             raise UserError(
                 f"task {task.name}: its replies are scored, set `scorer`."

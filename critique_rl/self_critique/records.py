@@ -86,8 +86,7 @@ def self_critique(
         nonlocal counted
         comparisons = {(keys[c.item], c.round, *c.places): c for c in asked}
         places, chunks = list(comparisons), []
-        for start in range(0, len(places), chunk_size):
-            chunk = places[start : start + chunk_size]
+        for chunk in (places[i : i + chunk_size] for i in range(0, len(places), chunk_size)):
             counted += sum(both_orders or comparisons[p].order == "forward" for p in chunk)
             chunks.append((chunk, counted))
 

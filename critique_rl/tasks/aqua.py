@@ -29,7 +29,7 @@ def parse(row: Row) -> Problem:
         if not parenthesis or prefix.strip(" (") != letter:
             raise row.error("options", f"texts that begin with a letter, here '{letter})...'")
         choices[letter] = choice.strip()
-    correct = row.text("correct")
+    correct = row.gold("correct")
     if correct not in choices:
         raise row.error("correct", f"one of the options' letters {', '.join(choices)}")
     listed = " ".join(f"({letter}) {choice}" for letter, choice in choices.items())

@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from critique_rl.tasks.base import DataError, Task
 from critique_rl.tasks.published import load_published
 from critique_rl.tasks.rows import Row
-from critique_rl.types import AnswerKind, GradedKind, Problem, problem_id
-
-KINDS: tuple[AnswerKind, ...] = (*get_args(GradedKind), "score")
+from critique_rl.types import KINDS, AnswerKind, Problem, problem_id
 
 
 def parse(row: Row, *, fields: dict[str, str], kind: AnswerKind, folder: Path) -> Problem:

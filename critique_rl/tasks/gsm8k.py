@@ -21,7 +21,7 @@ HUB = {split: HubSplit("openai/gsm8k", ("main",), split) for split in ("train", 
 def parse(row: Row) -> Problem:
     """Turn a row into a problem, without the calculator annotations `<<...>>` in the solution."""
     row.layout(("question", "answer"))
-    solution, marker, answer = row.text("answer").rpartition("####")
+    solution, marker, answer = row.gold("answer").rpartition("####")
     answer = answer.replace(",", "").strip()
     if not marker or not re.fullmatch(r"-?\d+(\.\d+)?", answer):
         raise row.error("answer", "a solution that ends in '#### <number>'")

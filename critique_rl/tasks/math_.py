@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from critique_rl.tasks.published import make_problem, published_task
-from critique_rl.tasks.rows import HubSplit, Row
+from critique_rl.tasks.rows import HubSplit, Row, is_missing
 from critique_rl.types import Problem
 
 SUBJECTS = (
@@ -57,8 +57,11 @@ def parse(row: Row) -> Problem:
     """Turn a row into a problem; the answer is the field `answer` or the last box of the solution."""
     row.layout(("problem", "solution"))
     solution = row.text("solution")
-    answer = row.text("answer") if row.fields.get("answer") is not None else last_boxed(solution)
-    if not answer:
+    answer = last_boxed(solution)
+    if row.fields.get("answer") is not None:
+        row.known("answer")
+        answer = row.text("answer")
+    if not answer or is_missing(answer):
         raise row.error("solution", "a solution with its answer in \\boxed{...}")
     return make_problem(
         dataset="math", question=row.text("problem"), solution=solution, answer=answer, kind="math"

@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 from critique_rl.tasks.base import FRACTIONS, DataError, Task, check_generated, split_problems
 from critique_rl.tasks.published import make_problem
+from critique_rl.tasks.rows import is_missing
 from critique_rl.types import GradedKind, Problem, UserError, child_seed, nearest, problem_id
 
 DRAWS_PER_PROBLEM = 10
@@ -103,7 +104,7 @@ def _draw(generate: Callable[[int], dict[str, Any]], dataset: str, size: int) ->
     for i in range(size * DRAWS_PER_PROBLEM):
         item = generate(i)
         question, answer = item["question"], item["answer"]
-        if not isinstance(answer, str) or not answer.strip():
+        if not isinstance(answer, str) or not answer.strip() or is_missing(answer):
             raise DataError(f"{dataset}, item {i}: found answer {answer!r}, expected text that can be graded")
         items.setdefault(problem_id(question), (question, answer.strip()))
         if len(items) == size:

@@ -78,13 +78,28 @@ class Row:
 
     def gold(self, field: str) -> str:
         """Return a gold answer, a text or a number; raise `DataError` for a missing value such as NaN."""
-        value = self.fields[field]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if (is_number and not math.isfinite(value)) or str(value).strip().casefold() in MISSING:
-            raise self.error(field, "a gold answer, not a missing value")
-        if is_number:
+        value = self.known(field)
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return str(int(value)) if float(value).is_integer() else str(value)
         return self.text(field)
+
+    def known(self, field: str) -> Any:
+        """Return the value of a gold answer; raise `DataError` for a missing value such as NaN."""
+        value = self.fields[field]
+        if is_missing(value):
+            raise self.error(field, "a gold answer, not a missing value")
+        return value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is no gold answer: NaN, infinity or null, also written as text.
+
+    >>> is_missing(float("nan")), is_missing(" <NA> "), is_missing(0), is_missing("None")
+    (True, True, False, False)
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return True
+    return str(value).strip().casefold() in MISSING
 
 
 def read_rows(origin: Path | HubSplit) -> list[Row]:

@@ -34,7 +34,7 @@ def parse(row: Row) -> Problem:
 
 
 def _number(row: Row) -> str:
-    value = row.fields["Answer"]
+    value = row.known("Answer")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise row.error("Answer", "a number")
     try:

@@ -35,7 +35,7 @@ def parse(row: Row) -> Problem:
     answer_type = row.text("Answer_type")
     if answer_type not in PYTHON_TYPES:
         raise row.error("Answer_type", f"one of {', '.join(PYTHON_TYPES)}")
-    answer = row.fields["Answer"]
+    answer = row.known("Answer")
     number_as_bool = isinstance(answer, bool) and answer_type != "bool"
     if number_as_bool or not isinstance(answer, (str, *PYTHON_TYPES[answer_type])) or not str(answer).strip():
         raise row.error("Answer", f"an answer of type {answer_type}")

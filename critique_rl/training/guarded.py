@@ -1,24 +1,30 @@
-"""trl's trainer with guards: critiques end as the template ends a turn, and no NaN is trained on or saved."""
+"""trl's trainer with guards: prompts fit, critiques end as a turn ends, and no NaN is trained on or saved."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from trl import GRPOTrainer
 
 from critique_rl.actors.encoding import PromptEncoder
 from critique_rl.training.checkpoints import last_checkpoint
+from critique_rl.training.images import prompts_to_check
 from critique_rl.training.watch import Watch, not_finite
 from critique_rl.types import UserError
 
 
 class GuardedTrainer(GRPOTrainer):
-    """Base of `CriticTrainer`, which sets `watch` and `_losses`."""
+    """Base of `CriticTrainer`, which sets `encoder`, `watch` and `_losses`."""
 
     args: Any
     model: Any
+    train_dataset: Any
+    processing_class: Any
+    num_generations: int
+    max_completion_length: int
+    encoder: PromptEncoder
     watch: Watch
     _losses: list[torch.Tensor]
 
@@ -39,6 +45,29 @@ class GuardedTrainer(GRPOTrainer):
             self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = stop
         return encoder
 
+    def _check_data(self) -> None:
+        """Refuse prompts that exceed the context, and data that do not fill one RL step."""
+        self.encoder.warn_of_control_tokens(self.train_dataset["prompt"], "train_dataset")
+        context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for row, prompt in prompts_to_check(self.train_dataset, self.processing_class):
+            if context is None:
+                continue
+            ids = self.processing_class.apply_chat_template(
+                prompt, add_generation_prompt=True, tokenize=True, return_dict=True
+            )["input_ids"]
+            length = len(ids[0] if isinstance(ids[0], list) else ids)
+            if length + self.max_completion_length > context:
+                raise UserError(
+                    f"train_dataset, row {row}: a prompt of {length} tokens and max_completion_length="
+                    f"{self.max_completion_length} exceed the critic's context of {context} tokens."
+                )
+        prompts_per_step: int = self.args.generation_batch_size // self.num_generations
+        if len(self.train_dataset) < prompts_per_step:
+            raise UserError(
+                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {prompts_per_step} of one RL "
+                "step: not one would be made."
+            )
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see `Trainer.train`.
 
@@ -49,6 +78,15 @@ class GuardedTrainer(GRPOTrainer):
         if self.watch.stopped:
             raise UserError(f"{self.watch.stopped}. unhealthy='stop' ended the training; {self._way_out()}")
         return result
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        self._check_weights()
+        try:
+            return super()._generate(prompts)
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            self._stop("the critic's probabilities are not finite: its weights have become too large")
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch; see `Trainer.training_step`."""
@@ -88,7 +126,7 @@ class GuardedTrainer(GRPOTrainer):
                 f"NaN or infinity in the weights, first in {name or 'another process'}; they are not saved"
             )
 
-    def _stop(self, what: str) -> None:
+    def _stop(self, what: str) -> NoReturn:
         step = self.state.global_step
         rl_step = step // self.args.optimizer_steps_per_rl_step + 1
         raise UserError(f"RL step {rl_step}, optimizer step {step + 1}: {what}. {self._way_out()}")

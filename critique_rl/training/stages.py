@@ -7,7 +7,7 @@ close. In Stage II the actor refines after each critique, and the refinement is 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -21,10 +21,7 @@ from critique_rl.training.citations import CRITIQUE_RL
 from critique_rl.training.critique_reward import CritiqueReward, Grader
 from critique_rl.training.stage_config import COLUMNS, CritiqueConfig, Stage1Config, Stage2Config
 from critique_rl.training.trainer import CriticTrainer
-from critique_rl.types import GradedKind, Sampling, UserError, child_seed
-
-KINDS = (*get_args(GradedKind), "score")
-"""Kinds of answers that replies are graded or scored by."""
+from critique_rl.types import KINDS, Sampling, UserError, child_seed
 
 
 class CritiqueTrainer(CriticTrainer):

@@ -30,7 +30,6 @@ from critique_rl.training.images import (
     VISION_INPUTS,
     freeze_vision_tower,
     processor_for,
-    prompts_to_check,
     restore_vision_weights,
     with_images,
 )
@@ -161,29 +160,6 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
         """Check the columns and add the critic's prompt, which never holds the gold answer."""
         raise NotImplementedError
 
-    def _check_data(self) -> None:
-        """Refuse prompts that exceed the context, and data that do not fill one RL step."""
-        self.encoder.warn_of_control_tokens(self.train_dataset["prompt"], "train_dataset")
-        context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for row, prompt in prompts_to_check(self.train_dataset, self.processing_class):
-            if context is None:
-                continue
-            ids = self.processing_class.apply_chat_template(
-                prompt, add_generation_prompt=True, tokenize=True, return_dict=True
-            )["input_ids"]
-            length = len(ids[0] if isinstance(ids[0], list) else ids)
-            if length + self.max_completion_length > context:
-                raise UserError(
-                    f"train_dataset, row {row}: a prompt of {length} tokens and max_completion_length="
-                    f"{self.max_completion_length} exceed the critic's context of {context} tokens."
-                )
-        prompts_per_step: int = self.args.generation_batch_size // self.num_generations
-        if len(self.train_dataset) < prompts_per_step:
-            raise UserError(
-                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {prompts_per_step} of one RL "
-                "step: not one would be made."
-            )
-
     # -- overrides of trl's GRPOTrainer ---------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
@@ -194,7 +170,6 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
         )
 
     def _generate(self, prompts: list[Any]) -> Any:
-        self._check_weights()
         started = time.perf_counter()
         generated = super()._generate(prompts)
         self._record("time/generate", time.perf_counter() - started)

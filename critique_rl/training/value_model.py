@@ -19,6 +19,7 @@ from transformers import AutoModel, TrainerCallback
 from trl.trainer.utils import disable_dropout_in_model
 
 from critique_rl.training import objectives
+from critique_rl.training.watch import require_finite
 from critique_rl.types import UserError
 
 if TYPE_CHECKING:
@@ -118,7 +119,11 @@ class ValueModel(TrainerCallback):
 
         Returns:
             (N, T) advantages of `objectives.gae`.
+
+        Raises:
+            UserError: The weights hold NaN or infinity.
         """
+        self.check_weights()
         size = self.args.per_device_train_batch_size
         inputs = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         with torch.no_grad():
@@ -150,10 +155,7 @@ class ValueModel(TrainerCallback):
         )
         mean = self.accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(mean):
-            raise UserError(
-                f"the loss of the value model is {mean}: lower value_learning_rate (now "
-                f"{self.args.value_learning_rate:g}), and start the stage anew."
-            )
+            raise UserError(f"the loss of the value model is {mean}: {self._advice()}")
         (loss / parts).backward()
         self.record("value/loss", mean)
 
@@ -162,13 +164,20 @@ class ValueModel(TrainerCallback):
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         for parameter in parameters:
             parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-        if self.args.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+        limit = self.args.max_grad_norm if self.args.max_grad_norm > 0 else math.inf  # which clips nothing
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
+        if not math.isfinite(norm):
+            raise UserError(f"the gradient norm of the value model is {norm}: {self._advice()}")
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def save(self, directory: str) -> None:
-        """Write weights and optimizer into a checkpoint's folder."""
+        """Write weights and optimizer into a checkpoint's folder.
+
+        Raises:
+            UserError: The weights hold NaN or infinity.
+        """
+        self.check_weights()
         state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         torch.save(state, Path(directory) / FILE)
 
@@ -187,6 +196,13 @@ class ValueModel(TrainerCallback):
         state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def check_weights(self) -> None:
+        """Raise `UserError` if the weights hold NaN or infinity."""
+        require_finite(self.network, "the value model", self._advice())
+
+    def _advice(self) -> str:
+        return f"lower value_learning_rate (now {self.args.value_learning_rate:g}), and start the stage anew."
 
     def _moments(self, values_NT: Tensor, mask_NT: Tensor) -> Tensor:
         moments_3: Tensor = self.accelerator.reduce(objectives.masked_moments(values_NT, mask_NT), "sum")

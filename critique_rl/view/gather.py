@@ -15,7 +15,7 @@ from critique_rl.critic_data import PreferencePair, pairs_of_responses
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.summary import summarise
 from critique_rl.prompts import PROMPT_SETS
-from critique_rl.records import Record
+from critique_rl.records import Record, read_object, read_records
 from critique_rl.runs.folder import COMPLETIONS, MARKER, RECORDS, ROWS, STATE, rollouts
 from critique_rl.tasks import TASKS, load_task
 from critique_rl.types import UserError, child_seed, problem_id
@@ -23,6 +23,7 @@ from critique_rl.view.entries import Entry, FirstError, of_episode, of_judgement
 from critique_rl.vision.images import as_url
 
 REPORT = "report.json"
+_LEAVE_OUT = "Move it elsewhere, and `view` shows what else is there."
 JUDGEMENTS = "pairs.jsonl"
 _SEED = re.compile(r"seed\d+")
 
@@ -144,7 +145,7 @@ def _gather_run(gathered: Gathered, tasks: _Tasks, run: int, folder: Path, limit
             gathered.notes.append(f"{_key(place, folder)}: {note}")
             del judged[place]
     for path in states:
-        rows = [row for row in _json(path).get("log_history", []) if "reward" in row]
+        rows = [row for row in read_object(path, _LEAVE_OUT).get("log_history", []) if "reward" in row]
         if rows:
             stage = path.parent.resolve().name
             gathered.curves.append(Curve(run, labels.get(stage, stage), _key(path.parent, folder), rows))
@@ -217,35 +218,17 @@ def _labels(folder: Path) -> dict[str, str]:
     """Labels of rows and stages, from the report of the run that the folder belongs to."""
     for place in (folder, *folder.resolve().parents[:4]):
         if (place / REPORT).exists():
-            stages = _json(place / REPORT).get("config", {}).get("stages", {})
+            stages = read_object(place / REPORT, _LEAVE_OUT).get("config", {}).get("stages", {})
             return ROWS | {name: stage["label"] for name, stage in stages.items()}
     return dict(ROWS)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not what critique-rl writes: an object was expected.")
-    return content
 
 
 # -- episodes ------------------------------------------------------------------------------------------------
 
 
 def _read(path: Path, cls: type[Record]) -> list[Record]:
-    """Records of a file. Its last line, if it has no end, is still being written and left out."""
-    records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        if line:
-            try:
-                records.append(cls(**json.loads(line)))
-            except (ValueError, TypeError) as error:
-                name = cls.__name__.lower()
-                raise UserError(f"{path}, line {number} is no {name} record: {error}") from error
-    return records
+    """Records of a file, which stays as it is: a line without an end is still being written and left out."""
+    return read_records(path, cls, mend=False)
 
 
 def _samples(place: Path) -> Path | None:
@@ -365,7 +348,7 @@ def _table(
 ) -> Table | None:
     """The table of the result file, or without one the metrics of the records."""
     if (folder / REPORT).exists():
-        rows = _json(folder / REPORT).get("rows")
+        rows = read_object(folder / REPORT, _LEAVE_OUT).get("rows")
         if not isinstance(rows, list):
             raise UserError(f"{folder / REPORT} is no result file: it has no rows.")
         return Table(run, REPORT, rows)

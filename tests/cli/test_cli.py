@@ -25,6 +25,7 @@ import pytest
 from helpers import (
     MINI,
     Reply,
+    adapter_of,
     asked_episode,
     chat_completion,
     environment,
@@ -444,6 +445,21 @@ def test_a_run_in_use_is_refused(config: Path, fresh: Fresh, capsys: pytest.Capt
     assert run(config, output) == 0
 
 
+@pytest.mark.slow
+def test_a_training_whose_numbers_go_wrong_ends_with_2_and_leaves_no_model(
+    config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = fresh()
+    for step in ("stage1", "stage2", "evaluate"):
+        shutil.rmtree(output / "seed0" / step)
+    absurd = "stages.stage1.trainer={rl_steps: 3, learning_rate: 1.0, weight_decay: 1.0e+300}"
+    assert run(config, output, "--set", absurd) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: RL step 1, optimizer step 2: loss nan") and "Lower learning_rate" in said
+    assert "Traceback" not in said
+    assert not list((output / "seed0" / "stage1").glob("*.safetensors"))
+
+
 # -- bad input --------------------------------------------------------------------------------------------
 
 GSM8K = '{"question": "Tom has %d apples and gets one more.", "answer": "%d + 1 = %d\\n#### %d"}\n'
@@ -458,6 +474,10 @@ FILES = {
     "bad_train.jsonl": GSM8K.replace("#### %d", "#### many%d") % (1, 1, 2, 2),
     "math_train.jsonl": "".join(MATH % (i, i + 1) for i in range(3)) + MATH % (3, "$$"),
 }
+CUSTOM = '{"question": "What is %d + 1?", "answer": %s, "kind": "%s"}\n'
+FILES["kind_train.jsonl"] = CUSTOM % (1, 2, "number") + CUSTOM % (2, 3, "maths")
+FILES["nan_train.jsonl"] = CUSTOM % (1, 2, "number") + CUSTOM % (2, "NaN", "number")
+FILES["score_train.jsonl"] = CUSTOM % (1, 2, "number") + CUSTOM % (2, 3, "score")
 FILES["same_test.jsonl"] = FILES["good_train.jsonl"]
 FILES["math_test.jsonl"] = FILES["math_train.jsonl"]
 REAL = """
@@ -480,6 +500,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
     directory = tmp_path_factory.mktemp("data")
     for name, content in FILES.items():
         (directory / name).write_text(content, encoding="utf-8")
+    adapter_of(finished / "sft", directory / "adapter")
     (directory / "real.yaml").write_text(
         REAL.format(base=finished / "base", data=directory), encoding="utf-8"
     )
@@ -502,6 +523,25 @@ def data(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
         (
             ["train.0={name: math, source: {data}/math_train.jsonl, options: {held_out: 0}}"],
             ["task math", "1 of 4 gold answers", "What is $3+1$?", "answer '$$': gold does not parse"],
+        ),
+        (
+            ["train.0={name: custom, source: {data}/kind_train.jsonl, options: {held_out: 0}}"],
+            ["kind_train.jsonl, line 2, field 'kind': found 'maths', expected one of math, number"],
+        ),
+        (
+            ["train.0={name: custom, source: {data}/nan_train.jsonl, options: {held_out: 0}}"],
+            ["nan_train.jsonl, line 2, field 'answer': found nan, expected a gold answer"],
+        ),
+        (
+            ["train.0={name: custom, source: {data}/score_train.jsonl, options: {held_out: 0}}"],
+            ["'What is 1 + 1?' is of kind number and 'What is 2 + 1?' of kind score"],
+        ),
+        (
+            ["base={data}/adapter"],
+            [
+                "/adapter is an adapter, and a run starts from whole weights",
+                "critique_rl.load_critic(folder)",
+            ],
         ),
         (["train.0.name=gsm8"], ["no task 'gsm8'", "Did you mean 'gsm8k'"]),
         (["train.0.splt=train"], ["setting 'splt' is unknown. Did you mean 'split'?"]),

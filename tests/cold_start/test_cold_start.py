@@ -14,6 +14,7 @@ from helpers import CHATML, ToyActor, retold
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
+from critique_rl.actors import TransformersActor
 from critique_rl.cold_start.sft import (
     actor_examples,
     base_examples,
@@ -350,6 +351,39 @@ def test_a_tuned_model_ends_its_turns_and_its_files_say_how(untrained: Path, tmp
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tuned")
     declared = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned").generation_config.eos_token_id
     assert declared == tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+
+
+def test_examples_that_lose_their_end_are_counted_and_named(
+    untrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(untrained)
+    examples = [example(COMPACT.reasoning_prompt("1?"), "2 " * n) for n in (1, 2, 9)]
+    chats = [[*e["prompt"], *e["completion"]] for e in examples]
+    lengths = [
+        tokenizer.apply_chat_template(chat)["input_ids"].index(tokenizer.eos_token_id, -3 + len(ids)) + 1
+        for chat in chats
+        for ids in [tokenizer.apply_chat_template(chat)["input_ids"]]
+    ]
+    for most, cut in ((lengths[2], 0), (lengths[2] - 1, 1), (lengths[1] - 1, 2)):
+        caplog.clear()
+        options = {**FAST, "max_steps": 1, "max_length": most}
+        figures = fine_tune(str(untrained), examples, tmp_path / str(most), seed=0, options=options)
+        assert figures.get("cut by max_length", 0) == cut
+        assert (f"max_length={most} cuts the end off {cut} of 3 examples" in caplog.text) == (cut > 0)
+
+
+def test_a_tokenizer_that_loses_the_tags_of_thoughts_is_refused(untrained: Path, tmp_path: Path) -> None:
+    source = retold(untrained, tmp_path / "source")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.save_pretrained(source)
+    message = f'{source} marks <think> and </think> as special, .* set "special" to false'
+    with pytest.raises(UserError, match=message):
+        fine_tune(
+            str(source), chain_examples(1), tmp_path / "tuned", seed=0, options={**FAST, "max_steps": 1}
+        )
+    with pytest.raises(UserError, match=message):
+        TransformersActor(source)
 
 
 @pytest.mark.parametrize(

@@ -38,3 +38,23 @@ def test_each_row_keeps_its_own_grades_and_rows_of_one_question_are_its_samples(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(UserError, match=r"replies.jsonl, line 2: no critique, though other rows have one"):
         read_recorded(path, kind="number")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("answer", float("nan"), "found nan, expected a gold answer, not a missing value"),
+        ("answer", "NULL", "found 'NULL', expected a gold answer, not a missing value"),
+        ("answer", None, "found None, expected a gold answer, not a missing value"),
+        ("kind", "maths", "found 'maths', expected one of math, number"),
+    ],
+)
+def test_a_row_that_cannot_be_graded_is_named_before_any_is(
+    tmp_path: Path, field: str, value: object, expected: str
+) -> None:
+    row = {"question": "1 + 1?", "answer": 2, "kind": "number", "response": "2"}
+    path = tmp_path / "replies.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in (row, {**row, field: value})), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_recorded(path, kind=None)
+    assert f"{path}, line 2, field '{field}': {expected}" in str(error.value)

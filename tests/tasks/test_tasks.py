@@ -264,7 +264,30 @@ BAD_ROWS = [
     ("aqua", {**AQUA, "options": [1, 2]}, "field 'options': found [1, 2], expected texts that begin"),
     ("svamp", {**SVAMP, "Answer": "five"}, "field 'Answer': found 'five', expected a number"),
     ("svamp", {**SVAMP, "Answer": True}, "field 'Answer': found True, expected a number"),
-    ("svamp", {**SVAMP, "Answer": float("nan")}, "field 'Answer': found nan, expected a finite number"),
+    *(
+        (
+            name,
+            {**ROWS[name], field: value},
+            f"field {field!r}: found {value!r}, expected a gold answer, not a",
+        )
+        for name, field in (
+            ("svamp", "Answer"),
+            ("theoremqa", "Answer"),
+            ("aqua", "correct"),
+            ("gsm8k", "answer"),
+            ("math", "answer"),
+        )
+        for value in (float("nan"), float("inf"), "NaN", " null ")
+    ),
+    *(
+        (name, {**ROWS[name], field: None}, f"field {field!r}: found None, expected a gold answer, not a")
+        for name, field in (
+            ("svamp", "Answer"),
+            ("theoremqa", "Answer"),
+            ("aqua", "correct"),
+            ("gsm8k", "answer"),
+        )
+    ),
     ("svamp", GSM8K, "expected: question_concat, Equation, Answer or Body, Question, Equation, Answer"),
     (
         "theoremqa",

@@ -371,3 +371,34 @@ def test_other_ways_to_give_the_critic(critic_dir: Path, pool: Dataset, config: 
     assert same(weights(network.trunk), weights(AutoModel.from_pretrained(critic_dir)))
     trainer.train()
     assert network.head.weight.abs().max() > 0.0
+
+
+class TestNumbersThatGoWrong:
+    def trainer(self, critic_dir: Path, pool: Dataset, config: Make, **more: Any) -> CriticTrainer:
+        args = config(advantage="gae", rl_steps=2, num_iterations=1, **more)
+        return Stage1Trainer(critic_dir, args=args, train_dataset=pool)
+
+    @pytest.mark.parametrize("limit", [0.0, 1.0])
+    def test_a_gradient_that_is_not_finite_moves_no_weight(
+        self, critic_dir: Path, pool: Dataset, config: Make, limit: float
+    ) -> None:
+        trainer = self.trainer(critic_dir, pool, config, max_grad_norm=limit)
+        network = trainer.value_model.network
+        network.head.weight.register_hook(lambda gradient: gradient * float("nan"))
+        before = {name: p.clone() for name, p in weights(network).items()}
+        with pytest.raises(UserError, match=r"gradient norm of the value model is nan: lower value_learning"):
+            trainer.train()
+        assert same(weights(network), before)
+
+    def test_ruined_weights_are_neither_used_nor_saved(
+        self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
+    ) -> None:
+        trainer = self.trainer(critic_dir, pool, config)
+        trainer.value_model.network.head.bias.data.fill_(float("inf"))
+        with pytest.raises(
+            UserError, match=r"the value model holds NaN or infinity .*head.bias: lower value_"
+        ):
+            trainer.train()
+        with pytest.raises(UserError, match="the value model holds NaN"):
+            trainer.value_model.save(str(tmp_path))
+        assert not (tmp_path / FILE).exists()

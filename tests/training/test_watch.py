@@ -34,6 +34,15 @@ class Spoil(TrainerCallback):
                 next(kwargs["model"].parameters())[0, 0] = self.value
 
 
+class Inflate(TrainerCallback):
+    """Makes all weights too large for their products, though finite, after the first optimizer step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        with torch.no_grad():
+            for parameter in kwargs["model"].parameters():
+                parameter.mul_(1e30)
+
+
 class Infinite(Stage1Trainer):
     """A trainer whose loss is not finite at optimizer step 3."""
 
@@ -78,6 +87,14 @@ def test_weights_that_are_not_finite_are_never_saved(
     with pytest.raises(UserError, match="not saved"):
         trainer.save_model(str(tmp_path / "run"))
     assert [path.parent.name for path in saved(tmp_path / "run")] == kept
+
+
+def test_weights_too_large_to_draw_with_are_named(
+    critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
+) -> None:
+    trainer = Stage1Trainer(critic_dir, args=config(**settings()), train_dataset=pool, callbacks=[Inflate()])
+    with pytest.raises(UserError, match=r"RL step 2, .*probabilities are not finite.*Last good checkpoint"):
+        trainer.train()
 
 
 def test_nan_in_the_last_step_leaves_no_finished_model(

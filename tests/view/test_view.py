@@ -249,7 +249,7 @@ class TestGathering:
             (("missing",), "missing: no such folder"),
             (("empty",), "holds no records.jsonl"),
             (("bad",), "bad/records.jsonl, line 2 is no episode record"),
-            (("report",), "report/report.json cannot be read"),
+            (("report",), "report/report.json is damaged:"),
             (("good", "--limit", "0"), "--limit must be at least 1"),
             (("good", "--output", "empty"), "is a folder; name a file"),
             (("good", "--with", "missing"), "missing: no such folder"),
