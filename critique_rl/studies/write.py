@@ -68,6 +68,16 @@ def write(
     return paths
 
 
+def redraw(by_stem: Mapping[str, Table], study: Study, results: Path) -> None:
+    """Draw the result files of tables anew; nothing is measured, and a table without a file is left out."""
+    paper = load_paper(study.scripts / "paper.yaml")
+    for stem, table in by_stem.items():
+        path = results / (table.study or study).preset / f"{stem}.json"
+        if path.exists():
+            draw(json.loads(path.read_text(encoding="utf-8")), table, path.parent, paper)
+            sys.stdout.write(f"{path}\n")
+
+
 def _content(stem: str, table: Table, study: Study) -> dict[str, Any]:
     """Content of the result file of a table."""
     folder = study.folder(table.rows)
