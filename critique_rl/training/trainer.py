@@ -160,9 +160,20 @@ class CriticTrainer(GuardedTrainer):
 
     def _check_data(self) -> None:
         """Refuse prompts that exceed the context, and data that do not fill one RL step."""
-        self.encoder.warn_of_control_tokens(self.train_dataset["prompt"], "train_dataset")
+        for name in ("train_dataset", "eval_dataset"):
+            if isinstance(data := getattr(self, name), Dataset):
+                self._check_prompts(data, name)
+        prompts_per_step: int = self.args.generation_batch_size // self.num_generations
+        if len(self.train_dataset) < prompts_per_step:
+            raise UserError(
+                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {prompts_per_step} of one RL "
+                "step: not one would be made."
+            )
+
+    def _check_prompts(self, dataset: Dataset, name: str) -> None:
+        self.encoder.warn_of_control_tokens(dataset["prompt"], name)
         context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for row, prompt in prompts_to_check(self.train_dataset, self.processing_class):
+        for row, prompt in prompts_to_check(dataset, self.processing_class, name):
             if context is None:
                 continue
             ids = self.processing_class.apply_chat_template(
@@ -171,15 +182,9 @@ class CriticTrainer(GuardedTrainer):
             length = len(ids[0] if isinstance(ids[0], list) else ids)
             if length + self.max_completion_length > context:
                 raise UserError(
-                    f"train_dataset, row {row}: a prompt of {length} tokens and max_completion_length="
+                    f"{name}, row {row}: a prompt of {length} tokens and max_completion_length="
                     f"{self.max_completion_length} exceed the critic's context of {context} tokens."
                 )
-        prompts_per_step: int = self.args.generation_batch_size // self.num_generations
-        if len(self.train_dataset) < prompts_per_step:
-            raise UserError(
-                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {prompts_per_step} of one RL "
-                "step: not one would be made."
-            )
 
     # -- overrides of trl's GRPOTrainer ---------------------------------------------------------------------
 
