@@ -88,7 +88,9 @@ def check_models(context: Context) -> None:
     tasks = [*config.train, *context.folder.tasks()]
     for task in tasks:
         _check_pictures(context, task, reader)
-    for task in tasks if window is not None else []:
+    if window is None:
+        return
+    for task in tasks:
         longest = sorted(context.problems(task), key=lambda p: len(p.question))[-20:]  # hardly more in tokens
         for p in longest:
             asked: list[tuple[str, Conversation, int]] = [

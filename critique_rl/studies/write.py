@@ -15,7 +15,7 @@ from critique_rl.reports import page
 from critique_rl.reports.columns import COLUMNS
 from critique_rl.reports.curves import plot_curves
 from critique_rl.reports.provenance import result
-from critique_rl.reports.report import of_training
+from critique_rl.reports.report import health_and_costs
 from critique_rl.studies import charts, tables
 from critique_rl.studies.execute import measure
 from critique_rl.studies.paper import Paper, load_paper
@@ -84,7 +84,7 @@ def _content(stem: str, table: Table, study: Study) -> dict[str, Any]:
     config = folder.config
     content = result(as_dict(config), study.seeds, study.results(table.rows))
     if table.rows:
-        content |= of_training(folder, whole=False)
+        content |= health_and_costs(folder, content["rows"], whole=False)
     prompts = prompt_set(config.prompts)
     content |= {
         "table": stem,
