@@ -127,6 +127,12 @@ class Display:
         """Print a line beside the bar."""
         self._print(f"    {text}")
 
+    def turn(self, turn: str, texts: int, speed: float | None) -> None:
+        """Print what is written now and how many texts; afterwards, the new tokens a second."""
+        self.note(
+            f"{turn}: writing {texts} texts" if speed is None else f"{turn}: {speed:.0f} tokens a second"
+        )
+
     def _print(self, line: str) -> None:
         # A log file has no width: rich would break lines at 80 characters.
         self.console.print(line, markup=False, soft_wrap=not self.console.is_interactive)

@@ -6,6 +6,8 @@ A preset with a stage `critic` runs the scripts of LLaVA-Critic-R1, in `llava_cr
 
 Missing steps are trained and measured first, `--jobs` seeds in parallel. Finished steps are reused, so the same
 command continues after an interruption. If one script fails, the others are still made.
+
+`--redraw` measures nothing: it renders the result files that are there, after a change of how they are shown.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 from critique_rl.runs.process import guarded
 from critique_rl.studies.execute import measure
 from critique_rl.studies.script import add_arguments, load_study
-from critique_rl.studies.write import write
+from critique_rl.studies.write import redraw, write
 
 KINDS = ("table", "figure", "controls")
 
@@ -44,12 +46,13 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", metavar="STEM", help="some of the scripts, by the start of their name"
     )
+    parser.add_argument("--redraw", action="store_true", help="render the result files that are there anew")
     arguments = parser.parse_args()
     return guarded(lambda: everything(arguments))
 
 
 def everything(arguments: argparse.Namespace) -> int:
-    """Measure, then write all results and the ledger.
+    """Measure and write all results, or draw those that are there; then write the ledger.
 
     Returns:
         The exit code.
@@ -60,8 +63,12 @@ def everything(arguments: argparse.Namespace) -> int:
         stem for stem in stems(study.scripts) if not arguments.only or stem.startswith(tuple(arguments.only))
     ]
     tables = {stem: importlib.import_module(stem).build(study) for stem in chosen}
-    failed = measure(tables, study)
-    write({stem: table for stem, table in tables.items() if stem not in failed}, study, results, failed)
+    failed: dict[str, BaseException] = {}
+    if arguments.redraw:
+        redraw(tables, study, results)
+    else:
+        failed = measure(tables, study)
+        write({stem: table for stem, table in tables.items() if stem not in failed}, study, results, failed)
     for stem, error in failed.items():
         sys.stderr.write(f"failed: {stem}: {error}\n")
     importlib.import_module("ledger").write(results)

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,14 +31,13 @@ from critique_rl.reports.markdown import markdown_table
 from critique_rl.runs.folder import MARKER
 from critique_rl.runs.problems import load_problems, protocol_of
 from critique_rl.runs.step import Step
+from critique_rl.training.metrics import EVALUATION, level
 from critique_rl.types import GradedKind, Problem, UserError, redacted
 
 MODELS = "models.json"
 """File of an evaluation with name, batch size, type and device of its models, by role."""
 MAIN = ("acc", "acc_refine", "acc_dis", "parse_rate")
 """Metrics that are printed with their intervals."""
-MOST_CUT = 0.05
-"""Largest share of texts cut at their token limit without a warning; as for critiques in training."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +139,7 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
             records=output / "records.jsonl",
             rater=rater,
             on_progress=display.advance,
-            on_turn=partial(_say_turn, display),
+            on_turn=display.turn,
         )
 
     step = Step("eval", output, kind="evaluate", command="evaluate", settings=settings)
@@ -163,12 +161,6 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
     if (output / MODELS).is_file():  # folders of older versions lack it
         models = json.loads((output / MODELS).read_text("utf-8"))
     return _report(output, settings, arguments.seed, task.title, method, episodes, by_problem, models)
-
-
-def _say_turn(display: Display, turn: str, texts: int, speed: float | None) -> None:
-    display.note(
-        f"{turn}: writing {texts} texts" if speed is None else f"{turn}: {speed:.0f} tokens a second"
-    )
 
 
 def _protocol(arguments: argparse.Namespace) -> ProtocolConfig:
@@ -223,11 +215,12 @@ def _report(
 
 
 def _cut_texts(episodes: Sequence[Episode], lengths: Mapping[str, int]) -> list[str]:
-    """A warning for each kind of text of which more than `MOST_CUT` ended at the token limit."""
+    """A warning for each kind of text of which more ended at the token limit than its metric's rule allows."""
     lines = []
     for text in ("response", "critique", "refinement"):
         known = [cut for e in episodes if (cut := getattr(e, f"{text}_cut")) is not None]
-        if sum(known) > MOST_CUT * len(known):
+        rule = EVALUATION[f"{text}_cut"].rule
+        if known and rule is not None and level(rule, sum(known) / len(known), None):
             limit = f"{lengths[text]} tokens" if text in lengths else "their limit"
             lines.append(f"warning: {sum(known)} of {len(known)} {text}s were cut at {limit}: raise --tokens")
     return lines

@@ -1,20 +1,23 @@
 """The protocol over a set of problems: response -> critique -> refinement, in one or several rounds and samples.
 
 Each problem, sample and round gives one record (`Episode`), written to disk as soon as its chunk is finished, so a
-killed evaluation goes on where it stopped. Metrics of the records are in `metrics.py`, `scaling.py` and
-`localisation.py`.
+killed evaluation goes on where it stopped. Of an unfinished chunk, the turns that were written are kept. Metrics of
+the records are in `metrics.py`, `scaling.py` and `localisation.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from critique_rl.actors.base import Actor
-from critique_rl.actors.identity import check_models
+from critique_rl.actors.identity import check_models, identity_of
 from critique_rl.config.evaluation import Course
 from critique_rl.evaluation.episodes import Episode, added_tokens
 from critique_rl.grading import grade_batch
@@ -93,7 +96,8 @@ def evaluate(
         actor: Answers and refines.
         critic: Criticises; None evaluates the actor alone, unless `protocol.critiques` needs no critic.
         records: JSON-lines file; finished episodes are appended to it and read back from it. Beside it
-            `*.models.json` names the models, and other ones are refused.
+            `*.models.json` names the models, and other ones are refused; `*.partial.jsonl` holds the texts of the
+            chunk that is not finished, and is deleted at the end.
         rater: Scores the replies of problems of kind `score`; None grades replies.
         chunk_size: Chains that go through the protocol together and are written together. By default 64 where
             all texts are greedy, so that their chunk does not change them, and 256 elsewhere.
@@ -120,13 +124,16 @@ def evaluate(
         return [(problem.id, sample, r) for sample, problem in part for r in range(rounds)]
 
     ends = _chunks(len(chains), chunk_size, protocol)
-    turns = _Turns(actor, critic, protocol, rater, on_turn or (lambda *_: None))
+    models = {"actor": identity_of(actor), "critic": identity_of(critic)}
+    unfinished = _Unfinished(records.with_suffix(".partial.jsonl"), models)
+    turns = _Turns(actor, critic, protocol, rater, on_turn or (lambda *_: None), unfinished)
     journal.fill(
         [(keys(chains[start:end]), end) for start, end in ends],
         lambda chunk, missing: turns.episodes(chains[slice(*ends[chunk])], chunk),
         on_progress,
         len(chains),
     )
+    unfinished.delete()
     journal.put_in_order(keys(chains))  # intervals depend on it
     return list(journal.done.values())
 
@@ -162,6 +169,63 @@ def _check(problems: Sequence[Problem], protocol: Protocol, rater: Rater | None,
 
 
 @dataclass(frozen=True)
+class _Turn:
+    """All texts of one turn of a chunk.
+
+    Attributes:
+        chunk: Number of the chunk.
+        key: Hash of all that the texts depend on.
+        written: Fields of their `Generation`.
+    """
+
+    chunk: int
+    key: str
+    written: list[dict[str, Any]]
+
+
+class _Unfinished:
+    """Turns of a chunk that is not finished, in a file: its texts share a draw, and a kill must not lose them all.
+
+    Args:
+        path: The file.
+        models: What tells the models from others, by role.
+    """
+
+    def __init__(self, path: Path, models: Mapping[str, Mapping[str, str]]) -> None:
+        self._path, self._models = path, models
+        try:
+            self._journal = self._open()
+        except UserError:  # damaged: the texts are written anew
+            self.delete()
+
+    def _open(self) -> Journal[str, _Turn]:
+        return Journal(self._path, _Turn, lambda t: t.key, known=lambda _: True, others="")
+
+    def delete(self) -> None:
+        """Forget all turns."""
+        self._path.unlink(missing_ok=True)
+        self._journal = self._open()
+
+    def turn(
+        self,
+        chunk: int,
+        turn: str,
+        asked: Sequence[Conversation],
+        sampling: Sampling,
+        write: Callable[[], Sequence[Generation]],
+    ) -> list[Generation]:
+        """The texts of a turn, written only if they are not there; those of another chunk are forgotten."""
+        if any(t.chunk != chunk for t in self._journal.done.values()):
+            self.delete()
+        depends = json.dumps([turn, self._models, list(asked), asdict(sampling)], sort_keys=True)
+        key = hashlib.sha256(depends.encode()).hexdigest()
+        self._journal.fill(
+            [([key], 1)], lambda *_: [_Turn(chunk, key, [asdict(g) for g in write()])], None, 1
+        )
+        return [Generation(**fields) for fields in self._journal.done[key].written]
+
+
+@dataclass(frozen=True)
 class _Turns:
     """The turns of a chunk of chains; attributes as the arguments of `evaluate`."""
 
@@ -170,6 +234,7 @@ class _Turns:
     protocol: Protocol
     rater: Rater | None
     on_turn: OnTurn
+    unfinished: _Unfinished
 
     def episodes(self, chains: Sequence[Chain], chunk: int) -> list[Episode]:
         """All rounds of each chain; `chunk` is the number of the chunk, for its seeds."""
@@ -242,12 +307,17 @@ class _Turns:
     def _ask(
         self, turn: str, model: Actor, asked: Sequence[Conversation], chunk: int, round: int = 0
     ) -> list[Generation]:
-        self.on_turn(turn, len(asked), None)
-        started = time.monotonic()
-        written = model.generate(asked, self.protocol.sampling(turn, chunk, round))
-        speed = sum(g.completion_tokens or 0 for g in written) / max(time.monotonic() - started, 1e-6)
-        self.on_turn(turn, len(asked), speed)
-        return written
+        sampling = self.protocol.sampling(turn, chunk, round)
+
+        def write() -> list[Generation]:
+            self.on_turn(turn, len(asked), None)
+            started = time.monotonic()
+            written = model.generate(asked, sampling)
+            speed = sum(g.completion_tokens or 0 for g in written) / max(time.monotonic() - started, 1e-6)
+            self.on_turn(turn, len(asked), speed)
+            return written
+
+        return self.unfinished.turn(chunk, turn, asked, sampling, write)
 
     def _rating(self, score: float | None) -> float | None:
         return None if self.rater is None else self.rater.range.rating(score)

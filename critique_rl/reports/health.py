@@ -1,4 +1,4 @@
-"""Is a training healthy? The rules of `training.metrics`, applied to its log."""
+"""Is a run healthy? The rules of `training.metrics`, applied to logs of trainings and rows of evaluations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
 
-from critique_rl.training.metrics import TRAINING, Rule, level
+from critique_rl.training.metrics import EVALUATION, TRAINING, Rule, level
 
 LEAST = 4
 """Fewest RL steps for which trends are checked."""
@@ -22,14 +22,14 @@ Ends = tuple[list[float], list[float]]
 
 @dataclass(frozen=True)
 class Finding:
-    """One metric of one training.
+    """One metric of one training, or of one row of the result table.
 
     Attributes:
-        stage: Label of the stage.
+        stage: Label of the stage; method and data set of a row.
         seed: Seed of the run.
         metric: Name that the trainer logs.
-        first: Mean over the first tenth of the RL steps.
-        last: Mean over the last tenth of the RL steps.
+        first: Mean over the first tenth of the RL steps; for a row the same as `last`.
+        last: Mean over the last tenth of the RL steps; the value of a row.
         healthy: The rule in words.
         outside: Why the metric is not healthy; empty if it is.
     """
@@ -74,6 +74,20 @@ def check(
         collapsed = len(means) == 2 and min(means) < rule.low and max(means) > rule.high
         add(metric, rule, ends, rule.reason if collapsed else "")
     return findings
+
+
+def check_rows(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Finding]:
+    """Check rows of a result table; returns a finding for each seed of each metric that has a rule."""
+    return [
+        Finding(
+            f"{row['method']}, {row['dataset']}",
+            *(seed, name, round(value, 4), round(value, 4), rule.healthy, level(rule, value, None)),
+        )
+        for row in rows
+        for name, metric in EVALUATION.items()
+        if (rule := metric.rule) is not None and name in row["metrics"]
+        for seed, value in zip(seeds, row["metrics"][name]["values"], strict=True)
+    ]
 
 
 def _outside(rule: Rule, ends: Ends, values: Sequence[float], limit: int | None, *, trends: bool) -> str:

@@ -25,6 +25,7 @@ from critique_rl.methods.options import option
 from critique_rl.records import write
 from critique_rl.reports.costs import HOW
 from critique_rl.reports.settings import differences_from, paper_config, reward, shown, tasks, without_folders
+from critique_rl.training.metrics import EVALUATION
 
 # -- sections ---------------------------------------------------------------------------------------------
 
@@ -92,6 +93,8 @@ def _health(health: Mapping[str, Any], *, whole: bool) -> str:
         f"{len(outside)} of {checked} metrics are outside of what is healthy. Compared is the mean over the first "
         "tenth of the RL steps with that over the last; a rise or fall counts if it is above two standard errors."
     ]
+    if any(f["metric"] in EVALUATION for f in outside):
+        parts.append("Of a row of the table, its value is judged.")
     if outside:
         parts.append(_unhealthy(outside))
     for stage in dict.fromkeys(f["stage"] for f in findings) if whole else ():

@@ -22,7 +22,7 @@ from critique_rl.records import write
 from critique_rl.reports import page
 from critique_rl.reports.costs import costs
 from critique_rl.reports.curves import plot_curves
-from critique_rl.reports.health import check
+from critique_rl.reports.health import check, check_rows
 from critique_rl.reports.markdown import caption, markdown_table
 from critique_rl.reports.provenance import result
 from critique_rl.reports.results import histories, result_rows
@@ -34,7 +34,7 @@ def write_report(folder: RunFolder) -> Path:
     from critique_rl.reports import model_card  # slow to import
 
     rows, labels = result_rows(folder), folder.labels()
-    path = write_result(folder.config, rows, histories(folder), of_training(folder, whole=True))
+    path = write_result(folder.config, rows, histories(folder), health_and_costs(folder, rows, whole=True))
     by_row = {(row["method"], row["dataset"]): row["metrics"] for row in rows}
     measured = [(m.row, m.task, by_row[labels[m.stage], m.task.title]) for m in folder.measurements]
     model_card.write_all(folder, measured)
@@ -52,7 +52,7 @@ def write_result(
     Args:
         rows: `method`, `dataset` and `metrics` as `summarise` gives them.
         logs: By label of the stage, for each seed, the log of the trainer with one mapping per RL step.
-        training: Health and costs, see `of_training`.
+        training: Health and costs, see `health_and_costs`.
 
     Returns:
         Path of report.json.
@@ -70,25 +70,30 @@ def write_result(
     return path
 
 
-def of_training(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
-    """The parts "health" and "costs" of the result file of a finished run.
+def health_and_costs(folder: RunFolder, rows: Sequence[Mapping[str, Any]], *, whole: bool) -> dict[str, Any]:
+    """The parts "health" and "costs" of the result file of a finished run with these rows.
 
-    With `whole`, findings inside the healthy range are kept too.
+    With `whole`, findings of a training inside the healthy range are kept too; those of rows are in the table.
     """
-    findings = [
+    config = folder.config
+    trained = [
         finding
-        for name, stage in folder.config.stages.items()
-        for seed in folder.config.seeds
+        for name, stage in config.stages.items()
+        for seed in config.seeds
         for finding in check(
             folder.history(seed, name),
             stage=stage.label,
             seed=seed,
             refines=option(as_dict(stage), "refinement_reward") is not None,
-            limit=folder.config.lengths.critique,
+            limit=config.lengths.critique,
         )
     ]
-    kept = [as_dict(finding) for finding in findings if whole or finding.outside]
+    measured = check_rows(rows, config.seeds)
+    kept = [f for f in trained if whole or f.outside] + [f for f in measured if f.outside]
     return {
-        "health": {"checked": len(findings), "findings": kept},
+        "health": {
+            "checked": len(trained) + len(measured),
+            "findings": [as_dict(finding) for finding in kept],
+        },
         "costs": [as_dict(cost) for cost in costs(folder)],
     }

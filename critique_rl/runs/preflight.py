@@ -10,7 +10,7 @@ from critique_rl.runs.context import Context
 from critique_rl.runs.steps import STEP_KINDS
 from critique_rl.runs.steps.cold_start import check_actor
 from critique_rl.tasks import TASKS, gold_report
-from critique_rl.types import Conversation, UserError
+from critique_rl.types import Conversation, Problem, UserError
 
 
 def check(context: Context) -> None:
@@ -62,6 +62,10 @@ def check_data(context: Context) -> None:
             _check_golds(context, task)
 
 
+def _place(task: TaskConfig, problem: Problem) -> str:
+    return f"task {task.name}, problem {problem.id} ({problem.question[:60]!r})"
+
+
 def _check_golds(context: Context, task: TaskConfig) -> None:
     problems = context.problems(task)
     failures = gold_report(problems).failures
@@ -76,21 +80,24 @@ def _check_golds(context: Context, task: TaskConfig) -> None:
 
 
 def check_models(context: Context) -> None:
-    """Check that the actor's server answers, that the base can be read and that prompts fit its context.
+    """Check that the actor's server answers, that the base can be read, and that images and prompts fit it.
 
     Raises:
-        UserError: The server does not answer, the base cannot be read, or a prompt is too long.
+        UserError: The server does not answer, the base or an image cannot be read, the base takes no images, or a
+            prompt is too long.
     """
     config = context.config
     check_actor(config.actor, "actor")
     if not config.loads_actor:
         context.actor()
-    if config.base_gguf:
-        return  # its tokenizer is inside; opening it takes as long as loading it
-    reader, window = _reader(context)
+    # The tokenizer of a GGUF file is inside; opening it takes as long as loading it.
+    reader, window = (None, None) if config.base_gguf else _reader(context)
+    tasks = [*config.train, *context.folder.tasks()]
+    for task in tasks:
+        _check_pictures(context, task, reader)
     if window is None:
         return
-    for task in [*config.train, *context.folder.tasks()]:
+    for task in tasks:
         longest = sorted(context.problems(task), key=lambda p: len(p.question))[-20:]  # hardly more in tokens
         for p in longest:
             asked: list[tuple[str, Conversation, int]] = [
@@ -107,10 +114,41 @@ def check_models(context: Context) -> None:
                 tokens = _length(reader, prompt)
                 if tokens + most > window:
                     raise UserError(
-                        f"task {task.name}, problem {p.id} ({p.question[:60]!r}): the prompt for its {what} "
-                        f"has at least {tokens} tokens; with lengths.{what}={most} that exceeds the context "
-                        f"of {window} tokens of {config.base}."
+                        f"{_place(task, p)}: the prompt for its {what} has at least {tokens} tokens; with "
+                        f"lengths.{what}={most} that exceeds the context of {window} tokens of {config.base}."
                     )
+
+
+def _check_pictures(context: Context, task: TaskConfig, reader: Any) -> None:
+    """Check that each image of a task can be read, by its header, and that the trained model takes it.
+
+    `reader` is the tokenizer or processor of the trained model; None where it is not known yet.
+
+    Raises:
+        UserError: An image cannot be read, the model has no vision, its processor refuses a size, or a question to
+            train on holds a token that stands for an image.
+    """
+    problems = context.problems(task)
+    if all(p.image is None for p in problems):
+        return
+    from critique_rl.vision.images import image_size
+    from critique_rl.vision.models import check_shown, placeholder_in
+
+    sees = hasattr(reader, "image_processor")
+    if not sees and reader is not None and context.config.stages:
+        raise UserError(
+            f"task {task.name} has images, and base: {context.config.base} is no model with vision."
+        )
+    for p in problems:
+        if sees and task in context.config.train and (token := placeholder_in(p.question, reader)):
+            raise UserError(
+                f"{_place(task, p)}: {token} stands for an image and must not be part of a question; remove it "
+                "or write it in other words."
+            )
+        if p.image is not None:
+            size = image_size(p.image, _place(task, p))
+            if sees:
+                check_shown(size, reader, _place(task, p))
 
 
 def _length(reader: Any, prompt: Conversation) -> int:

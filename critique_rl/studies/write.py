@@ -15,7 +15,7 @@ from critique_rl.reports import page
 from critique_rl.reports.columns import COLUMNS
 from critique_rl.reports.curves import plot_curves
 from critique_rl.reports.provenance import result
-from critique_rl.reports.report import of_training
+from critique_rl.reports.report import health_and_costs
 from critique_rl.studies import charts, tables
 from critique_rl.studies.execute import measure
 from critique_rl.studies.paper import Paper, load_paper
@@ -68,13 +68,23 @@ def write(
     return paths
 
 
+def redraw(by_stem: Mapping[str, Table], study: Study, results: Path) -> None:
+    """Draw the result files of tables anew; nothing is measured, and a table without a file is left out."""
+    paper = load_paper(study.scripts / "paper.yaml")
+    for stem, table in by_stem.items():
+        path = results / (table.study or study).preset / f"{stem}.json"
+        if path.exists():
+            draw(json.loads(path.read_text(encoding="utf-8")), table, path.parent, paper)
+            sys.stdout.write(f"{path}\n")
+
+
 def _content(stem: str, table: Table, study: Study) -> dict[str, Any]:
     """Content of the result file of a table."""
     folder = study.folder(table.rows)
     config = folder.config
     content = result(as_dict(config), study.seeds, study.results(table.rows))
     if table.rows:
-        content |= of_training(folder, whole=False)
+        content |= health_and_costs(folder, content["rows"], whole=False)
     prompts = prompt_set(config.prompts)
     content |= {
         "table": stem,

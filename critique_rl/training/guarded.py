@@ -6,6 +6,7 @@ import math
 from typing import Any, NoReturn
 
 import torch
+from datasets import Dataset
 from trl import GRPOTrainer
 
 from critique_rl.actors.encoding import PromptEncoder
@@ -47,9 +48,20 @@ class GuardedTrainer(GRPOTrainer):
 
     def _check_data(self) -> None:
         """Refuse prompts that exceed the context, and data that do not fill one RL step."""
-        self.encoder.warn_of_control_tokens(self.train_dataset["prompt"], "train_dataset")
+        for name in ("train_dataset", "eval_dataset"):
+            if isinstance(data := getattr(self, name), Dataset):
+                self._check_prompts(data, name)
+        prompts_per_step: int = self.args.generation_batch_size // self.num_generations
+        if len(self.train_dataset) < prompts_per_step:
+            raise UserError(
+                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {prompts_per_step} of one RL "
+                "step: not one would be made."
+            )
+
+    def _check_prompts(self, dataset: Dataset, name: str) -> None:
+        self.encoder.warn_of_control_tokens(dataset["prompt"], name)
         context: Any = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for row, prompt in prompts_to_check(self.train_dataset, self.processing_class):
+        for row, prompt in prompts_to_check(dataset, self.processing_class, name):
             if context is None:
                 continue
             ids = self.processing_class.apply_chat_template(
@@ -58,15 +70,9 @@ class GuardedTrainer(GRPOTrainer):
             length = len(ids[0] if isinstance(ids[0], list) else ids)
             if length + self.max_completion_length > context:
                 raise UserError(
-                    f"train_dataset, row {row}: a prompt of {length} tokens and max_completion_length="
+                    f"{name}, row {row}: a prompt of {length} tokens and max_completion_length="
                     f"{self.max_completion_length} exceed the critic's context of {context} tokens."
                 )
-        prompts_per_step: int = self.args.generation_batch_size // self.num_generations
-        if len(self.train_dataset) < prompts_per_step:
-            raise UserError(
-                f"train_dataset has {len(self.train_dataset)} rows, fewer than the {prompts_per_step} of one RL "
-                "step: not one would be made."
-            )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see `Trainer.train`.

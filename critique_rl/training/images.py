@@ -17,7 +17,7 @@ from trl.data_utils import prepare_multimodal_messages
 from critique_rl.training.config import CriticConfig
 from critique_rl.types import UserError
 from critique_rl.vision.images import image_bytes, image_size, open_image, store_image
-from critique_rl.vision.models import is_vision_model, load_processor
+from critique_rl.vision.models import check_shown, is_vision_model, load_processor, placeholder_in
 
 VISION_INPUTS = (
     "pixel_values",
@@ -125,12 +125,12 @@ def processor_for(model: Any, processor: Any, dataset: Dataset, args: CriticConf
     return processor
 
 
-def prompts_to_check(dataset: Dataset, processor: Any) -> Iterator[tuple[int, Any]]:
+def prompts_to_check(dataset: Dataset, processor: Any, name: str) -> Iterator[tuple[int, Any]]:
     """Yield row number and prompt of the rows whose length is checked.
 
     Images take long to process: of prompts with images, the `LONGEST` by text alone and those with the smallest,
     the largest and the narrowest image, with their pictures in place. The sizes of all others, and all texts, are
-    checked here.
+    checked here. Messages call the dataset `name`.
 
     Raises:
         UserError: A text holds a token that stands for an image, or the processor refuses the size of an image.
@@ -141,8 +141,8 @@ def prompts_to_check(dataset: Dataset, processor: Any) -> Iterator[tuple[int, An
     if column is None:
         yield from prompts
         return
-    _check_texts(raw, processor)
-    sizes = _check_sizes(raw, column, processor)
+    _check_texts(raw, processor, name)
+    sizes = _check_sizes(raw, column, processor, name)
     rows = sorted(sizes, key=lambda row: -sum(len(message["content"]) for message in prompts[row][1]))[
         :LONGEST
     ]
@@ -157,36 +157,28 @@ def prompts_to_check(dataset: Dataset, processor: Any) -> Iterator[tuple[int, An
         yield row, prepare_multimodal_messages(prompts[row][1], images=pictures)
 
 
-def _check_texts(raw: Dataset, processor: Any) -> None:
-    """Refuse texts with a token of images or videos: the model would look for a picture that is not there."""
-    tokens = [t for t in (getattr(processor, f"{kind}_token", None) for kind in ("image", "video")) if t]
+def _check_texts(raw: Dataset, processor: Any, name: str) -> None:
+    """Refuse texts with a token of images or videos."""
     for row, prompt in enumerate(raw["prompt"]):
-        for token in tokens:
-            if any(token in message["content"] for message in prompt):
+        for message in prompt:
+            token = placeholder_in(message["content"], processor)
+            if token is not None:
                 values = raw[row].items()
                 column = next((c for c, text in values if isinstance(text, str) and token in text), "prompt")
                 raise UserError(
-                    f"train_dataset, row {row}, column '{column}': {token} stands for an image and must not be "
+                    f"{name}, row {row}, column '{column}': {token} stands for an image and must not be "
                     "part of a text; remove it or write it in other words."
                 )
 
 
-def _check_sizes(raw: Dataset, column: str, processor: Any) -> dict[int, tuple[int, int]]:
+def _check_sizes(raw: Dataset, column: str, processor: Any, name: str) -> dict[int, tuple[int, int]]:
     """Width and height of the image of each row, each accepted by the image processor as far as it says so."""
-    patches = getattr(processor.image_processor, "get_number_of_image_patches", None)
     sizes: dict[int, tuple[int, int]] = {}
     for row, cell in enumerate(raw[column]):
         one = cell[0] if isinstance(cell, list) else cell
-        width, height = sizes[row] = _cell_size(one, _place("train_dataset", row))
-        try:
-            if patches is not None:
-                patches(height, width, {})
-        except ValueError as error:
-            file = "" if one["bytes"] else f" ({one['path']})"
-            raise UserError(
-                f"{_place('train_dataset', row)}{file}: an image of {width} x {height} pixels cannot be shown: "
-                f"{error}"
-            ) from error
+        sizes[row] = _cell_size(one, _place(name, row))
+        file = "" if one["bytes"] else f" ({one['path']})"
+        check_shown(sizes[row], processor, f"{_place(name, row)}{file}")
     return sizes
 
 

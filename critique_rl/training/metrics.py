@@ -14,7 +14,7 @@ from critique_rl.config.reading import build, parse_yaml
 
 @dataclass(frozen=True)
 class Rule:
-    """When a logged metric is healthy.
+    """When a metric is healthy; one of an evaluation has a level alone.
 
     Attributes:
         healthy: The rule in words.

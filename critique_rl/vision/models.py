@@ -17,7 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from critique_rl.types import Conversation, UserError, first_line
-from critique_rl.vision.images import open_image
+from critique_rl.vision.images import ImageError, open_image
 
 _TOKENS = {
     "image_token": "<|image_pad|>",
@@ -103,6 +103,27 @@ def parts(
         rest = {key: value for key, value in message.items() if key not in ("content", "image")}
         messages.append({**rest, "content": content})
     return messages
+
+
+def placeholder_in(text: str, processor: Any) -> str | None:
+    """Token of images or videos inside a text; there the model would look for a picture that is not there."""
+    tokens = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video"))
+    return next((token for token in tokens if token and token in text), None)
+
+
+def check_shown(size: tuple[int, int], processor: Any, name: str) -> None:
+    """Check that the image processor takes an image of this width and height, as far as it says so.
+
+    Raises:
+        ImageError: It refuses the size; the message begins with `name`.
+    """
+    patches = getattr(processor.image_processor, "get_number_of_image_patches", None)
+    width, height = size
+    try:
+        if patches is not None:
+            patches(height, width, {})
+    except ValueError as error:
+        raise ImageError(f"{name}: an image of {width} x {height} pixels cannot be shown: {error}") from error
 
 
 class _ImageOnly(ProcessorMixin):

@@ -193,6 +193,51 @@ def test_a_killed_evaluation_goes_on_and_ends_as_an_unbroken_one(
     assert again.asked == []
 
 
+def fails_at(call: int, *, after: ToyActor) -> ToyActor:
+    """An actor that is stopped in its call of that number, from 1; `after` gives the rule."""
+
+    class Stopped(ToyActor):
+        def generate(self, prompts: Any, sampling: Sampling) -> Any:
+            if len(self.samplings) + 1 == call:
+                raise KeyboardInterrupt
+            return super().generate(prompts, sampling)
+
+    return Stopped(after.rule)
+
+
+def test_a_kill_inside_a_chunk_loses_one_turn_and_changes_no_text(tmp_path: Path) -> None:
+    settings, whole, broken = protocol(temperature=1.0), tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+
+    def run(actor: ToyActor, critic: ToyActor, records: Path) -> list[Episode]:
+        return evaluate(PROBLEMS, actor, critic, settings, records=records, chunk_size=4)
+
+    unbroken = ToyActor(actor_rule), ToyActor(critic_rule)
+    expected = run(*unbroken, whole)
+    with pytest.raises(KeyboardInterrupt):  # while it refines in the second chunk
+        run(fails_at(4, after=unbroken[0]), ToyActor(critic_rule), broken)
+    partial = tmp_path / "broken.partial.jsonl"
+    assert len(read_episodes(broken)) == 4 and len(partial.read_text(encoding="utf-8").splitlines()) == 2
+    with partial.open("a", encoding="utf-8") as file:
+        file.write('{"chunk": 1, "key": "cut')
+    actor, critic = ToyActor(actor_rule), ToyActor(critic_rule)
+    assert run(actor, critic, broken) == expected and broken.read_bytes() == whole.read_bytes()
+    assert actor.samplings == unbroken[0].samplings[3:] and critic.samplings == unbroken[1].samplings[2:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.jsonl", "whole.jsonl"]
+
+
+def test_texts_of_an_unfinished_chunk_are_not_taken_for_those_of_another_model(tmp_path: Path) -> None:
+    records, seen = tmp_path / "records.jsonl", []
+    for name, call in (("one", 2), ("two", 0)):
+        actor = fails_at(call, after=ToyActor(actor_rule))
+        actor.identity = {"weights": name}
+        try:
+            evaluate(PROBLEMS, actor, ToyActor(critic_rule), protocol(), records=records)
+        except KeyboardInterrupt:
+            assert (tmp_path / "records.partial.jsonl").exists()
+        seen.append(len(actor.samplings))
+    assert seen == [1, 2]
+
+
 def test_each_chunk_and_each_turn_has_a_seed_of_its_own() -> None:
     settings = protocol(temperature=0.7)
     turns = ("response", "critique", "refinement")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,3 +98,23 @@ def test_a_training_that_is_not_healthy_is_named_with_the_reason(run: Run) -> No
     assert line in report
     cells = ("critic/parse_rate", "1 → 1", "0.9 → 0.9", "above 0.95", "outside (seed 1)")
     assert f"| {' | '.join(cells)} |" in report.replace("\u00a0", " ")
+
+
+def test_a_row_with_more_cut_texts_than_one_in_twenty_is_named(run: Run) -> None:
+    cut = next(step for step in run.steps() if step.kind == "evaluate" and "stage2" in step.name)
+    path = cut.directory / "records.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for i, row in enumerate(rows):
+        row |= {"response_cut": False, "critique_cut": i < 2, "refinement_cut": False}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    other = [step for step in run.steps() if step.name == cut.name.replace("seed0", "seed1")]
+    shutil.copy(path, other[0].directory / "records.jsonl")
+    report = write_report(run.folder)
+    said = "critiques are cut at their limit: raise lengths.critique"
+    dataset = run.config.evaluation.tasks[0].title
+    line = f"| Stage I+II, {dataset} | critique_cut | 0, 1 | 0.25 | below 0.05 | {said} |"
+    text = report.with_suffix(".md").read_text(encoding="utf-8")
+    assert line in text and "its value is judged" in text
+    health = json.loads(report.read_text(encoding="utf-8"))["health"]
+    outside = [f["metric"] for f in health["findings"] if f["outside"]]
+    assert outside == ["critique_cut"] * 2

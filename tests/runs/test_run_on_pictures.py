@@ -12,7 +12,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import yaml
-from helpers import MINI_PICTURES, read_jsonl
+from helpers import MINI_PICTURES, ROOT, read_jsonl
 from safetensors.torch import load_file
 
 from critique_rl.benchmarks.pairs import PairEvaluation
@@ -171,6 +171,39 @@ def test_a_wrong_setting_is_refused_before_any_work(
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     run = Run(load_config(tmp_path / "c.yaml", [f"output={tmp_path / 'run'}"]), display=Display(quiet=True))
     with pytest.raises(UserError, match=message):
+        run.execute()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("cut.png", r"task custom, problem \w+ \('How many\?'\): .*truncated"),
+        ("narrow.png", r"task custom, problem \w+ \('How many\?'\): an image of 4000 x 8 pixels .*ratio"),
+        (
+            "<|image_pad|>",
+            r"task custom, problem \w+ \('.*image_pad.*'\): <\|image_pad\|> stands for an image",
+        ),
+        ("blind", r"task custom has images, and base: .*sft is no model with vision"),
+    ],
+)
+def test_a_faulty_picture_is_found_before_any_work(tmp_path: Path, fault: str, message: str) -> None:
+    PIL.Image.new("RGB", (64, 64)).save(tmp_path / "whole.png")
+    PIL.Image.new("RGB", (4000, 8)).save(tmp_path / "narrow.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    rows = [{"question": f"What is {i}?", "answer": str(i), "image": "whole.png"} for i in range(30)]
+    if fault.endswith("png"):
+        rows[20] |= {"question": "How many?", "image": fault}
+    elif fault != "blind":
+        rows[20] |= {"question": f"How many {fault}?"}
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shipped = ROOT / "critique_rl" / "assets" / ("tiny" if fault == "blind" else "tiny-vl") / "sft"
+    settings = yaml.safe_load(MINI_PICTURES)
+    settings |= {"base": str(shipped), "train": [{"name": "custom", "source": str(tmp_path / "train.jsonl")}]}
+    settings["cold_start"] = {"teacher": {"kind": "reference"}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    run = Run(load_config(tmp_path / "c.yaml", [f"output={tmp_path / 'run'}"]), display=Display(quiet=True))
+    with pytest.raises(UserError, match=f"(?s){message}"):
         run.execute()
     assert not (tmp_path / "run").exists()
 

@@ -35,7 +35,7 @@ from critique_rl.studies.paper import load_paper
 from critique_rl.studies.results import load_result
 from critique_rl.studies.script import load_study
 from critique_rl.studies.study import Example, NotRun, Row, Study, Table, sampled
-from critique_rl.studies.write import draw, make, write
+from critique_rl.studies.write import draw, make, redraw, write
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.stage_config import CritiqueConfig
 from critique_rl.types import UserError
@@ -162,6 +162,21 @@ def test_a_table_of_which_nothing_could_be_measured_is_a_page_without_a_picture(
     page = (tmp_path / "table1_main.md").read_text(encoding="utf-8")
     assert "| Method | x | Acc |" in page and "table1_main.png" not in page
     assert r"\begin{tabular}{llr" in (tmp_path / "table1_main.tex").read_text(encoding="utf-8")
+
+
+def test_results_are_drawn_anew_from_their_files_alone(tmp_path: Path) -> None:
+    shown = EXPERIMENTS / "results" / "tiny"
+    (tmp_path / "tiny").mkdir()
+    shutil.copy(shown / "table1_main.json", tmp_path / "tiny")
+    config = load_config(EXPERIMENTS / "configs" / "tiny.yaml", [f"output={tmp_path}/runs"])
+    columns = ("acc_refine", "delta", "delta_ci", "delta_ic", "acc_dis", "acc_dis_parsed", "parse_rate")
+    tables = {"table1_main": Table([], columns=columns), "table2_iterative": Table([])}
+    redraw(tables, Study("tiny", config, [0]), tmp_path)
+    made = {path.name for path in (tmp_path / "tiny").iterdir()}
+    assert made == {f"table1_main.{kind}" for kind in ("json", "md", "html", "tex", "png")}
+    assert (tmp_path / "tiny" / "table1_main.json").read_bytes() == (shown / "table1_main.json").read_bytes()
+    assert "| Critique-RL |" in (tmp_path / "tiny" / "table1_main.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.run

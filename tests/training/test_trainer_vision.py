@@ -113,11 +113,12 @@ def shown_pool(drawings: list[Problem]) -> Dataset:
     )
 
 
-def pairwise(model: Path, pairs: Dataset, config: Make, **settings: Any) -> PairwiseCriticTrainer:
+def pairwise(
+    model: Path, pairs: Dataset, config: Make, held_out: Dataset | None = None, **settings: Any
+) -> PairwiseCriticTrainer:
     few = {"num_generations": 4, "max_completion_length": LENGTH, "per_device_train_batch_size": 16}
-    return PairwiseCriticTrainer(
-        model, args=config(PairwiseCriticConfig, **(few | settings)), train_dataset=pairs
-    )
+    args = config(PairwiseCriticConfig, **(few | settings))
+    return PairwiseCriticTrainer(model, args=args, train_dataset=pairs, eval_dataset=held_out)
 
 
 def test_limits_of_an_image_reach_the_processor(seeing: Path, shown_pairs: Dataset, config: Make) -> None:
@@ -301,6 +302,8 @@ def test_broken_rows_are_named_before_training(
     for fields, message in wrong:
         with pytest.raises(UserError, match=f"(?s)train_dataset, {message}"):
             pairwise(seeing, with_row(**fields), config)
+    with pytest.raises(UserError, match=f"(?s)eval_dataset, {wrong[0][1]}"):
+        pairwise(seeing, shown_pairs, config, held_out=with_row(**wrong[0][0]))
 
 
 def test_a_transparent_picture_is_white_in_training(

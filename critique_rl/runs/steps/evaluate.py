@@ -70,6 +70,7 @@ class EvaluateKind(StepKind):
             records=folder.records(seed, m),
             rater=context.rater(seed),
             on_progress=context.display.advance,
+            on_turn=context.display.turn,
         )
         if unknown := unknown_replies(episodes):
             context.display.note(unknown)
