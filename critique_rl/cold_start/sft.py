@@ -242,7 +242,8 @@ def _count_cut(trainer: SFTTrainer, encoder: PromptEncoder, examples: Sequence[E
     if encoder.processor is not None:  # trl cuts these when it makes a batch
         whole = encoder.encode([[*e["prompt"], *e["completion"]] for e in examples])
         return sum(len(e.ids) + 1 > args.max_length for e in whole)
-    stop = set(encoder.stop_ids(trainer.model.generation_config))
+    model: Any = trainer.model
+    stop = set(encoder.stop_ids(model.generation_config))
     rows: Any = trainer.train_dataset
     return len(examples) - sum(not stop.isdisjoint(labels) for labels in rows["labels"])
 
