@@ -19,6 +19,8 @@ from critique_rl.types import UserError
 Preference = Literal[0, 1, 2]
 Completion = str | Sequence[Mapping[str, Any]]
 
+LONGEST_LABEL = 1_000
+"""Most characters of a label without its marks; a longer one names nothing."""
 TIE: Literal[0] = 0
 """Label of a pair in which neither response is better."""
 
@@ -69,7 +71,7 @@ def parse_preference(text: str, *, ties: bool = False, thinking: bool = True) ->
     _, thought_ends, answer = text.rpartition(THINK_END)
     if THINK in answer or (thinking and not thought_ends):
         return None
-    labels = {None if box is None else parse_label(box, ties=ties) for box in _boxes(answer)}
+    labels = {None if box is None else parse_label(box, ties=ties) for box in set(_boxes(answer))}
     return labels.pop() if len(labels) == 1 else None
 
 
@@ -128,6 +130,8 @@ def parse_label(text: str, *, ties: bool = False) -> Preference | None:
     [2, 1, 2, 0, None]
     """
     name = " ".join(_MARKUP.sub(" ", text).casefold().split()).strip(" *_'.")
+    if len(name) > LONGEST_LABEL:
+        return None
     while match := re.fullmatch(r"\((.*)\)|\[(.*)\]", name):
         name = (match[1] or match[2] or "").strip()
     for label, pattern in _NAMES.items():

@@ -7,6 +7,7 @@ actor refines (arXiv 2510.24320, section 3.1 and Figure 2).
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,7 +53,7 @@ _WORD_END = r"(?![^\W_])"  # unlike \b it holds before the underscore of "_Wrong
 # The label, its value, and perhaps an alternative value behind it, as in an echoed "[Correct/Wrong]".
 _VERDICT = re.compile(
     rf"{label_pattern(VERDICT_LABEL)}(Correct|Wrong){_WORD_END}"
-    rf"(?:[ \t]*(?:/|\||or\b)[ \t]*(Correct|Wrong){_WORD_END}"
+    rf"(?:[ \t]*(?:[/|;&]|or\b|and\b)[ \t]*(Correct|Wrong){_WORD_END}"
     rf"|[ \t]*,[ \t]*(Correct|Wrong){_WORD_END}(?![ \t*_]+(?!or\b)[A-Za-z]))?"  # "Wrong, Correct is 5" has one
 )
 LINE_LEAD = r"[ \t*_#\-]*(?:\d+[.)][ \t*_]*)?"
@@ -115,35 +116,59 @@ def parse_rating(critique: str) -> float | None:
 def _claimed(pattern: re.Pattern[str], critique: str, values: Callable[[re.Match[str]], set[T]]) -> T | None:
     """The value of all matches outside of quotations; None if they differ, or if none starts its line."""
     text = _FENCE.sub("", after_thought(critique))
+    quotations = _Quotations(text)
     mentioned: set[T] = set()
     is_anchored = False
     for match in pattern.finditer(text):
-        before = text[: match.start()]
-        if not _is_quoted(before):
+        start = match.start()
+        if not quotations.surround(start):
             mentioned |= values(match)
-            is_anchored |= _LINE_LEAD.match(before[before.rfind("\n") + 1 :]) is not None
-    return mentioned.pop() if is_anchored and len(mentioned) == 1 else None
+            if len(mentioned) > 1:
+                return None
+            is_anchored |= _LINE_LEAD.match(text, text.rfind("\n", 0, start) + 1, start) is not None
+    return mentioned.pop() if is_anchored and mentioned else None
 
 
-def _is_quoted(before: str) -> bool:
-    """Whether the text right after `before` stands inside a quotation."""
-    line = before[before.rfind("\n") + 1 :]
-    paragraph = re.split(r"\n[ \t]*\n", before)[-1]
-    return (
-        line.lstrip().startswith(">")
-        or line.count("`") % 2 == 1
-        or _is_open(paragraph)
-        or paragraph.count("“") > paragraph.count("”")
-        or line.endswith(("'", "‘", "«"))
-    )
+class _Quotations:
+    """Quotations of a text, found in one pass: a text of a megabyte with a label in each line is read in time."""
 
+    _PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
+    _QUOTED_LINE = re.compile(r"\s*>")
 
-def _is_open(paragraph: str) -> bool:
-    """Whether the last quotation is not closed. A mark behind a digit closes one, or means inches."""
-    is_open = False
-    for mark in re.finditer('"', paragraph):
-        is_open = not is_open and not paragraph[mark.start() - 1 : mark.start()].isdigit()
-    return is_open
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._paragraphs = [0, *(m.end() for m in self._PARAGRAPH_END.finditer(text))]
+        self._places = {mark: [m.start() for m in re.finditer(mark, text)] for mark in ("`", "“", "”", '"')}
+        self._opens: list[bool] = []  # after each straight mark: whether its quotation is open
+        paragraph, is_open = -1, False
+        for place in self._places['"']:
+            start = self._paragraph(place)
+            if start != paragraph:
+                paragraph, is_open = start, False
+            # A mark behind a digit closes a quotation, or means inches.
+            is_open = not is_open and not text[max(start, place - 1) : place].isdigit()
+            self._opens.append(is_open)
+
+    def surround(self, place: int) -> bool:
+        """Whether the text at `place` stands inside a quotation."""
+        line, paragraph = self._text.rfind("\n", 0, place) + 1, self._paragraph(place)
+        return (
+            self._QUOTED_LINE.match(self._text, line, place) is not None
+            or self._count("`", line, place) % 2 == 1
+            or self._is_open(paragraph, place)
+            or self._count("“", paragraph, place) > self._count("”", paragraph, place)
+            or self._text[max(line, place - 1) : place] in ("'", "‘", "«")
+        )
+
+    def _paragraph(self, place: int) -> int:
+        return self._paragraphs[bisect_right(self._paragraphs, place) - 1]
+
+    def _count(self, mark: str, start: int, end: int) -> int:
+        return bisect_left(self._places[mark], end) - bisect_left(self._places[mark], start)
+
+    def _is_open(self, paragraph: int, place: int) -> bool:
+        last = bisect_left(self._places['"'], place) - 1
+        return last >= 0 and self._places['"'][last] >= paragraph and self._opens[last]
 
 
 def paper_compat_judgment_is_right(critique: str, *, response_correct: bool) -> bool:
