@@ -3,9 +3,9 @@
     python experiments/hostile.py --strings 20000
 
 A critic that is trained against a grader finds what the grader overlooks. The strings are drawn by seed, in four
-groups: `wrong` says another number than gold by a sign or word near it, `right` says gold in an unusual way, `bait`
-tries to run code, to fill memory or to take for ever, `noise` mutates real answers at random. Wrong ones that are
-graded True, and files that code in a reply has written, are violations: then the exit code is 1.
+groups: `wrong` says another number than gold by a sign or word near it, `right` says gold in an unusual way,
+`bait` tries to run code, to fill memory or to take for ever, `noise` mutates real answers at random. Wrong ones
+that are graded True, and files that code in a reply has written, are violations: then the exit code is 1.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def main() -> int:
     content = result({"strings": given.strings}, [given.seed], []) | outcome
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n", "utf-8")
-    rows = [[name, json.dumps(value)[:300]] for name, value in outcome.items()]
+    rows: list[list[object]] = [[name, json.dumps(value)[:300]] for name, value in outcome.items()]
     sys.stdout.write(f"{table(['measure', 'value'], rows)}\n\nresults: {given.output}\n")
     return 1 if outcome["violations"] or outcome["canaries"] else 0
 
