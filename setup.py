@@ -54,6 +54,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "hypothesis>=6.100",
             "pytest>=8.0",
             "ruff>=0.14",
             "mypy>=1.15",

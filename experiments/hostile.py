@@ -189,7 +189,7 @@ def cases(count: int, seed: int, canary: str) -> list[Case]:
     """Draw `count` cases: 3 of 10 wrong, 1 right, 6 noise; each bait comes once in each kind of grading."""
     draw = random.Random(child_seed(seed, "hostile"))
     drawn = [Case("bait", "7", bait.format(c=canary), kind, bait) for bait in BAITS for kind in KINDS]
-    makers: list[Callable[[random.Random], Case]] = [_wrong] * 3 + [_right] + [_noise] * 6
+    makers: Sequence[Callable[[random.Random], Case]] = (*[_wrong] * 3, _right, *[_noise] * 6)
     drawn += [draw.choice(makers)(draw) for _ in range(count - len(drawn))]
     draw.shuffle(drawn)
     return drawn
