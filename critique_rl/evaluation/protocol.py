@@ -1,8 +1,8 @@
 """The protocol over a set of problems: response -> critique -> refinement, in one or several rounds and samples.
 
 Each problem, sample and round gives one record (`Episode`), written to disk as soon as its chunk is finished, so a
-killed evaluation goes on where it stopped. Of an unfinished chunk, the turns that were written are kept. Metrics of
-the records are in `metrics.py`, `scaling.py` and `localisation.py`.
+killed evaluation goes on where it stopped. Of an unfinished chunk, the turns that were written are kept. Metrics
+of the records are in `metrics.py`, `scaling.py` and `localisation.py`.
 """
 
 from __future__ import annotations
