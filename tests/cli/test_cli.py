@@ -161,6 +161,22 @@ def test_the_report_has_one_row_per_critic_and_agrees_with_the_records(finished:
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_evaluation_says_what_is_written_and_how_fast(
+    config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = fresh()
+    step = output / "seed0" / "evaluate" / "stage2" / TASK
+    unfinish(step)
+    records = (step / RECORDS).read_bytes()
+    (step / RECORDS).write_bytes(b"")
+    assert cli.main(["evaluate", str(config), "--set", f"output={output}"]) == 0
+    said = capsys.readouterr().err
+    for turn in ("response", "critique", "refinement"):
+        assert f"{turn}: writing 16 texts" in said and re.search(rf"{turn}: \d+ tokens a second", said)
+    assert (step / RECORDS).read_bytes() == records
+    assert not list(step.glob("*.partial*"))
+
+
 def test_every_row_answers_alike_and_sees_the_same_problems(finished: Path) -> None:
     answers = set()
     for row in ("no_critic", "sft", "stage1", "stage2"):
