@@ -43,15 +43,20 @@ def refusal(config: PreTrainedConfig, *, checkpointing: bool, processes: int) ->
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """trl's trainer with one pass of a prompt for its group, once `share_prompts` was called."""
+    """trl's trainer with one pass of a prompt for its group where `args.share_prompts` asks for it.
 
-    shares_prompts = False
+    A model that cannot share prompts is logged with the reason.
+    """
+
     args: Any
     model: Any
     _buffered_inputs: Any
+    shares_prompts = False
 
-    def share_prompts(self) -> None:
-        """Compute each prompt once from now on; a model that cannot do that is logged with the reason."""
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not self.args.share_prompts:
+            return
         reason = refusal(
             self.model.config,
             checkpointing=bool(self.args.gradient_checkpointing),

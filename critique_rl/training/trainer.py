@@ -148,8 +148,6 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
             self.value_model = ValueModel(start, args, self.accelerator, self._record)
             self.add_callback(self.value_model)
         require_finite(self.model, f"the critic {self.encoder.name}", "make it anew, or start from another.")
-        if args.share_prompts:
-            self.share_prompts()
         self._losses: list[torch.Tensor] = []
         stop = args.unhealthy == "stop"
         self.watch = Watch(args.optimizer_steps_per_rl_step, args.max_completion_length, stop=stop)
