@@ -53,8 +53,9 @@ _WORD_END = r"(?![^\W_])"  # unlike \b it holds before the underscore of "_Wrong
 # The label, its value, and perhaps an alternative value behind it, as in an echoed "[Correct/Wrong]".
 _VERDICT = re.compile(
     rf"{label_pattern(VERDICT_LABEL)}(Correct|Wrong){_WORD_END}"
-    rf"(?:[ \t]*(?:[/|;&]|or\b|and\b)[ \t]*(Correct|Wrong){_WORD_END}"
-    rf"|[ \t]*,[ \t]*(Correct|Wrong){_WORD_END}(?![ \t*_]+(?!or\b)[A-Za-z]))?"  # "Wrong, Correct is 5" has one
+    rf"(?:[ \t*_]*(?:,[ \t]*)?(?:[/|;&]|or\b|and\b)[ \t*_]*(Correct|Wrong){_WORD_END}"
+    # "Wrong, Correct is 5" has one
+    rf"|[ \t*_]*[,–—-][ \t*_]*(Correct|Wrong){_WORD_END}(?![ \t*_]+(?!or\b)[A-Za-z]))?"
 )
 LINE_LEAD = r"[ \t*_#\-]*(?:\d+[.)][ \t*_]*)?"
 """Pattern of the marks and numbers that may precede a label on its line."""

@@ -29,6 +29,21 @@ FENCE = "```"
 
 VERDICTS = [
     # input, expected, why
+    *(
+        (f"{LABEL} {said}", "unparsed", "both verdicts")
+        for said in (
+            "Correct and Wrong",
+            "Correct; Wrong",
+            "Wrong & Correct",
+            "Correct, and Wrong",
+            "Correct - Wrong",
+            "**Correct** and **Wrong**",
+            "Wrong/Correct",
+            "Correct, Wrong",
+            "Correct — Wrong",
+        )
+    ),
+    (f"{LABEL} Wrong - Correct is 5.", "wrong", "what would be correct"),
     (f"<think>\n{RIGHT}\nNo.\n</think>\n{WRONG}", "wrong", "a verdict in the thought is none"),
     (f"Hm. {RIGHT}\n</think>\n{WRONG}", "wrong", "a thought that the template opened"),
     (f"<think>\n{WRONG}\nbut", "unparsed", "a thought that never ends"),
