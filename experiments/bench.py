@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from math_verify import parse, verify
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -110,6 +110,10 @@ class Clock:
             self.tokens[name] += ids.numel() if whole else int(mask[:, -ids.shape[1] :].sum())
 
         model.register_forward_pre_hook(before, with_kwargs=True)
+        if isinstance(
+            model, PeftModel
+        ):  # whose `generate` calls the base, and whose `forward` passes its hooks
+            model.get_base_model().register_forward_pre_hook(before, with_kwargs=True)
 
 
 class Steps(TrainerCallback):
@@ -325,8 +329,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--model", help="checkpoint folder with real weights of Qwen2.5-0.5B")
-    parser.add_argument("--prompts", type=int, default=4, help="prompts of a step, with 4 critiques each; even")
-    parser.add_argument("--new-tokens", type=int, default=48, help="new tokens of a critique, of a refinement")
+    parser.add_argument(
+        "--prompts", type=int, default=4, help="prompts of a step, with 4 critiques each; even"
+    )
+    parser.add_argument(
+        "--new-tokens", type=int, default=48, help="new tokens of a critique, of a refinement"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each side")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
