@@ -36,6 +36,9 @@ show**: no part of it does. **undecided**: a part of it does, or one seed has no
 file or a row is missing. Shares are in percentage points, scores in their own unit. Where the paper's number is
 of another model or data set, that stands beside it. Intervals are not corrected for the number of claims: of
 those about a difference of 0, one in forty holds by chance.
+
+Time has no claim here: `python experiments/bench.py tiny` compares a whole RL step with a plain trl script and
+writes `results/bench/tiny.json`; `qwen2.5-0.5b-lora` and `qwen2.5-0.5b-full` take `--model FOLDER`.
 """
 
 
