@@ -51,6 +51,7 @@ class Clock:
         self.tokens: Counter[str] = Counter()  # without
         self.calls: Counter[str] = Counter()
         self.stack, self.running, self.wall = ["rest"], False, 0.0
+        self.last = 0.0  # time of the last change of the phase
 
     def charge(self) -> None:
         """Add the time since the last change to the current phase."""
@@ -106,8 +107,9 @@ class Clock:
                 self.stack[-1] = name
             self.calls[name] += 1
             self.positions[name] += ids.numel()
-            whole = mask is None or mask.dim() != 2
-            self.tokens[name] += ids.numel() if whole else int(mask[:, -ids.shape[1] :].sum())
+            self.tokens[name] += ids.numel()
+            if mask is not None and mask.dim() == 2:  # without padding
+                self.tokens[name] += int(mask[:, -ids.shape[1] :].sum()) - ids.numel()
 
         model.register_forward_pre_hook(before, with_kwargs=True)
         if isinstance(
@@ -159,7 +161,8 @@ def plain_reward(given: argparse.Namespace, clock: Clock, stage: int) -> Callabl
         for q, y, c in zip(question, response, critiques, strict=True):
             chat: Any = prompts.refinement_prompt(q, y, c)
             end = "continue_final_message" if chat[-1]["role"] == "assistant" else "add_generation_prompt"
-            texts.append(tokenizer.apply_chat_template(chat, tokenize=False, **{end: True}))
+            options: dict[str, Any] = {end: True}
+            texts.append(tokenizer.apply_chat_template(chat, tokenize=False, **options))
         with clock.phase("refine prefill"), torch.inference_mode():
             encoded = tokenizer(texts, return_tensors="pt", padding=True).to(given.device)
             encoded.pop("token_type_ids", None)
@@ -202,9 +205,10 @@ def build(side: str, stage: int, given: argparse.Namespace, rows: Dataset, clock
     else:
         critique = prompt_set(given.prompt_set).critique_prompt
         data = [{**row, "prompt": critique(row["question"], row["response"])} for row in rows]
+        reward: Any = plain_reward(given, clock, stage)
         trainer = GRPOTrainer(
             given.critic,
-            reward_funcs=plain_reward(given, clock, stage),
+            reward_funcs=reward,
             args=GRPOConfig(**settings, max_steps=1),
             train_dataset=Dataset.from_list(data),
             peft_config=lora,

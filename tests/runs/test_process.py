@@ -20,8 +20,8 @@ import sys, time
 from critique_rl.runs.process import guarded
 
 def work():
-    print("working", flush=True)
     try:
+        print("working", flush=True)
         time.sleep(60)
     finally:
         print("ending", flush=True)
