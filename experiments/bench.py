@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -46,7 +46,7 @@ class Clock:
     """Exclusive time of each phase of a step, and the token positions that its forwards compute."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.positions: Counter[str] = Counter()  # with padding
         self.tokens: Counter[str] = Counter()  # without
         self.calls: Counter[str] = Counter()
