@@ -107,6 +107,8 @@ def _collect(
     by_table: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
     others = []
     for path in sorted(results.glob("*/*.json")):
+        if path.parent.name == "bench":  # times of a step, not rows of a table
+            continue
         content = load_result(path)
         if "table" not in content:
             others.append(path.relative_to(results).as_posix())
