@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from critique_rl.manifest import write_atomically
 from critique_rl.types import UserError
 
 
@@ -15,7 +15,7 @@ def identity_of(model: object) -> dict[str, str]:
     return dict(getattr(model, "identity", None) or {})
 
 
-def check_models(path: Path, models: Mapping[str, object], *, begun: bool) -> None:
+def check_models(path: Path, models: Mapping[str, object], *, begun: bool) -> dict[str, dict[str, str]]:
     """Remember in a file which models results come from; refuse to go on with other models.
 
     Only facts of the same kind are compared: a run may change between an actor in this process (`weights`) and one
@@ -25,6 +25,9 @@ def check_models(path: Path, models: Mapping[str, object], *, begun: bool) -> No
         path: The file, beside the results.
         models: Actors or judges by role; None where there is none.
         begun: Whether there are results; without them nothing is compared.
+
+    Returns:
+        What tells each model from others, by role; empty where nothing does.
 
     Raises:
         UserError: A model differs from the one that the results come from.
@@ -49,6 +52,5 @@ def check_models(path: Path, models: Mapping[str, object], *, begun: bool) -> No
     merged = before | {role: before.get(role, {}) | identity for role, identity in known.items()}
     if merged != before:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(merged, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, json.dumps(merged, indent=1, ensure_ascii=False))
+    return found

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from critique_rl.actors.base import Actor
-from critique_rl.actors.identity import check_models, identity_of
+from critique_rl.actors.identity import check_models
 from critique_rl.config.evaluation import Course
 from critique_rl.evaluation.episodes import Episode, added_tokens
 from critique_rl.grading import grade_batch
@@ -116,7 +116,7 @@ def evaluate(
     _check(problems, protocol, rater, chunk_size)
     journal = _journal(records, problems)
     remembered = records.with_suffix(".models.json")
-    check_models(remembered, {"actor": actor, "critic": critic}, begun=bool(journal.done))
+    models = check_models(remembered, {"actor": actor, "critic": critic}, begun=bool(journal.done))
     rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
     chains = [(sample, problem) for sample in range(protocol.samples) for problem in problems]
 
@@ -124,7 +124,6 @@ def evaluate(
         return [(problem.id, sample, r) for sample, problem in part for r in range(rounds)]
 
     ends = _chunks(len(chains), chunk_size, protocol)
-    models = {"actor": identity_of(actor), "critic": identity_of(critic)}
     unfinished = _Unfinished(records.with_suffix(".partial.jsonl"), models)
     turns = _Turns(actor, critic, protocol, rater, on_turn or (lambda *_: None), unfinished)
     journal.fill(

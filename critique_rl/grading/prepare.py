@@ -162,20 +162,17 @@ def _math(gold: str, reply: str) -> GradeResult | Question:
         same_digits = target.partition("_")[0] == stated.partition("_")[0]
         return _verdict(same_digits and ("_" not in target or "_" not in stated), answer, gold)
     gold_number, number = plain_number(target), plain_number(stated)
-    if gold_number and number:
-        gold_number, number = Number(gold_number.value, "%" in gold), Number(number.value, "%" in answer)
-        return _verdict(same_number(gold_number, number, 2e-6), answer, gold)  # 0.333333 is 1/3
-    if (
-        gold_number
-        and _PROSE.search(answer)
-        and (reading := read_number(answer)) is not Unreadable.EXPRESSION
-    ):
-        if isinstance(reading, Unreadable):
+    if gold_number:
+        same = partial(same_number, Number(gold_number.value, "%" in gold), tolerance=2e-6)  # 0.333333 is 1/3
+        if number:
+            return _verdict(same(Number(number.value, "%" in answer)), answer, gold)
+        reading = read_number(answer) if _PROSE.search(answer) else Unreadable.EXPRESSION
+        if isinstance(reading, Number):
+            return _compare(same, reading, gold, answer)
+        if reading is not Unreadable.EXPRESSION:
             return GradeResult(False, answer, gold, reading.value)
-        gold_number = Number(gold_number.value, "%" in gold)
-        return _compare(lambda number: same_number(gold_number, number, 2e-6), reading, gold, answer)
-    if gold_number and changes_number(answer):
-        return _verdict(False, answer, gold)
+        if changes_number(answer):
+            return _verdict(False, answer, gold)
     if " " in stated and "\\begin" not in stated:  # the form keeps a space between two numbers only
         return GradeResult(False, answer, gold, Unreadable.UNCLEAR.value)
     if (named := _named(gold, answer)) is not None:

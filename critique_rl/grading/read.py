@@ -115,8 +115,8 @@ _ALTERNATIVE = re.compile(rf"[^\d.,;]{{0,30}}\b(?:or|and)\s+{_VARIABLE}[-+]?\.?\
 _CONTINUED = re.compile(
     r"\s*(?:[*^_{\\!]|[-+/]\s*[\w\\(]|:\s?\d|x\s*\d)|\(|[xyznkij](?:[xyz]\b|(?![a-z]))|\s?(?:sqrt|pi)\b"
 )
-# A unit (15/hour) and an aside (18 - the total) continue no formula.
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")  # of GSM8K, as in 2*9=<<2*9=18>>18
+# A unit (15/hour) and an aside (18 - the total) continue no formula.
 _NO_PER = (
     "sqrt|sin|cos|tan|log|exp|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand"
 )
@@ -141,7 +141,8 @@ _RELATION = re.compile(
 _TAG = re.compile(r"</?\w+>\s?$")
 # A symbol, a numeral of another script or a word that goes on with the number: 7√2, 7万, 7% of 50, 7 minus 2.
 _COMPUTED = re.compile(
-    r"\s?[√∛∜∑∏∫∂∞π>≠≤≥±∓]|\s?<(?!/?\w+>)|e(?![a-zA-Z])|\d|\)\s?(?:[\^(*!\d])|\s?[十百千万亿億兆萬]|[^\W\da-z_]*[\u0300-\u036f\u20d0-\u20ff]"
+    r"\s?[√∛∜∑∏∫∂∞π>≠≤≥±∓]|\s?<(?!/?\w+>)|e(?![a-zA-Z])|\d|\)\s?(?:[\^(*!\d])|\s?[十百千万亿億兆萬]"
+    r"|[^\W\da-z_]*[\u0300-\u036f\u20d0-\u20ff]"
     r"|\s+(?:plus|minus|multiplied by|divided by|mod|modulo|choose|squared|cubed|factorial"
     r"|to the (?:power|\w+ power))\b"
     r"|\.{2,}\s?\d|\s+(?:times|over|(?:more|less|fewer|greater|larger|smaller) than)\s+[-$(\\]?\s?\d"
@@ -151,8 +152,10 @@ _SCALE = re.compile(rf"([kKMB])\b|[-\s]{{0,2}}((?i:{'|'.join(SCALES)}))s?\b")
 _AND_PART = re.compile(r"\s+and\s+(?:a|one)[-\s](half|third|quarter|fourth|fifth)\b", re.IGNORECASE)
 _PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5}
 _TAKEN_BACK = re.compile(
-    r"\s(?:isn't|wasn't)\s(?:right|correct|true)\b|[^.;\d]{0,30}?(?:[(,]|\b(?:which|that|it|is|was)\b)\s?(?:(?:it|is|was|clearly|obviously|surely|certainly"
-    r"|probably|the)\s)*(?:wrong|incorrect|false|mistaken|not\s(?:right|correct|true|the\sanswer))\b"
+    r"\s(?:isn't|wasn't)\s(?:right|correct|true)\b"
+    r"|[^.;\d]{0,30}?(?:[(,]|\b(?:which|that|it|is|was)\b)\s?"
+    r"(?:(?:it|is|was|clearly|obviously|surely|certainly|probably|the)\s)*"
+    r"(?:wrong|incorrect|false|mistaken|not\s(?:right|correct|true|the\sanswer))\b"
     r"|[^\d\n]{0,12}\b(?:no|wait|actually|rather|sorry|correction|scratch that|i mean)\b[^\d\n]{0,25}\d",
     re.IGNORECASE,
 )

@@ -45,7 +45,7 @@ _POWERS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+|[⁺⁻][⁰¹²³⁴⁵
 _INDICES = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _VULGAR = re.compile(r"(?:(?P<whole>\d)\s?)?(?P<fraction>[¼½¾⅐-⅞↉])")
 _LONG_DASH = re.compile(r"(?:(?<=\s)|(?<=[:=($\d])|^)[—―](?=[\d.])", re.MULTILINE)
-_OTHER_DIGITS = re.compile(r"[^\x00-\x7f]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def canonical(text: str) -> str:
@@ -63,7 +63,7 @@ def canonical(text: str) -> str:
     text = _POWERS.sub(lambda match: f"^{{{_plain(match[0])}}}", text)
     text = _INDICES.sub(lambda match: f"_{{{_plain(match[0])}}}", text)
     text = _LONG_DASH.sub("-", text.translate(_SIGNS))
-    text = _OTHER_DIGITS.sub(_digit, text)
+    text = _NOT_ASCII.sub(_digit, text)
     return _VULGAR.sub(_fraction, text)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from critique_rl.grading.read import unwrap
+from critique_rl.grading.read import SCALES, unwrap
 
+_SCALES = rf"(?:{'|'.join(SCALES)})s?"
 # Words behind a number that are no unit: they change the number, or take it back.
 _NO_UNIT = (
-    "or|and|pi|sqrt|sin|cos|tan|log|ln|mod|exp|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|squared"
-    "|cubed|factorial|plus|minus|times|divided|multiplied|over|choose|more|less|is|isn|was|not|no|wait|wrong|incorrect|false"
+    rf"or|and|pi|sqrt|sin|cos|tan|log|ln|mod|exp|{_SCALES}|squared|cubed|factorial|plus|minus|times|divided"
+    "|multiplied|over|choose|more|less|is|isn|was|not|no|wait|wrong|incorrect|false"
 )
 _UNIT = re.compile(
     r"(?<=[\d}])\s*\\(?:text|mbox|mathrm|textrm)\s*"
@@ -20,7 +21,7 @@ _UNIT = re.compile(
     r"(?:\s?\^\s?\{?\d\}?)?(?=\s*(?:$|,))"
 )
 _CHANGING = re.compile(
-    r"[%\d]\W*(?:text|mbox|mathrm)?\W*(?:of\s*\}?\s*\$?\d|(?:hundred|thousand|million|billion|trillion|dozen)s?\b"
+    rf"[%\d]\W*(?:text|mbox|mathrm)?\W*(?:of\s*\}}?\s*\$?\d|{_SCALES}\b"
     r"|squared|cubed|plus|minus|times\s*\}?\s*\d|divided|multiplied|is\b|isn|was\b|wrong|incorrect|false)"
 )
 _LETTER = re.compile(

@@ -25,13 +25,18 @@ from critique_rl.vision.models import is_vision_model, load_processor, load_visi
 logger = logging.getLogger(__name__)
 
 
+def is_adapter(path: str | Path) -> bool:
+    """Whether a directory holds an adapter and not whole weights."""
+    return (Path(path) / "adapter_config.json").is_file()
+
+
 def load_critic(path: str) -> str | PeftModel:
     """Load the start of a training, a directory or hub id, so that the reference of its KL is exactly that model.
 
     Full weights stay a path: trl loads policy and reference from it. An adapter is loaded as trainable: trl keeps
     a frozen copy of it as the reference, where a path would anchor the KL to its base.
     """
-    if not (Path(path) / "adapter_config.json").exists():
+    if not is_adapter(path):
         return path
     base = PeftConfig.from_pretrained(path).base_model_name_or_path
     loader = AutoModelForImageTextToText if is_vision_model(str(base)) else AutoModelForCausalLM

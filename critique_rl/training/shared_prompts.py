@@ -91,8 +91,8 @@ class SharedPromptTrainer(GRPOTrainer):
         parts = zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
         with self.accelerator.autocast():
             passes = [log_probabilities(model, *part, completion_length=logits_to_keep) for part in parts]
-        logps_NT, entropies_NT = (torch.cat(values) for values in zip(*passes, strict=True))
-        return logps_NT, entropies_NT, None
+        logps, entropies = zip(*passes, strict=True)
+        return torch.cat(logps), None if entropies[0] is None else torch.cat(entropies), None
 
 
 def rows_of_prompts(prompt_ids_NP: torch.Tensor, prompt_mask_NP: torch.Tensor) -> tuple[list[int], list[int]]:
@@ -116,8 +116,10 @@ def rows_of_prompts(prompt_ids_NP: torch.Tensor, prompt_mask_NP: torch.Tensor) -
 
 def log_probabilities(
     model: Any, input_ids_NL: torch.Tensor, attention_mask_NL: torch.Tensor, completion_length: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities (N, T) of the critiques' tokens, and entropies (N, T) of their distributions.
+
+    The head of a reference computes no entropies: None.
 
     Args:
         model: A causal language model with trl's fused head, perhaps with an adapter; see `refusal`.
@@ -148,8 +150,8 @@ def log_probabilities(
         labels=labels_NS,
         fused_lm_head=True,
     )
-    entropy_NS = output.log_probs if output.entropy is None else output.entropy
-    return output.log_probs[:, -completion_length:], entropy_NS[:, -completion_length:]
+    entropy_NT = None if output.entropy is None else output.entropy[:, -completion_length:]
+    return output.log_probs[:, -completion_length:], entropy_NT
 
 
 def grouped(batches: Sequence[Batch], together: int) -> list[Batch]:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from trl.trainer.utils import RepeatSampler
 
 from critique_rl.training import objectives
-from critique_rl.training.checkpoints import load_critic, sealed_checkpoint
+from critique_rl.training.checkpoints import is_adapter, load_critic, sealed_checkpoint
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.guarded import GuardedTrainer
 from critique_rl.training.images import (
@@ -106,7 +106,7 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
     ) -> None:
         if train_dataset is None:
             raise UserError("train_dataset is missing.")
-        adapter = isinstance(model, str | Path) and (Path(model) / "adapter_config.json").is_file()
+        adapter = isinstance(model, str | Path) and is_adapter(model)
         if adapter and peft_config is not None:
             raise UserError(
                 f"{model} is an adapter already: leave peft_config out, or merge it into its base."

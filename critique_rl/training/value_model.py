@@ -19,6 +19,7 @@ from transformers import AutoModel, TrainerCallback
 from trl.trainer.utils import disable_dropout_in_model
 
 from critique_rl.training import objectives
+from critique_rl.training.checkpoints import is_adapter
 from critique_rl.training.watch import require_finite
 from critique_rl.types import UserError
 
@@ -76,7 +77,7 @@ class ValueModel(TrainerCallback):
                 f"advantage='gae' runs on one device or with plain data parallelism, not with {kind.value}: "
                 "start it without a DeepSpeed or FSDP configuration, or choose 'rloo' or 'grpo'."
             )
-        if (Path(start) / "adapter_config.json").exists():
+        if is_adapter(start):
             raise UserError(
                 f"advantage='gae' cannot make a value model from the adapter {start}: merge it into its base with "
                 "merge_and_unload(), save that and start from there."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from critique_rl.benchmarks import policy
@@ -51,12 +50,12 @@ class PolicyBenchmarksKind(StepKind):
 
     def make(self, step: Step, context: Context) -> None:
         """An interrupted measurement begins anew. Adapters are merged for it."""
-        from critique_rl.training.checkpoints import merge_adapter
+        from critique_rl.training.checkpoints import is_adapter, merge_adapter
 
         folder, row = context.folder, step.subject
         path = folder.actor_path if row == "no_critic" else folder.model_path(row, step.seed)
         merged = step.directory / "merged"
-        if (Path(path) / "adapter_config.json").exists():
+        if is_adapter(path):
             path = merge_adapter(path, merged)
         policy.measure(path, step.directory, **lmms_eval_options(context.config))
         shutil.rmtree(merged, ignore_errors=True)
