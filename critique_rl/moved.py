@@ -49,6 +49,7 @@ FORMER: dict[str, tuple[str, ...]] = {
         *("reports.curves", "reports.provenance", "markdown"),
         *("evaluation.summary", "evaluation.intervals", "records"),
     ),
+    "reports.metrics": ("training.metrics",),
     "reward_benchmarks": ("benchmarks", "critic_data.benchmarks"),
     "reward_benchmarks.judging": ("benchmarks.judging",),
     "reward_benchmarks.lenient": ("benchmarks.lenient",),

@@ -37,6 +37,8 @@ def refusal(config: PreTrainedConfig, *, checkpointing: bool, processes: int) ->
         return "the model reads images"
     if kinds != {"full_attention"}:
         return f"layers of the model have {', '.join(sorted(kinds - {'full_attention'}))}"
+    if hasattr(text, "output_router_logits"):
+        return "its experts may be balanced by a loss that needs the plain pass"
     if checkpointing:
         return "gradient_checkpointing drops the keys and values of the prompt"
     return "" if processes == 1 else "several processes train one model"

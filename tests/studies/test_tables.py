@@ -603,6 +603,12 @@ def test_the_ledger_of_results_elsewhere_lies_among_them(ledger: ModuleType, tmp
     assert "[tiny](tiny/table1_main.json)" in (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_committed_ledger_is_that_of_the_committed_results(ledger: ModuleType) -> None:
+    papers = [load_paper(EXPERIMENTS / folder / "paper.yaml") for folder in (".", "llava_critic_r1")]
+    text = ledger.ledger(papers, EXPERIMENTS / "results", EXPERIMENTS)
+    assert text == (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_papers_file_holds_only_what_the_loader_knows(paper: Paper) -> None:
     data = yaml.safe_load((EXPERIMENTS / "paper.yaml").read_text(encoding="utf-8"))
     assert set(data) == {f.name for f in dataclasses.fields(Paper)}

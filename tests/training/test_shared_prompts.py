@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from helpers import history
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2MoeConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from critique_rl.training.config import CriticConfig
@@ -90,6 +90,7 @@ def test_models_that_cannot_share_prompts_are_told_why() -> None:
     assert "sliding" in why(use_sliding_window=True, sliding_window=8, max_window_layers=1)
     assert "gradient_checkpointing" in why(checkpointing=True)
     assert "processes" in why(processes=2)
+    assert "experts" in refusal(Qwen2MoeConfig(), checkpointing=False, processes=1)
 
 
 @pytest.mark.slow
