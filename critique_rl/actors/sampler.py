@@ -9,6 +9,9 @@ from transformers import LogitsProcessor
 
 from critique_rl.types import Sampling
 
+_CANDIDATES = 1024
+"""Tokens that are sorted for a draw, the most likely ones."""
+
 
 class SeededSampler(LogitsProcessor):
     """Draws each next token with temperature and nucleus, from one random stream per sequence.
@@ -20,10 +23,10 @@ class SeededSampler(LogitsProcessor):
     Args:
         seeds: One seed per sequence of the batch.
         sampling: Temperature, nucleus and number of tokens.
-        prompt_width: Padded length of the prompts, in tokens.
+        prompt_width: Padded length of the prompts, in tokens; for `generate` of transformers alone.
     """
 
-    def __init__(self, seeds: Sequence[int], sampling: Sampling, prompt_width: int) -> None:
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, prompt_width: int = 0) -> None:
         if sampling.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {sampling.temperature}")
         self._temperature = sampling.temperature
@@ -35,14 +38,37 @@ class SeededSampler(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Replace the scores (B, V) by 0 for the drawn token and -inf for all others."""
-        step = input_ids.shape[1] - self._prompt_width
-        tempered_BV = scores.float() / self._temperature
-        probabilities_BV, tokens_BV = tempered_BV.softmax(-1).sort(-1, descending=True)
-        cumulative_BV = probabilities_BV.cumsum(-1)
+        rows_B = torch.arange(len(scores), device=scores.device)
+        drawn_B = self.draw(scores, rows_B, input_ids.shape[1] - self._prompt_width)
+        kept_BV = torch.full_like(scores, -torch.inf).scatter_(-1, drawn_B.unsqueeze(1), 0.0)
+        return kept_BV  # type: ignore[return-value]
+
+    def draw(self, logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
+        """Tokens (B,) of the sequences `rows_B` at `step`.
+
+        The most likely tokens are sorted alone: a whole vocabulary takes as long as the model. Where they do not
+        reach the draw or the end of the nucleus, all are sorted.
+        """
+        probabilities_BV = (logits_BV.float() / self._temperature).softmax(-1)
+        uniform_B1 = self._uniform_BT[rows_B.cpu(), step, None].to(logits_BV.device)
+        if logits_BV.shape[-1] > _CANDIDATES:
+            top_BK, tokens_BK = probabilities_BV.topk(_CANDIDATES)
+            cumulative_BK = top_BK.cumsum(-1)
+            reached_B1 = cumulative_BK[:, -1:]
+            if self._top_p < 1.0 and bool((reached_B1 >= self._top_p).all()):
+                return self._within_nucleus(cumulative_BK, tokens_BK, uniform_B1)
+            if self._top_p == 1.0 and bool((reached_B1 > uniform_B1).all()):
+                rank_B1 = torch.searchsorted(cumulative_BK, uniform_B1, right=True)
+                return tokens_BK.gather(-1, rank_B1.clamp(max=_CANDIDATES - 1)).squeeze(-1)
+        sorted_BV, tokens_BV = probabilities_BV.sort(-1, descending=True)
+        return self._within_nucleus(sorted_BV.cumsum(-1), tokens_BV, uniform_B1)
+
+    def _within_nucleus(
+        self, cumulative_BK: torch.Tensor, tokens_BK: torch.Tensor, uniform_B1: torch.Tensor
+    ) -> torch.Tensor:
         # The nucleus ends with the token that reaches top_p; the draw is uniform over its mass.
-        last_B1 = (cumulative_BV < self._top_p).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
-        target_B1 = self._uniform_BT[:, step, None].to(scores.device) * cumulative_BV.gather(-1, last_B1)
+        last_B1 = (cumulative_BK < self._top_p).sum(-1, keepdim=True).clamp(max=cumulative_BK.shape[-1] - 1)
+        target_B1 = uniform_B1 * cumulative_BK.gather(-1, last_B1)
         # `minimum` is for GPUs: their parallel cumsum may dip by a rounding error and mislead the search.
-        rank_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).minimum(last_B1)
-        drawn_BV = torch.full_like(scores, -torch.inf).scatter_(-1, tokens_BV.gather(-1, rank_B1), 0.0)
-        return drawn_BV  # type: ignore[return-value]
+        rank_B1 = torch.searchsorted(cumulative_BK, target_B1, right=True).minimum(last_B1)
+        return tokens_BK.gather(-1, rank_B1).squeeze(-1)

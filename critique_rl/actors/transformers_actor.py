@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from critique_rl.actors.base import ActorError, GreedyCache, check_request
+from critique_rl.actors.decoding import decode, greedy, refusal, shared_beginnings
 from critique_rl.actors.encoding import EncodedPrompt, Features
 from critique_rl.actors.loading import has_vision, load_encoder, load_pretrained, placement
 from critique_rl.actors.sampler import SeededSampler
@@ -116,6 +117,7 @@ class TransformersActor:
         self._cache = GreedyCache(default_cache if cache_size is None else cache_size)
         self._stop_ids = self._encoder.stop_ids(self._model.generation_config)
         self._vision_ids = self._find_vision_ids()
+        self._generate_reason = refusal(self._model)  # why `generate` of transformers writes the replies
         pad_id = self._tokenizer.pad_token_id
         self._pad_id = self._stop_ids[0] if pad_id is None else int(pad_id)
         self._lock = Lock()  # train/eval mode is state of the model: one call at a time
@@ -206,8 +208,8 @@ class TransformersActor:
         self, prompts: Sequence[EncodedPrompt], sampling: Sampling, indices: list[int]
     ) -> list[Generation]:
         """Generate for `indices`, longest prompts first: little padding, out of memory shows at once."""
-        by_length = sorted(indices, key=lambda i: len(prompts[i].ids), reverse=True)
-        batches = [by_length[s : s + self._batch_size] for s in range(0, len(by_length), self._batch_size)]
+        ordered = self._ordered(prompts, indices)
+        batches = [ordered[s : s + self._batch_size] for s in range(0, len(ordered), self._batch_size)]
         # For tqdm None means: no bar without a terminal.
         no_bar = None if self._progress is not None and len(batches) > 4 else True
         uses_left = Counter(image.digest for i in indices for image in prompts[i].images)
@@ -234,10 +236,31 @@ class TransformersActor:
                 bar.update(len(batch))
         return [replies[i] for i in indices]
 
+    def _ordered(self, prompts: Sequence[EncodedPrompt], indices: list[int]) -> list[int]:
+        """The longest first; where a batch reads what its prompts share once, those that start alike together."""
+        if self._generate_reason:
+            return sorted(indices, key=lambda i: len(prompts[i].ids), reverse=True)
+        groups = [
+            sorted((indices[row] for row in group.rows), key=lambda i: len(prompts[i].ids), reverse=True)
+            for group in shared_beginnings([prompts[i].ids for i in indices])
+        ]
+        return [i for group in sorted(groups, key=lambda g: len(prompts[g[0]].ids), reverse=True) for i in group]
+
     def _run_batch(
         self, asked: list[EncodedPrompt], features: Sequence[Features], seeds: list[int], sampling: Sampling
     ) -> list[Generation]:
         prompts = [prompt.ids for prompt in asked]
+        if not self._generate_reason:
+            sampler = SeededSampler(seeds, sampling) if sampling.temperature > 0 else None
+            replies = decode(
+                self._model,
+                prompts,
+                greedy if sampler is None else sampler.draw,
+                max_tokens=sampling.max_tokens,
+                stop_ids=self._stop_ids,
+                pad_id=self._pad_id,
+            )
+            return [self._decode(reply, prompt) for prompt, reply in zip(asked, replies, strict=True)]
         width = max(len(ids) for ids in prompts)
         device = self._model.device
         # Padded by hand: the tokenizer may belong to a trainer, which sets its padding side.

@@ -1,9 +1,10 @@
-"""One forward pass of a prompt for all critiques of its group.
+"""One forward pass of a prompt for all critiques of its group: in sampling, in log-probabilities, in the update.
 
 The k critiques of a group share their prompt. `log_probabilities` runs each different prompt once, expands its
 keys and values to the rows, and runs the critiques behind them. Positions, masks and results are those of the
 plain pass, up to the order of floating-point sums. Gradients flow through the expanded keys and values. The head,
-which trl applies to the prompts as well on CPU, sees critiques alone.
+which trl applies to the prompts as well on CPU, sees critiques alone. `actors.decoding` does the same in sampling,
+where the log-probabilities of the drawn tokens are known already.
 """
 
 from __future__ import annotations
@@ -14,30 +15,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
 from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
+
+from critique_rl.actors import decoding
+from critique_rl.actors.sampler import SeededSampler
+from critique_rl.types import Sampling, child_seed
 
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
 
-def refusal(config: PreTrainedConfig, *, checkpointing: bool, processes: int) -> str:
-    """Why a model cannot share prompts; empty if it can.
+def refusal(model: Any, *, checkpointing: bool, processes: int) -> str:
+    """Why a model cannot share prompts in passes with a gradient; empty if it can.
 
     Args:
-        config: The model's configuration.
+        model: The model.
         checkpointing: Whether activations are computed again in the backward pass, which drops the cache.
         processes: Number of processes; wrappers of several expect one forward pass per backward pass.
     """
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if text is not config:
-        return "the model reads images"
-    if kinds != {"full_attention"}:
-        return f"layers of the model have {', '.join(sorted(kinds - {'full_attention'}))}"
-    if hasattr(text, "output_router_logits"):
+    if reason := decoding.refusal(model):
+        return reason
+    if hasattr(model.config, "output_router_logits"):
         return "its experts may be balanced by a loss that needs the plain pass"
     if checkpointing:
         return "gradient_checkpointing drops the keys and values of the prompt"
@@ -47,26 +48,78 @@ def refusal(config: PreTrainedConfig, *, checkpointing: bool, processes: int) ->
 class SharedPromptTrainer(GRPOTrainer):
     """trl's trainer with one pass of a prompt for its group where `args.share_prompts` asks for it.
 
-    A model that cannot share prompts is logged with the reason.
+    What cannot share prompts is logged with the reason.
+
+    Attributes:
+        shares_prompts: Whether passes for log-probabilities and updates share prompts.
+        shares_sampling: Whether sampling does.
+        sampled_logps: Log-probabilities (N, T) of the last rollout's tokens as they were drawn; None unless sampling
+            shares prompts.
     """
 
     args: Any
     model: Any
+    eos_token_ids: Any
     _buffered_inputs: Any
+    _tokenizer: Any
     shares_prompts = False
+    shares_sampling = False
+    sampled_logps: torch.Tensor | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if not self.args.share_prompts:
             return
-        reason = refusal(
-            self.model.config,
-            checkpointing=bool(self.args.gradient_checkpointing),
-            processes=self.accelerator.num_processes,
+        checkpointing, processes = bool(self.args.gradient_checkpointing), self.accelerator.num_processes
+        passes = refusal(self.model, checkpointing=checkpointing, processes=processes)
+        sampling = refusal(self.model, checkpointing=False, processes=processes) or self._other_sampler()
+        for what, reason in (("in passes", passes), ("in sampling", sampling)):
+            if reason:
+                logger.warning("share_prompts: %s each row computes its prompt, because %s", what, reason)
+        self.shares_prompts, self.shares_sampling = not passes, not sampling
+
+    def _other_sampler(self) -> str:
+        """Why `generate` of transformers, or vLLM, has to draw the critiques; empty if not."""
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return "another engine samples"
+        args = self.args
+        extra = set(args.generation_kwargs or ()) - {"temperature", "top_p"}
+        extra |= {name for name in ("top_k", "min_p", "cache_implementation") if getattr(args, name)}
+        extra |= {"repetition_penalty"} if args.repetition_penalty != 1.0 else set()
+        return f"the sampler is set by {', '.join(sorted(extra))}" if extra else ""
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, *args: Any, **options: Any
+    ) -> Any:
+        self.sampled_logps = None
+        if not self.shares_sampling or not self.model.training:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **options)
+        config, given = self.args, self.args.generation_kwargs or {}
+        sampling = Sampling(
+            config.max_completion_length,
+            given.get("temperature", config.temperature),
+            given.get("top_p", config.top_p),
         )
-        if reason:
-            logger.warning("share_prompts: each row computes its prompt, because %s", reason)
-        self.shares_prompts = not reason
+        path = ("critique", self.state.global_step, config.process_index)
+        sampler = SeededSampler([child_seed(config.seed, *path, i) for i in range(len(prompt_ids))], sampling)
+        logps_NT = torch.zeros(len(prompt_ids), sampling.max_tokens, device=self.accelerator.device)
+
+        def choose(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
+            drawn_B = sampler.draw(logits_BV, rows_B, step)
+            scored_BV = (logits_BV / self.temperature).log_softmax(-1)
+            logps_NT[rows_B, step] = scored_BV.gather(-1, drawn_B.unsqueeze(1)).squeeze(1)
+            return drawn_B
+
+        pad_id = self._tokenizer.pad_token_id
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
+        ) as model:
+            settings = {"max_tokens": sampling.max_tokens, "stop_ids": self.eos_token_ids, "pad_id": pad_id}
+            completion_ids = decoding.decode(model, prompt_ids, choose, **settings)
+        self.sampled_logps = logps_NT[:, : max(map(len, completion_ids))]
+        return completion_ids, None
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         buffered = self._buffered_inputs

@@ -306,7 +306,7 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
         mask_NT, columns = output["completion_mask"], {"advantages": output["advantages"]}
         if self.beta != 0.0 and kl_known:
             estimate = objectives.KL_ESTIMATES[self.args.kl_estimator]
-            columns["kl"] = estimate(output["old_per_token_logps"], output["ref_per_token_logps"])
+            columns["kl"] = estimate(self._old_logps(output), output["ref_per_token_logps"])
         for name, values_NT in columns.items():
             means_N = (values_NT * mask_NT).sum(1) / mask_NT.sum(1).clamp(min=1)
             column = self._logs["advantages"] if name == "advantages" else self._logs["extra"][name]
@@ -317,9 +317,11 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
     def _check_anchor(self, output: dict[str, Any]) -> None:
         """Refuse, on the first rollout, a reference that differs from the start of the training."""
         self._anchor_checked = True
-        kl_NT = objectives.kl_k3(self._old_logps(output), output["ref_per_token_logps"])
+        if self.state.global_step > 0:
+            return
+        kl_NT = objectives.kl_k3(self._scored_logps(output), output["ref_per_token_logps"])
         kl = self._token_mean(kl_NT, output["completion_mask"])
-        if self.state.global_step == 0 and kl > 1e-3:
+        if kl > 1e-3:
             raise UserError(
                 f"before the first update the critic is {kl:.4f} nats a token away from its reference, so the "
                 "KL would pull to another model: pass the start as a saved directory, or an adapter "
@@ -327,8 +329,21 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
             )
 
     def _old_logps(self, output: dict[str, Any]) -> torch.Tensor:
-        """(N, T) log-probabilities of the policy that drew the critiques."""
-        if "old_per_token_logps" not in output:  # on-policy, trl skips them
+        """(N, T) log-probabilities of the policy that drew the critiques.
+
+        On-policy, trl skips them. Those of the sampler are not put into `output`: the ratio, 1 there, would show that
+        sampling and scoring round differently.
+        """
+        if "old_per_token_logps" in output:
+            return output["old_per_token_logps"]
+        if self.sampled_logps is None:
+            return self._scored_logps(output)
+        missing = output["completion_mask"].size(1) - self.sampled_logps.size(1)  # padding to a multiple
+        return torch.nn.functional.pad(self.sampled_logps, (0, missing))
+
+    def _scored_logps(self, output: dict[str, Any]) -> torch.Tensor:
+        """(N, T) log-probabilities of the policy that drew the critiques, from a pass over them."""
+        if "old_per_token_logps" not in output:
             with torch.no_grad():
                 output["old_per_token_logps"], _, _ = self._get_per_token_logps_and_entropies(
                     self.model,

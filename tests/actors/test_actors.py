@@ -469,7 +469,7 @@ def test_the_mode_is_given_back_after_a_failure(monkeypatch: pytest.MonkeyPatch)
     def fail(**_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model, "generate", fail)
+    monkeypatch.setattr(model, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         actor.generate([ask("a")], GREEDY)
     assert model.training and torch.is_grad_enabled()

@@ -84,13 +84,18 @@ def test_rows_of_an_optimizer_step_are_grouped_and_none_leaves_it() -> None:
 
 def test_models_that_cannot_share_prompts_are_told_why() -> None:
     def why(checkpointing: bool = False, processes: int = 1, **settings: Any) -> str:
-        return refusal(Qwen2Config(**settings), checkpointing=checkpointing, processes=processes)
+        return refusal(model(Qwen2Config, **settings), checkpointing=checkpointing, processes=processes)
+
+    def model(config: Any, **settings: Any) -> Any:
+        small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "vocab_size": 9}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+        return AutoModelForCausalLM.from_config(config(**small, **heads, **settings))
 
     assert why() == ""
     assert "sliding" in why(use_sliding_window=True, sliding_window=8, max_window_layers=1)
     assert "gradient_checkpointing" in why(checkpointing=True)
     assert "processes" in why(processes=2)
-    assert "experts" in refusal(Qwen2MoeConfig(), checkpointing=False, processes=1)
+    assert "experts" in refusal(model(Qwen2MoeConfig), checkpointing=False, processes=1)
 
 
 @pytest.mark.slow
@@ -98,7 +103,7 @@ def test_training_takes_the_same_steps(critic_dir: Path, pool: Dataset, config: 
     runs = []
     for shares in (False, True):
         args: CriticConfig = config(
-            share_prompts=shares,
+            share_prompts=True,
             per_device_train_batch_size=4,
             gradient_accumulation_steps=4,
             rl_steps=3,
@@ -107,8 +112,9 @@ def test_training_takes_the_same_steps(critic_dir: Path, pool: Dataset, config: 
             weight_decay=0.0,
         )
         trainer = Stage1Trainer(critic_dir, args=args, train_dataset=pool)
+        assert trainer.shares_prompts and trainer.shares_sampling
+        trainer.shares_prompts = shares
         trainer.train()
-        assert trainer.shares_prompts is shares
         runs.append(trainer)
     # Not the entropy: trl logs the mean of means over micro-batches, which knows their rows.
     names = ("loss", "grad_norm", "reward", "kl", "completions/mean_length")
@@ -116,3 +122,44 @@ def test_training_takes_the_same_steps(critic_dir: Path, pool: Dataset, config: 
     torch.testing.assert_close(plain, shared, atol=1e-5, rtol=1e-4)
     for ours, theirs in zip(*(run.model.parameters() for run in runs), strict=True):
         assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_log_probabilities_of_the_sampler_are_those_of_a_pass(
+    critic_dir: Path, pool: Dataset, config: Make
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    class Compared(Stage1Trainer):
+        def _reward_kl(self, output: dict[str, Any]) -> Any:
+            drawn = self._old_logps(output)
+            seen.append((drawn, self._scored_logps(dict(output)), output["completion_mask"]))
+            return super()._reward_kl(output)
+
+    args: CriticConfig = config(share_prompts=True, rl_steps=3, num_iterations=1, temperature=0.6)
+    trainer = Compared(critic_dir, args=args, train_dataset=pool)
+    trainer.train()
+    assert len(seen) == 3
+    for drawn, scored, mask in seen[1:]:  # the first are the pass's own: they check the reference
+        assert not torch.equal(drawn, scored)
+        torch.testing.assert_close(drawn * mask, scored * mask, atol=1e-5, rtol=0)
+
+
+def test_critiques_are_drawn_by_their_own_seeds(critic_dir: Path, pool: Dataset, config: Make) -> None:
+    def texts(**options: Any) -> list[str]:
+        args: CriticConfig = config(share_prompts=True, rl_steps=1, **options)
+        trainer = Stage1Trainer(critic_dir, args=args, train_dataset=pool)
+        trainer.train()
+        return [c[0]["content"] for c in trainer._logs["completion"]]
+
+    torch.manual_seed(1)
+    first = texts()
+    torch.manual_seed(2)
+    assert texts() == first != texts(seed=9)
+
+
+def test_other_samplers_draw_as_before(critic_dir: Path, pool: Dataset, config: Make) -> None:
+    args: CriticConfig = config(share_prompts=True, rl_steps=1, top_k=3)
+    trainer = Stage1Trainer(critic_dir, args=args, train_dataset=pool)
+    assert trainer.shares_prompts and not trainer.shares_sampling
+    trainer.train()
+    assert trainer.sampled_logps is None
