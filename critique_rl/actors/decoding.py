@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+
+from critique_rl.actors.loading import fastest_dtype
 
 Choose = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """Next tokens (B,) of the running rows, from their logits (B, V), their numbers (B,) and the step."""
@@ -48,7 +51,9 @@ def refusal(model: Any) -> str:
     if text is not model.config:
         return "the model reads images"
     if kinds != {"full_attention"} or getattr(text, "sliding_window", None):
-        return f"layers of the model have {', '.join(sorted(kinds - {'full_attention'})) or 'a sliding window'}"
+        return (
+            f"layers of the model have {', '.join(sorted(kinds - {'full_attention'})) or 'a sliding window'}"
+        )
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
     missing = needed - inspect.signature(base.forward).parameters.keys()
@@ -112,8 +117,8 @@ def shared_beginnings(prompts: Sequence[Sequence[int]]) -> list[Group]:
     [([0, 2], 3), ([3, 1], 3)]
     """
     order = sorted(range(len(prompts)), key=lambda row: list(prompts[row]))
-    common = [_common(prompts[a], prompts[b]) for a, b in zip(order, order[1:], strict=False)]
-    # For the first n prompts: the most tokens that groups of them save, and the size and beginning of the last group.
+    common = [_common(prompts[a], prompts[b]) for a, b in itertools.pairwise(order)]
+    # For the first n prompts: most tokens that groups of them save, size and beginning of the last group.
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
     for n in range(1, len(order) + 1):
         shared = len(prompts[order[n - 1]]) - 1
@@ -194,23 +199,23 @@ def packed_weights(model: Any, steps: int) -> Iterator[None]:
     Otherwise each step of a few rows brings all weights into that order again, which takes as long as the step. To
     pack them takes the time of some steps; a few steps are left alone. Weights must not change within.
     """
-    operations = torch.ops.mkldnn
-    able = all(hasattr(operations, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-    changed: list[Any] = []
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    able = all(hasattr(torch.ops.mkldnn, name) for name in names) and fastest_dtype("cpu") == torch.bfloat16
+    layers: list[Any] = []
+    if able and steps >= 8 and model.device.type == "cpu":
+        layers += [
+            layer
+            for layer in model.modules()
+            if type(layer) is torch.nn.Linear and layer.weight.dtype == torch.bfloat16
+        ]
     try:
-        if able and steps >= 8 and model.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            packed: dict[int, torch.Tensor] = {}  # by weight: tied ones are packed once
-            for layer in model.modules():
-                if type(layer) is torch.nn.Linear and layer.weight.dtype == torch.bfloat16:
-                    key = id(layer.weight)
-                    if key not in packed:
-                        packed[key] = operations._reorder_linear_weight(layer.weight.detach(), None)
-                    layer.forward = partial(_multiply_packed, packed[key], layer.bias)
-                    changed.append(layer)
+        for layer in layers:
+            packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+            layer.forward = partial(_multiply_packed, packed, layer.bias)
         yield
     finally:
-        for layer in changed:
-            del layer.forward
+        for layer in layers:
+            vars(layer).pop("forward", None)
 
 
 def _multiply_packed(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:

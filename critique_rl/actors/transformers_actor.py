@@ -61,8 +61,9 @@ class TransformersActor:
         gguf_file: Name of a GGUF file inside `model`.
         batch_size: Most sequences generated at once.
         device: Device to load to; by default CUDA if there is one. A model in memory stays on its device.
-        dtype: Type of the weights; by default float32 on CPU (bfloat16 is slower there, and makes greedy output
-            depend on the batch), elsewhere the checkpoint's.
+        dtype: Type of the weights, such as `bfloat16`; `fastest` is bfloat16 where the device has it in
+            hardware, else float32; `auto` is the checkpoint's. By default float32 on CPU, where bfloat16 makes
+            greedy output depend on the batch and the processor, and elsewhere `fastest`.
         cache_size: Greedy generations remembered; by default 50,000, and 0 for a model in memory, whose
             weights may change between calls.
         progress: Label of a progress bar for calls of more than four batches, if stderr is a terminal.
@@ -244,7 +245,9 @@ class TransformersActor:
             sorted((indices[row] for row in group.rows), key=lambda i: len(prompts[i].ids), reverse=True)
             for group in shared_beginnings([prompts[i].ids for i in indices])
         ]
-        return [i for group in sorted(groups, key=lambda g: len(prompts[g[0]].ids), reverse=True) for i in group]
+        return [
+            i for group in sorted(groups, key=lambda g: len(prompts[g[0]].ids), reverse=True) for i in group
+        ]
 
     def _run_batch(
         self, asked: list[EncodedPrompt], features: Sequence[Features], seeds: list[int], sampling: Sampling

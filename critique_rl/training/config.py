@@ -122,9 +122,9 @@ class CriticConfig(GRPOConfig):
         None, "Limit of the log-ratio to the reference for the KL in the loss, in nats.", "ours: no limit"
     )
     share_prompts: bool = option(
-        False,
-        "Compute a prompt once for all critiques of its group. Same gradient, other order of sums; see "
-        "`training.shared_prompts`.",
+        True,
+        "Compute a prompt once for all critiques of its group, in sampling and in passes. Same gradient, other "
+        "order of sums. A model that cannot is logged with the reason, see `training.shared_prompts`.",
         "ours",
     )
     freeze_vision_tower: bool = option(

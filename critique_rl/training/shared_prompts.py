@@ -53,8 +53,8 @@ class SharedPromptTrainer(GRPOTrainer):
     Attributes:
         shares_prompts: Whether passes for log-probabilities and updates share prompts.
         shares_sampling: Whether sampling does.
-        sampled_logps: Log-probabilities (N, T) of the last rollout's tokens as they were drawn; None unless sampling
-            shares prompts.
+        sampled_logps: Log-probabilities (N, T) of the last rollout's tokens as they were drawn; None unless
+            sampling shares prompts.
     """
 
     args: Any
@@ -118,6 +118,8 @@ class SharedPromptTrainer(GRPOTrainer):
         ) as model:
             settings = {"max_tokens": sampling.max_tokens, "stop_ids": self.eos_token_ids, "pad_id": pad_id}
             completion_ids = decoding.decode(model, prompt_ids, choose, **settings)
+        if not logps_NT.isfinite().all():  # in the words of torch, which draws elsewhere
+            raise RuntimeError("probability tensor contains inf or nan")
         self.sampled_logps = logps_NT[:, : max(map(len, completion_ids))]
         return completion_ids, None
 
@@ -182,9 +184,13 @@ def log_probabilities(
         attention_mask_NL: 1 for tokens, 0 for padding.
         completion_length: Width T of the critiques.
     """
-    width = (
-        input_ids_NL.size(1) - completion_length - 1
-    )  # a prompt's last token predicts the first of a critique
+    starts_NL = attention_mask_NL.cumsum(-1)  # 0 in the padding on the left
+    unread = int((starts_NL == 0).all(0).sum())
+    longest = max(1, int(attention_mask_NL[:, -completion_length:].sum(-1).max()))
+    missing = completion_length - longest
+    kept = slice(unread, input_ids_NL.size(1) - missing)  # without columns that are padding in each row
+    input_ids_NL, attention_mask_NL = input_ids_NL[:, kept], attention_mask_NL[:, kept]
+    width = input_ids_NL.size(1) - longest - 1  # a prompt's last token predicts the first of a critique
     ids_NS, cache = input_ids_NL[:, width:], None
     if width > 0:
         first, place_of_row = rows_of_prompts(input_ids_NL[:, :width], attention_mask_NL[:, :width])
@@ -205,22 +211,30 @@ def log_probabilities(
         labels=labels_NS,
         fused_lm_head=True,
     )
-    entropy_NT = None if output.entropy is None else output.entropy[:, -completion_length:]
-    return output.log_probs[:, -completion_length:], entropy_NT
+    pad = torch.nn.functional.pad
+    entropy_NT = None if output.entropy is None else pad(output.entropy[:, -longest:], (0, missing))
+    return pad(output.log_probs[:, -longest:], (0, missing)), entropy_NT
 
 
 def grouped(batches: Sequence[Batch], together: int) -> list[Batch]:
-    """Reorder the rows of each `together` micro-batches, one optimizer step, so that equal prompts are neighbours.
+    """Reorder the rows of each `together` micro-batches, one optimizer step, for little work.
 
-    trl shuffles the rows of a rollout, which scatters the groups over micro-batches. The gradient of an optimizer
-    step is a sum over its rows and does not know their order.
+    Equal prompts become neighbours, and long critiques come together. trl shuffles the rows of a rollout, which
+    scatters the groups over micro-batches. The gradient of an optimizer step is a sum over its rows and does not
+    know their order.
     """
     ordered: list[Batch] = []
     for start in range(0, len(batches), together):
         parts = batches[start : start + together]
         whole = {key: _joined([part[key] for part in parts]) for key in parts[0]}
         _, place_of_row = rows_of_prompts(whole["prompt_ids"], whole["prompt_mask"])
-        order = sorted(range(len(place_of_row)), key=place_of_row.__getitem__)
+        lengths = whole["completion_mask"].sum(-1).tolist()
+        longest: dict[int, int] = {}
+        for place, length in zip(place_of_row, lengths, strict=True):
+            longest[place] = max(longest.get(place, 0), length)
+        order = sorted(
+            range(len(lengths)), key=lambda row: (-longest[place_of_row[row]], place_of_row[row], row)
+        )
         ordered += split_tensor_dict({key: _chosen(value, order) for key, value in whole.items()}, len(parts))
     return ordered
 

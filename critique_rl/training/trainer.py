@@ -331,8 +331,8 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
     def _old_logps(self, output: dict[str, Any]) -> torch.Tensor:
         """(N, T) log-probabilities of the policy that drew the critiques.
 
-        On-policy, trl skips them. Those of the sampler are not put into `output`: the ratio, 1 there, would show that
-        sampling and scoring round differently.
+        On-policy, trl skips them. Those of the sampler are not put into `output`: the ratio, 1 there, would show
+        that sampling and scoring round differently.
         """
         if "old_per_token_logps" in output:
             return output["old_per_token_logps"]

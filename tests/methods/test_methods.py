@@ -515,7 +515,7 @@ def test_stage_one_holds_the_response_by_its_own_weight(solo_dir: Path, few: Dat
     rows = [row | {"turn": turn} for turn in TURNS for _ in range(4)]
     output = trainer._generate_and_score_completions(rows)
     mask_NT = output["completion_mask"]
-    k1_NT = (output["old_per_token_logps"] - output["ref_per_token_logps"]) * mask_NT
+    k1_NT = (trainer._old_logps(output) - output["ref_per_token_logps"]) * mask_NT
     to_go_NT = torch.stack([k1_NT[:, t:].sum(1) for t in range(mask_NT.size(1))], dim=1)
     assert to_go_NT[:4].abs().max() > 0.01
     # No reward: what is left of a response is its KL, with the weight of the first turn.

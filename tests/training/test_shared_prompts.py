@@ -29,7 +29,7 @@ def rows(words: int) -> tuple[torch.Tensor, torch.Tensor]:
     critiques = torch.randint(5, words, (2 * GROUP, LENGTH), generator=generator)
     mask = torch.ones(2 * GROUP, WIDTH + LENGTH, dtype=torch.long)
     mask[GROUP:, :4] = 0
-    mask[1, -2:] = mask[4, -3:] = 0
+    mask[:, -1:] = mask[1, -2:] = mask[4, -3:] = 0
     return torch.cat([prompts, critiques], 1).masked_fill(mask == 0, 0), mask
 
 
@@ -65,10 +65,12 @@ def test_log_probabilities_and_gradients_are_those_of_the_plain_pass(
 
 def test_rows_of_an_optimizer_step_are_grouped_and_none_leaves_it() -> None:
     prompts = torch.tensor([7, 8, 7, 9, 8, 9, 9, 8]).unsqueeze(1)
+    lengths = torch.tensor([1, 2, 2, 1, 1, 1, 3, 1])
     batches = [
         {
             "prompt_ids": prompts[i : i + 2],
             "prompt_mask": torch.ones(2, 1, dtype=torch.long),
+            "completion_mask": (torch.arange(3) < lengths[i : i + 2].unsqueeze(1)).long(),
             "row": torch.arange(i, i + 2),
             "names": [str(i), str(i + 1)],
             "num_items_in_batch": torch.tensor(8),
@@ -77,8 +79,8 @@ def test_rows_of_an_optimizer_step_are_grouped_and_none_leaves_it() -> None:
         for i in range(0, 8, 2)
     ]
     ordered = grouped(batches, 2)
-    assert [b["row"].tolist() for b in ordered] == [[0, 2], [1, 3], [4, 7], [5, 6]]
-    assert [b["names"] for b in ordered] == [["0", "2"], ["1", "3"], ["4", "7"], ["5", "6"]]
+    assert [b["row"].tolist() for b in ordered] == [[0, 2], [1, 3], [5, 6], [4, 7]]
+    assert [b["names"] for b in ordered] == [["0", "2"], ["1", "3"], ["5", "6"], ["4", "7"]]
     assert all(b["num_items_in_batch"] == 8 and b["absent"] is None for b in ordered)
 
 

@@ -166,6 +166,7 @@ def test_on_policy_gradient_is_that_of_rloo(
         loss_type="luspo",
         num_iterations=1,
         gradient_accumulation_steps=1,
+        share_prompts=False,  # trl's sampler draws for both
     )
     rloo = RLOOTrainer(
         str(critic_dir),
