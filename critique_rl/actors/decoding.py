@@ -54,6 +54,8 @@ def refusal(model: Any) -> str:
         return (
             f"layers of the model have {', '.join(sorted(kinds - {'full_attention'})) or 'a sliding window'}"
         )
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return "its adapter is a prompt"
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
     missing = needed - inspect.signature(base.forward).parameters.keys()
@@ -83,7 +85,7 @@ def decode(
     stop_ids_S = torch.tensor(list(stop_ids), device=model.device)
     rows_B = torch.arange(len(prompts), device=model.device)
     replies: list[list[int]] = [[] for _ in prompts]
-    with packed_weights(model, max_tokens):
+    with contiguous_head(model), packed_weights(model, max_tokens):
         ids_BL, mask_BL, cache = _read_beginnings(model, prompts, pad_id)
         for step in range(max_tokens):
             output = _forward(model, ids_BL, mask_BL, cache)
@@ -193,29 +195,54 @@ def _forward(model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, cache: Any
 
 
 @contextlib.contextmanager
+def contiguous_head(model: Any) -> Iterator[None]:
+    """Within, the output layer gets the last positions of a prompt side by side in memory.
+
+    transformers passes a slice of all positions. For that, and frozen weights, torch multiplies row by row, with a
+    copy of the whole output layer for each row.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
 def packed_weights(model: Any, steps: int) -> Iterator[None]:
     """Within, linear layers in bfloat16 on CPU multiply by weights in the order of oneDNN's kernels.
 
     Otherwise each step of a few rows brings all weights into that order again, which takes as long as the step. To
-    pack them takes the time of some steps; a few steps are left alone. Weights must not change within.
+    pack them takes the time of some steps; a few steps are left alone. Adapters that are kept in float32 count in
+    bfloat16 within. Weights must not change within.
     """
-    names = ("_reorder_linear_weight", "_linear_pointwise")
-    able = all(hasattr(torch.ops.mkldnn, name) for name in names) and fastest_dtype("cpu") == torch.bfloat16
-    layers: list[Any] = []
-    if able and steps >= 8 and model.device.type == "cpu":
-        layers += [
-            layer
-            for layer in model.modules()
-            if type(layer) is torch.nn.Linear and layer.weight.dtype == torch.bfloat16
-        ]
+    layers, kept = [], []
+    if steps >= 8 and model.device.type == "cpu" and _can_pack():
+        linear: list[Any] = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
+        if any(layer.weight.dtype == torch.bfloat16 for layer in linear):
+            kept = [(p, p.data) for p in model.parameters() if p.dtype == torch.float32]
+            layers = linear
     try:
+        for parameter, data in kept:
+            parameter.data = data.to(torch.bfloat16)
         for layer in layers:
             packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
             layer.forward = partial(_multiply_packed, packed, layer.bias)
         yield
     finally:
+        for parameter, data in kept:
+            parameter.data = data
         for layer in layers:
             vars(layer).pop("forward", None)
+
+
+def _can_pack() -> bool:
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    return fastest_dtype("cpu") == torch.bfloat16 and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 def _multiply_packed(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from critique_rl.actors.base import ActorError, GreedyCache, check_request
-from critique_rl.actors.decoding import decode, greedy, refusal, shared_beginnings
+from critique_rl.actors.decoding import contiguous_head, decode, greedy, refusal, shared_beginnings
 from critique_rl.actors.encoding import EncodedPrompt, Features
 from critique_rl.actors.loading import has_vision, load_encoder, load_pretrained, placement
 from critique_rl.actors.sampler import SeededSampler
@@ -274,13 +274,14 @@ class TransformersActor:
             processors.append(SuppressTokensLogitsProcessor(self._vision_ids, device=str(device)))
         if sampling.temperature > 0:
             processors.append(SeededSampler(seeds, sampling, width))
-        output_BT = self._model.generate(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            generation_config=self._generation_config(sampling.max_tokens),
-            logits_processor=processors,
-            **self._encoder.image_inputs(features, ids_BT),
-        )
+        with contiguous_head(self._model):
+            output_BT = self._model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                generation_config=self._generation_config(sampling.max_tokens),
+                logits_processor=processors,
+                **self._encoder.image_inputs(features, ids_BT),
+            )
         replies = output_BT[:, width:].tolist()
         return [self._decode(reply, prompt) for prompt, reply in zip(asked, replies, strict=True)]
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
@@ -194,11 +195,11 @@ def log_probabilities(
     ids_NS, cache = input_ids_NL[:, width:], None
     if width > 0:
         first, place_of_row = rows_of_prompts(input_ids_NL[:, :width], attention_mask_NL[:, :width])
-        prompts = model(
+        whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        prompts = whole.base_model(  # without the head
             input_ids=input_ids_NL[first, :width],
             attention_mask=attention_mask_NL[first, :width],
             use_cache=True,
-            logits_to_keep=1,
         )
         cache = prompts.past_key_values
         cache.batch_select_indices(torch.tensor(place_of_row, device=input_ids_NL.device))

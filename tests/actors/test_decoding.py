@@ -110,6 +110,14 @@ def test_groups_hold_each_prompt_once_and_what_they_share() -> None:
         assert all(other[: group.shared] == first[: group.shared] for other in others)
 
 
+def test_the_output_layer_is_not_copied_for_each_row(model: Any) -> None:
+    frozen = AutoModelForCausalLM.from_config(model.config).eval().requires_grad_(False)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        decode(frozen, prompts(), greedy, max_tokens=2, stop_ids=STOPS, pad_id=PAD)
+    of_rows = [e for e in profile.events() if e.name == "aten::bmm" and e.input_shapes[1][-1] == WORDS]
+    assert of_rows == []
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="packing is oneDNN's")
 def test_packed_weights_give_the_same_logits_and_leave_the_model_as_it_was(model: Any) -> None:
     half = AutoModelForCausalLM.from_config(model.config).eval().to(torch.bfloat16)
