@@ -220,7 +220,7 @@ def test_the_better_response_is_the_same_in_each_order(
 ) -> None:
     for pair in pairs:
         assert swap(swap(pair)) == pair != swap(pair) and swap(pair).swapped is not pair.swapped
-        assert better(swap(pair)) == better(pair)
+        assert better(swap(pair)) == better(pair) and (swap(pair).id, swap(pair).tie) == (pair.id, pair.tie)
         assert (swap(pair).response_1, swap(pair).response_2) == (pair.response_2, pair.response_1)
     turned = [data.draw(st.sampled_from([p, swap(p)])) for p in pairs]
     assert balance(turned) == balance(balance(pairs)) == [balance([p])[0] for p in pairs]
@@ -319,7 +319,7 @@ def test_each_layout_keeps_question_responses_and_the_better_one(
         if layout != "rlhf_v":  # its rows have but one order
             assert pair.response_1 == row[2 if pair.swapped else 1]
         read.append(pair)
-    assert read[0].id == read[1].id
+    assert (read[0].id, read[0].swapped) == (read[1].id, read[1].swapped)
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------

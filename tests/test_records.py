@@ -18,12 +18,6 @@ class Square:
     square: int
 
 
-@dataclass(frozen=True)
-class Note:
-    number: int
-    text: str
-
-
 def journal(path: Path, known: range = range(10)) -> Journal[int, Square]:
     return Journal(
         path, Square, lambda s: s.number, known=known.__contains__, others="squares of other numbers"
@@ -64,22 +58,6 @@ def test_records_of_something_else_are_refused(tmp_path: Path) -> None:
     path.write_text('{"number": 12, "square": 144}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"squares.jsonl holds squares of other numbers: delete it"):
         journal(path)
-
-
-def test_a_line_cut_inside_a_character_is_asked_again(tmp_path: Path) -> None:
-    path = tmp_path / "notes.jsonl"
-    notes = [Note(1, "π = 3"), Note(2, "2 π = 6")]
-
-    def note() -> Journal[int, Note]:
-        return Journal(path, Note, lambda n: n.number, known=lambda _: True, others="other notes")
-
-    note().fill([([1, 2], 2)], lambda chunk, numbers: notes, None, 2)
-    content = path.read_bytes()
-    path.write_bytes(content[: content.rfind("π".encode()) + 1])
-    again = note()
-    assert again.done == {1: notes[0]} and path.read_bytes().endswith(b"\n")
-    again.fill(again.missing([1, 2], 2), lambda chunk, numbers: notes[1:], None, 2)
-    assert path.read_bytes() == content and read_records(path, Note) == notes
 
 
 @pytest.mark.parametrize("broken", ["{}", "no json", "[1]", '{"number": 2, "score": 1}'])
