@@ -159,7 +159,8 @@ _TAKEN_BACK = re.compile(
     r"|[^\d\n]{0,12}\b(?:no|wait|actually|rather|sorry|correction|scratch that|i mean)\b[^\d\n]{0,25}\d",
     re.IGNORECASE,
 )
-_FACTORIAL = re.compile(r"!\s?(?:\$|\\[)\]])[\s.*_]*\Z")  # of a formula; that of a sentence follows the formula
+# An exclamation mark inside a formula at the end; that of a sentence follows the formula.
+_FACTORIAL = re.compile(r"!\s?(?:\$|\\[)\]])[\s.*_]*\Z")
 _CONSTANT = re.compile(r"-?\s?(?:e|pi|π)")
 _DEGREES = re.compile(r"^\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)")
 
