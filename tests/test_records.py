@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,26 @@ def test_a_damaged_object_is_named_with_advice(tmp_path: Path, content: str) -> 
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"state.json is damaged: .*\. Make it anew\."):
         read_object(path, "Make it anew.")
+
+
+@pytest.mark.parametrize(("sync_every", "synced"), [(0.0, 8), (3600.0, 0)])
+def test_records_are_brought_to_the_disk_no_more_often_than_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync_every: float, synced: int
+) -> None:
+    calls, sync = [], os.fsync
+
+    def counted(descriptor: int) -> None:
+        calls.append(descriptor)
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", counted)
+    path = tmp_path / "squares.jsonl"
+    for number in (1, 2):
+        squares = Journal(
+            path, Square, lambda s: s.number, known=lambda _: True, others="", sync_every=sync_every
+        )
+        squares.fill([([number], 1)], lambda _, numbers: [Square(n, n * n) for n in numbers], None, 1)
+    assert len(calls) == synced and read_records(path, Square) == [Square(1, 1), Square(2, 4)]
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(
