@@ -29,15 +29,20 @@ Files = Mapping[str, Mapping[str, Any]]
 """By path relative to the folder: `bytes`, `sha256` and `mtime_ns`, the date in nanoseconds."""
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that after a kill or a power loss the path holds either the old content or the new one."""
+def write_atomically(path: Path, content: str | bytes, *, sync: bool = True) -> None:
+    """Write a file so that after a kill or a power loss the path holds either the old content or the new one.
+
+    Without `sync` that holds after a kill alone.
+    """
     temporary = path.with_name(f"{path.name}.new")
     with temporary.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     os.replace(temporary, path)
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

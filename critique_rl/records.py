@@ -82,11 +82,12 @@ def checksum_of(line: bytes) -> str:
     return hashlib.blake2b(line, digest_size=16).hexdigest() + "\n"
 
 
-def _append(path: Path, content: bytes) -> None:
+def _append(path: Path, content: bytes, *, sync: bool) -> None:
     with path.open("ab") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
 
 
 class Journal(Generic[Key, Record]):
@@ -98,6 +99,8 @@ class Journal(Generic[Key, Record]):
         key: Identity of a record.
         known: Whether a key is one of those that may be in this file.
         others: Description of records with unknown keys, for the message.
+        sync_every: Least time in seconds between two syncs to the disk. A power loss, unlike a kill, may take what
+            was written since the last one, or damage it.
 
     Attributes:
         done: Finished records by key.
@@ -114,8 +117,10 @@ class Journal(Generic[Key, Record]):
         *,
         known: Callable[[Key], bool],
         others: str,
+        sync_every: float = 0.0,
     ) -> None:
         self._path, self._key = path, key
+        self._sync_every, self._synced = sync_every, time.monotonic()
         self._sums = path.with_name(f"{path.name}.sums")
         self._check_lines()
         records = read_records(path, cls) if path.exists() else []
@@ -151,22 +156,25 @@ class Journal(Generic[Key, Record]):
             total: Progress after the last chunk.
         """
         written = self._path.read_bytes() if self._path.exists() else b""
-        write_atomically(
-            self._sums, "".join(map(checksum_of, written.split(b"\n")[:-1]))
-        )  # a kill may have cut it
+        sums = "".join(map(checksum_of, written.split(b"\n")[:-1]))  # a kill may have cut those in the file
+        write_atomically(self._sums, sums, sync=self._is_sync_due())
         for number, (keys, progress) in enumerate(chunks):
             missing = [key for key in keys if key not in self.done]
             if missing:
                 fresh = [r for r in ask(number, missing) if self._key(r) not in self.done]
                 lines = [json.dumps(asdict(r), ensure_ascii=False).encode() for r in fresh]  # type: ignore[call-overload]
-                _append(
-                    self._sums, "".join(map(checksum_of, lines)).encode()
-                )  # first: no record lacks its checksum
-                _append(self._path, b"".join(line + b"\n" for line in lines))
+                sync = self._is_sync_due()
+                sums = "".join(map(checksum_of, lines))
+                _append(self._sums, sums.encode(), sync=sync)  # first: no record lacks its checksum
+                _append(self._path, b"".join(line + b"\n" for line in lines), sync=sync)
+                self._synced = time.monotonic() if sync else self._synced
                 self.done |= {self._key(r): r for r in fresh}
             if on_progress is not None:
                 on_progress(progress, total)
         self._sums.unlink(missing_ok=True)  # a finished step lists the whole file
+
+    def _is_sync_due(self) -> bool:
+        return time.monotonic() - self._synced >= self._sync_every
 
     def _check_lines(self) -> None:
         """Refuse a line whose checksum was not written before it; a file of earlier versions has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,6 @@ from critique_rl.types import UserError
 class Square:
     number: int
     square: int
-
-
-@dataclass(frozen=True)
-class Note:
-    number: int
-    text: str
 
 
 def journal(path: Path, known: range = range(10)) -> Journal[int, Square]:
@@ -66,22 +61,6 @@ def test_records_of_something_else_are_refused(tmp_path: Path) -> None:
         journal(path)
 
 
-def test_a_line_cut_inside_a_character_is_asked_again(tmp_path: Path) -> None:
-    path = tmp_path / "notes.jsonl"
-    notes = [Note(1, "π = 3"), Note(2, "2 π = 6")]
-
-    def note() -> Journal[int, Note]:
-        return Journal(path, Note, lambda n: n.number, known=lambda _: True, others="other notes")
-
-    note().fill([([1, 2], 2)], lambda chunk, numbers: notes, None, 2)
-    content = path.read_bytes()
-    path.write_bytes(content[: content.rfind("π".encode()) + 1])
-    again = note()
-    assert again.done == {1: notes[0]} and path.read_bytes().endswith(b"\n")
-    again.fill(again.missing([1, 2], 2), lambda chunk, numbers: notes[1:], None, 2)
-    assert path.read_bytes() == content and read_records(path, Note) == notes
-
-
 @pytest.mark.parametrize("broken", ["{}", "no json", "[1]", '{"number": 2, "score": 1}'])
 def test_a_broken_line_is_named(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "squares.jsonl"
@@ -109,6 +88,26 @@ def test_a_damaged_object_is_named_with_advice(tmp_path: Path, content: str) -> 
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"state.json is damaged: .*\. Make it anew\."):
         read_object(path, "Make it anew.")
+
+
+@pytest.mark.parametrize(("sync_every", "synced"), [(0.0, 8), (3600.0, 0)])
+def test_records_are_brought_to_the_disk_no_more_often_than_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync_every: float, synced: int
+) -> None:
+    calls, sync = [], os.fsync
+
+    def counted(descriptor: int) -> None:
+        calls.append(descriptor)
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", counted)
+    path = tmp_path / "squares.jsonl"
+    for number in (1, 2):
+        squares = Journal(
+            path, Square, lambda s: s.number, known=lambda _: True, others="", sync_every=sync_every
+        )
+        squares.fill([([number], 1)], lambda _, numbers: [Square(n, n * n) for n in numbers], None, 1)
+    assert len(calls) == synced and read_records(path, Square) == [Square(1, 1), Square(2, 4)]
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(

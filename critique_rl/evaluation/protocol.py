@@ -190,6 +190,9 @@ class _Unfinished:
         models: What tells the models from others, by role.
     """
 
+    _SYNC_EVERY = 5.0
+    """Seconds: turns of a small model are shorter than their syncs, and a power loss costs the texts of these."""
+
     def __init__(self, path: Path, models: Mapping[str, Mapping[str, str]]) -> None:
         self._path, self._models = path, models
         try:
@@ -198,7 +201,8 @@ class _Unfinished:
             self.delete()
 
     def _open(self) -> Journal[str, _Turn]:
-        return Journal(self._path, _Turn, lambda t: t.key, known=lambda _: True, others="")
+        every = self._SYNC_EVERY
+        return Journal(self._path, _Turn, lambda t: t.key, known=lambda _: True, others="", sync_every=every)
 
     def delete(self) -> None:
         """Forget all turns."""

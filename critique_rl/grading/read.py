@@ -159,6 +159,8 @@ _TAKEN_BACK = re.compile(
     r"|[^\d\n]{0,12}\b(?:no|wait|actually|rather|sorry|correction|scratch that|i mean)\b[^\d\n]{0,25}\d",
     re.IGNORECASE,
 )
+# An exclamation mark inside a formula at the end; that of a sentence follows the formula.
+_FACTORIAL = re.compile(r"!\s?(?:\$|\\[)\]])[\s.*_]*\Z")
 _CONSTANT = re.compile(r"-?\s?(?:e|pi|π)")
 _DEGREES = re.compile(r"^\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)")
 
@@ -187,7 +189,7 @@ def read_number(text: str) -> Number | Unreadable:
     Returns:
         The number; `UNCLEAR` for `3 or 4` and `not 3`, `EXPRESSION` for `2\\sqrt{3}`, `NOTHING` for `none`.
     """
-    text = plain(text).rstrip("!. ")
+    text = plain(text).rstrip(". " if _FACTORIAL.search(text) else "!. ")
     first = _NUMBER.search(text)
     if first is None:
         return Unreadable.EXPRESSION if "\\" in text or _CONSTANT.fullmatch(text) else Unreadable.NOTHING

@@ -34,15 +34,25 @@ def parameter_count(
     except (OSError, ValueError):
         named = re.search(r"(\d+(?:\.\d+)?)([bm])\b", base.lower())
         if named is None:
-            return None, "size unknown: it cannot be read from here"
+            return None, f"size unknown, {_unread(base)}"
         count = int(float(named[1]) * (1e9 if named[2] == "b" else 1e6))
-        return count, f"{_short(count)} parameters by its name, as it cannot be read from here"
+        return count, f"{_short(count)} parameters by its name, {_unread(base)}"
     sees = getattr(config, "vision_config", None) is not None
     with torch.device("meta"):
         model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_config(config)
     model.tie_weights()
     count = sum(p.numel() for p in model.parameters())
     return count, f"{_short(count)} parameters"
+
+
+def _unread(base: str) -> str:
+    """Why the config of a model could not be read, and so is not checked."""
+    from huggingface_hub import is_offline_mode
+
+    if Path(base).is_dir():
+        return "not checked: its config cannot be read"
+    asked = "is not asked (offline)" if is_offline_mode() else "does not give it"
+    return f"not checked: no such folder, none in the local cache, and the hub {asked}"
 
 
 def parameters(path: str) -> int | None:

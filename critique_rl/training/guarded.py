@@ -123,7 +123,8 @@ class GuardedTrainer(GRPOTrainer):
         super().save_model(output_dir, _internal_call)
 
     def _check_weights(self) -> None:
-        name = not_finite(self.model)
+        """Stop on NaN or infinity; frozen weights were checked when they were loaded, and stay as they are."""
+        name = not_finite(self.model, trained=True)
         if (
             self.accelerator.reduce(torch.tensor(float(bool(name)), device=self.accelerator.device), "sum")
             > 0

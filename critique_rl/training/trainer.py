@@ -260,6 +260,9 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         restore_vision_weights(self.model if model is None else model, resume_from_checkpoint)
+        require_finite(
+            self.model, f"the checkpoint {resume_from_checkpoint}", "delete it, and go on from another."
+        )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -19,9 +19,13 @@ PATIENCE = 4
 """RL steps in a row outside of what is healthy after which the policy `stop` ends a training."""
 
 
-def not_finite(model: torch.nn.Module) -> str:
-    """Name of the first weight that holds NaN or infinity; empty if all are finite."""
-    named = [(name, p.detach()) for name, p in model.named_parameters() if p.is_floating_point()]
+def not_finite(model: torch.nn.Module, *, trained: bool = False) -> str:
+    """Name of the first weight that holds NaN or infinity, of all or of those that are `trained`; else empty."""
+    named = [
+        (name, p.detach())
+        for name, p in model.named_parameters()
+        if p.is_floating_point() and (p.requires_grad or not trained)
+    ]
     device = named[0][1].device
     finite = torch.stack([torch.isfinite(p).all().to(device) for _, p in named])  # read once, at the end
     return "" if bool(finite.all()) else named[int(finite.logical_not().nonzero()[0])][0]

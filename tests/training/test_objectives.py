@@ -59,14 +59,10 @@ def test_rloo(rewards: list[float], expected: list[float], why: str) -> None:
     close(advantages_BG, [expected, [0.0] * len(rewards)])
 
 
-def test_rloo_sums_to_zero_and_is_the_scaled_deviation() -> None:
+def test_rloo_is_the_scaled_deviation() -> None:
     rewards_BG = random_rewards()
     advantages_BG = rloo_advantages(rewards_BG)
-    close(advantages_BG.sum(1), torch.zeros(5), 1e-5)
     close(advantages_BG, 4 / 3 * (rewards_BG - rewards_BG.mean(1, keepdim=True)))  # G/(G-1) (r - mean)
-    order = torch.tensor([2, 0, 3, 1])
-    close(rloo_advantages(rewards_BG[:, order]), advantages_BG[:, order])
-    close(rloo_advantages(rewards_BG + 7.0), advantages_BG, 1e-5)
 
 
 def test_grpo() -> None:

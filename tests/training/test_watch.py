@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from helpers import adapter_of, retold, same, weights
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainerControl, TrainerState
 
 from critique_rl.config.evaluation import ProtocolConfig
@@ -118,6 +119,28 @@ def test_no_training_starts_from_a_ruined_critic(
     model.save_pretrained(ruined)
     with pytest.raises(UserError, match=f"the critic {ruined} holds NaN or infinity .*make it anew"):
         Stage1Trainer(ruined, args=config(), train_dataset=pool)
+
+
+def test_of_a_training_only_trained_weights_are_checked_and_of_a_checkpoint_all(
+    critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path
+) -> None:
+    def frozen() -> Stage1Trainer:
+        model = AutoModelForCausalLM.from_pretrained(critic_dir)
+        model.get_input_embeddings().requires_grad_(False)
+        return Stage1Trainer(model, args=config(**settings(rl_steps=2)), train_dataset=pool)
+
+    trainer = frozen()
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    file = checkpoint / "model.safetensors"
+    name, weight = next(iter(trainer.model.named_parameters()))
+    assert not weight.requires_grad
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    assert not_finite(trainer.model) == name and not not_finite(trainer.model, trained=True)
+    save_file(load_file(file) | {name: weight.detach()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"the checkpoint .*checkpoint-1 holds NaN .*in {name}: delete it"):
+        frozen().train(resume_from_checkpoint=str(checkpoint))
 
 
 def fed(watch: Watch, rows: list[dict[str, float]]) -> TrainerControl:
