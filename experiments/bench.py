@@ -236,11 +236,15 @@ def compare(given: argparse.Namespace, work: Work, rows: Dataset) -> dict[str, A
     if given.plain_dtype not in (None, work.dtype):
         wanted[f"plain_{given.plain_dtype}"] = (plain, replace(work, dtype=given.plain_dtype))
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
-    park = given.park or too_large(work, len(wanted))
+    sizes = {name: getattr(torch, own.dtype).itemsize for name, (_, own) in wanted.items()}
+    park = given.park
     with tempfile.TemporaryDirectory() as folder:
         sides: dict[str, Side] = {}
         for name, (build, own) in wanted.items():
             sides[name] = Side(partial(build, own), rows, Path(folder) / name)
+            if len(sides) == 1 and work.device == "cpu":
+                together = sides[name].needs() * sum(sizes.values()) / sizes[name]
+                park |= together > 0.8 * psutil.virtual_memory().total
             if park:
                 sides[name].sleep()
         for turn in range(given.repeats + 1):
@@ -335,17 +339,6 @@ def arguments() -> argparse.Namespace:
     if given.share_prompts is not None:
         given.set["share_prompts"] = given.share_prompts
     return given
-
-
-def too_large(work: Work, sides: int) -> bool:
-    """Say whether the sides do not fit into the memory of the machine together."""
-    if work.device != "cpu":
-        return False
-    counted = sum(file.stat().st_size for file in Path(work.critic).glob("*.safetensors"))
-    copies = (
-        2 + (work.stage == 2) if work.lora else 4 + 1 + (work.stage == 2)
-    )  # moments, gradient; reference; actor
-    return bool(sides * copies * counted > 0.8 * psutil.virtual_memory().total)
 
 
 def main() -> None:

@@ -310,6 +310,11 @@ class Side:
         frozen = [p for key, p in every.items() if key not in trained]
         return {"frozen": frozen, "trained": [*trained.values(), *moments]}
 
+    def needs(self) -> int:
+        """Bytes of a side in a step, from before the first one: weights, gradients and two moments."""
+        tensors = self.tensors()
+        return sum(t.nbytes for t in tensors["frozen"]) + 4 * sum(t.nbytes for t in tensors["trained"])
+
     def sleep(self) -> None:
         """Hold the weights and moments on disk until the next turn."""
         self.asleep = self.tensors()
