@@ -122,7 +122,7 @@ def curve(name: str, values: Sequence[int], work: Work, rows: Dataset, repeats: 
         print(f"  {name} {value}: {points[-1]['best']:.3f} s", flush=True)
     xs = [p["tokens"]["critiques"] if name == "new_tokens" else p["sizes"][name] for p in points]
     best = [p["best"] for p in points]
-    made = exponent(xs, [p["make_trainer"] for p in points]) if name == "pool" else None
+    made = exponent(xs, [p["make_trainer"] for p in points])  # reading the pool is a part of the start
     return {"x": xs, "seconds": best, "exponent": exponent(xs, best), "of_making": made, "points": points}
 
 
