@@ -17,7 +17,7 @@ The seconds of the phases are exclusive; `named_share` is the part of the step t
 measured in the same process. Shares of them count non-padding arithmetic alone, and for decoding the reading of
 the weights alone. `peak_bytes` is what a side holds and what memory grew by in its step. Without `--model`, the
 0.5B shape gets random weights and the tokenizer of `tiny`. Where the sides do not fit into memory together (full
-fine-tuning of 0.5B in float32 and 24 GiB), the weights and moments of those that wait are on disk.
+fine-tuning of 0.5B in float32 and 24 GiB), weights and moments of those that wait are in temporary files.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Clock:
 
         def labelled(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
             if self.running and kwargs.get("labels") is not None:
-                self.work[self.stack[-1]]["flop"] += 2 * sizes[1] * (kwargs["labels"] >= 0).sum()
+                self._add(flop=2 * sizes[1] * (kwargs["labels"] >= 0).sum())
 
         def before(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
             if self.running:
@@ -192,12 +192,15 @@ class Clock:
         elif isinstance(mask, torch.Tensor) and mask.dim() == 2:
             tokens = mask[:, -width:].sum()
         body, head, read = sizes
+        heads = (tokens if width == 1 else rows) if writes else 0  # else those with a label
+        flop = 2 * body * tokens + 2 * head * heads
+        self._add(calls=1, positions=grid.numel(), tokens=tokens, flop=flop, bytes=read)
+
+    def _add(self, **counts: Any) -> None:
+        """Add to the work of the current phase. Tensors are read at the end: no wait for a GPU here."""
         work = self.work[self.stack[-1]]
-        work["calls"] += 1
-        work["positions"] += grid.numel()
-        work["tokens"] += tokens  # a tensor, read at the end: no wait for a GPU here
-        work["flop"] += 2 * body * tokens + (2 * head * (tokens if width == 1 else rows) if writes else 0)
-        work["bytes"] += read
+        for name, value in counts.items():
+            work[name] = work[name] + value  # not in place, which tensors of inference mode forbid
 
     def measured(self) -> dict[str, Any]:
         """Counts of the step as plain numbers."""
