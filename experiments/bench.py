@@ -115,7 +115,6 @@ def plain_reward(work: Work, clock: Clock) -> Callable[..., list[float]]:
     tokenizer.padding_side = "left"
     if work.stage == 2:
         actor = AutoModelForCausalLM.from_pretrained(work.actor, dtype=work.dtype).eval().to(work.device)
-        actor.requires_grad_(False)
         clock.watch(actor)
 
     def refine(chats: list[Any]) -> list[str]:
