@@ -1,32 +1,47 @@
-"""Time a whole RL step of ours against a plain trl script: same weights, rows, samples, dtype and new tokens.
+"""Time whole RL steps of ours against a plain trl script: same weights, rows, samples, dtype and new tokens.
 
     python experiments/bench.py tiny
-    python experiments/bench.py qwen2.5-0.5b-lora --model FOLDER --prompts 4 --repeats 3
+    python experiments/bench.py qwen2.5-0.5b-lora --model FOLDER --prompts 4 --repeats 3 --threads 2
+    python experiments/bench.py tiny --stages 2 --share-prompts --set actor.batch_size=8
 
-Ours and the plain script take turns in one process. `ratio` is plain / ours, above 1 where ours is faster. The
-phases of a step are exclusive and include `rest`. Limits are measured in the same process. Without `--model`, the
-0.5B shape gets random weights and the tokenizer of `tiny`. The KL coefficient is the same on both sides.
+Each side is built once for a stage and makes one step that is not timed. Then the sides take turns in one process,
+with other rows each turn and the order swapped each turn. Both draw with the same seed in a turn. `ratio` is
+plain / ours of the medians, above 1 where ours is faster; `ratios` has each turn.
+
+`alike` is what both sides get. They differ in what the plain script leaves at trl's defaults: advantages are trl's
+(scaled by the group) against RLOO with whitening; the KL is in the loss against in the reward; refinements come
+from a bare `generate` of all prompts at once and grades from math-verify in line, against our actor and grader.
+Ours also checks weights and writes the rollout for the viewer. Gradient checkpointing is off on both sides.
+
+The seconds of the phases are exclusive; `named_share` is the part of the step that is not `rest`. Limits are
+measured in the same process. Shares of them count non-padding arithmetic alone, and for decoding the reading of
+the weights alone. `peak_bytes` is what a side holds and what memory grew by in its step. Without `--model`, the
+0.5B shape gets random weights and the tokenizer of `tiny`. Where the sides do not fit into memory together (full
+fine-tuning of 0.5B in float32 and 24 GiB), weights and moments of those that wait are in temporary files.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import gc
 import json
+import math
 import statistics
 import tempfile
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from importlib.resources import files
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from datasets import Dataset
 from math_verify import parse, verify
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, TrainerCallback
+from peft import LoraConfig
+from stepclock import TINY, UPDATE, Clock, Side, attach, machine_limits, random_weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from critique_rl import Stage1Config, Stage1Trainer, Stage2Config, Stage2Trainer, TransformersActor
@@ -37,137 +52,93 @@ from critique_rl.tasks import load_task
 from critique_rl.types import Sampling
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bench"
-TINY = files("critique_rl") / "assets" / "tiny"
 SHAPES = ("tiny", "qwen2.5-0.5b-lora", "qwen2.5-0.5b-full")
-LOGPS, UPDATE = "old and reference log-probabilities", "forward and backward"
+COLUMNS = {"question", "response", "answer", "kind", "response_correct"}
+QWEN = {
+    **{"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "vocab_size": 151936},
+    **{"num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True},
+}
 
 
-class Clock:
-    """Exclusive time of each phase of a step, and the token positions that its forwards compute."""
+@dataclass(frozen=True)
+class Work:
+    """A step that both sides make, and settings of ours alone.
 
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.positions: Counter[str] = Counter()  # with padding
-        self.tokens: Counter[str] = Counter()  # without
-        self.calls: Counter[str] = Counter()
-        self.stack, self.running, self.wall = ["rest"], False, 0.0
-        self.last = 0.0  # time of the last change of the phase
+    Attributes:
+        critic: Folder of the critic's start.
+        actor: Folder of the frozen actor.
+        stage: 1 or 2.
+        prompts: Prompts of a step.
+        k: Critiques of a prompt.
+        new_tokens: Most new tokens of a critique, and of a refinement.
+        rl_steps: Steps of one call of `train`.
+        lora: Train an adapter.
+        dtype: Type of all weights.
+        settings: Options of our configuration; those that start with `actor.` are of our actor.
+    """
 
-    def charge(self) -> None:
-        """Add the time since the last change to the current phase."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        if self.running:
-            self.seconds[self.stack[-1]] += now - self.last
-        self.last = now
+    critic: str
+    actor: str
+    prompt_set: str = "compact"
+    stage: int = 2
+    prompts: int = 4
+    k: int = 4
+    new_tokens: int = 48
+    rl_steps: int = 1
+    lora: bool = False
+    dtype: str = "float32"
+    device: str = "cpu"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def start(self) -> None:
-        """Begin the step."""
-        self.charge()
-        self.running, self.began = True, self.last
+    def alike(self) -> dict[str, Any]:
+        """Options of both trainers, in trl's words."""
+        batch = self.prompts * self.k
+        micro = math.gcd(batch, 8)
+        return {
+            **{"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // micro},
+            **{"generation_batch_size": batch, "num_generations": self.k, "num_iterations": 1},
+            **{"max_completion_length": self.new_tokens, "temperature": 0.7},
+            **{"learning_rate": 1e-6, "beta": 0.01, "seed": 0, "shuffle_dataset": False},
+            **{"bf16": False, "use_cpu": self.device == "cpu", "gradient_checkpointing": False},
+            **{"logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True},
+            **{"dataloader_pin_memory": False, "model_init_kwargs": {"dtype": self.dtype}},
+        }
 
-    def stop(self) -> None:
-        """End the step."""
-        self.charge()
-        self.running, self.wall = False, self.last - self.began
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Charge the time within to `name`."""
-        self.charge()
-        self.stack.append(name)
-        try:
-            yield
-        finally:
-            self.charge()
-            self.stack.pop()
-
-    def timed(self, owner: Any, method: str, name: str, *, without_gradient: bool = False) -> None:
-        """Charge the calls of a method of this one object to a phase."""
-        inner: Callable[..., Any] = getattr(owner, method)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if without_gradient and torch.is_grad_enabled():
-                return inner(*args, **kwargs)
-            with self.phase(name):
-                return inner(*args, **kwargs)
-
-        setattr(owner, method, call)
-
-    def watch(self, model: Any) -> None:
-        """Count the positions of each forward, and tell prefill from decoding by their number."""
-
-        def before(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-            mask, name = kwargs.get("attention_mask"), self.stack[-1]
-            if name.endswith(("prefill", "decode")):
-                self.charge()
-                name = f"{name.split()[0]} {'prefill' if ids.shape[1] > 1 else 'decode'}"
-                self.stack[-1] = name
-            self.calls[name] += 1
-            self.positions[name] += ids.numel()
-            self.tokens[name] += ids.numel()
-            if mask is not None and mask.dim() == 2:  # without padding
-                self.tokens[name] += int(mask[:, -ids.shape[1] :].sum()) - ids.numel()
-
-        model.register_forward_pre_hook(before, with_kwargs=True)
-        if isinstance(
-            model, PeftModel
-        ):  # whose `generate` calls the base, and whose `forward` passes its hooks
-            model.get_base_model().register_forward_pre_hook(before, with_kwargs=True)
+    def adapter(self) -> LoraConfig | None:
+        """Adapter of both trainers."""
+        return LoraConfig(r=16, target_modules="all-linear") if self.lora else None
 
 
-class Steps(TrainerCallback):
-    """Starts and stops the clock, and charges the optimizer."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Begin the step."""
-        self.clock.start()
-
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Enter the optimizer."""
-        self.clock.charge()
-        self.clock.stack.append("optimizer")
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Leave the optimizer."""
-        self.clock.charge()
-        self.clock.stack.pop()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """End the step."""
-        self.clock.stop()
-
-
-def plain_reward(given: argparse.Namespace, clock: Clock, stage: int) -> Callable[..., list[float]]:
+def plain_reward(work: Work, clock: Clock) -> Callable[..., list[float]]:
     """Reward function of the plain script: `generate` of the frozen model and math-verify, in line."""
-    prompts, tokenizer = prompt_set(given.prompt_set), AutoTokenizer.from_pretrained(given.actor)
+    prompts, tokenizer = prompt_set(work.prompt_set), AutoTokenizer.from_pretrained(work.actor)
     tokenizer.padding_side = "left"
-    if stage == 2:
-        actor = AutoModelForCausalLM.from_pretrained(given.actor, dtype=given.dtype).eval().to(given.device)
+    if work.stage == 2:
+        actor = AutoModelForCausalLM.from_pretrained(work.actor, dtype=work.dtype).eval().to(work.device)
         clock.watch(actor)
+
+    def refine(chats: list[Any]) -> list[str]:
+        end = "continue_final_message" if chats[0][-1]["role"] == "assistant" else "add_generation_prompt"
+        options: dict[str, Any] = {"tokenize": False, end: True}
+        texts = [tokenizer.apply_chat_template(chat, **options) for chat in chats]
+        encoded = tokenizer(texts, return_tensors="pt", padding=True).to(work.device)
+        encoded.pop("token_type_ids", None)
+        ids = actor.generate(**encoded, max_new_tokens=work.new_tokens, do_sample=False)
+        replies = ids[:, encoded.input_ids.shape[1] :]
+        clock.wrote("refinements", (replies != tokenizer.pad_token_id).sum(1).tolist())
+        decoded: list[str] = tokenizer.batch_decode(replies, skip_special_tokens=True)
+        return decoded
 
     def reward(completions: Any, question: Any, response: Any, answer: Any, **columns: Any) -> list[float]:
         critiques = [c[0]["content"] for c in completions]
         truths = columns["response_correct"]
         said = [0.2 * (("answer: Correct" in c) == o) for c, o in zip(critiques, truths, strict=True)]
-        if stage == 1:
+        if work.stage == 1:
             return said
-        texts = []
-        for q, y, c in zip(question, response, critiques, strict=True):
-            chat: Any = prompts.refinement_prompt(q, y, c)
-            end = "continue_final_message" if chat[-1]["role"] == "assistant" else "add_generation_prompt"
-            options: dict[str, Any] = {end: True}
-            texts.append(tokenizer.apply_chat_template(chat, tokenize=False, **options))
-        with clock.phase("refine prefill"), torch.inference_mode():
-            encoded = tokenizer(texts, return_tensors="pt", padding=True).to(given.device)
-            encoded.pop("token_type_ids", None)
-            ids = actor.generate(**encoded, max_new_tokens=given.new_tokens, do_sample=False)
-            refined = tokenizer.batch_decode(ids[:, encoded.input_ids.shape[1] :], skip_special_tokens=True)
+        rows = zip(question, response, critiques, strict=True)
+        with clock.phase("refine texts"), torch.inference_mode():
+            refined = refine([prompts.refinement_prompt(*row) for row in rows])
+        clock.grades(zip(answer, refined, strict=True))
         with clock.phase("grade"):
             right = [float(verify(parse(a), parse(r))) for a, r in zip(answer, refined, strict=True)]
         return [a + b for a, b in zip(right, said, strict=True)]
@@ -175,194 +146,248 @@ def plain_reward(given: argparse.Namespace, clock: Clock, stage: int) -> Callabl
     return reward
 
 
-def build(side: str, stage: int, given: argparse.Namespace, rows: Dataset, clock: Clock, output: str) -> Any:
-    """Trainer of one side, one RL step long, with its timers."""
-    batch = given.prompts * 4
-    own = {"prompts": given.prompt_set, "rl_steps": 1}
-    length = {"refinement_max_tokens": given.new_tokens} if stage == 2 else {}
-    settings: dict[str, Any] = {
-        **{"output_dir": output, "per_device_train_batch_size": min(batch, 8), "num_generations": 4},
-        **{"generation_batch_size": batch, "gradient_accumulation_steps": batch // min(batch, 8)},
-        **{"max_completion_length": given.new_tokens, "learning_rate": 1e-6, "beta": 0.01},
-        **{"num_iterations": 1, "temperature": 0.7, "bf16": False, "use_cpu": given.device == "cpu"},
-        **{"gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True, "seed": 0},
-        **{"dataloader_pin_memory": False, "model_init_kwargs": {"dtype": given.dtype}},
-        **{"save_strategy": "no"},
-    }
-    lora = LoraConfig(r=16, target_modules="all-linear") if given.shape.endswith("lora") else None
-    trainer: Any
-    if side == "ours" and stage == 1:
-        trainer = Stage1Trainer(
-            given.critic, args=Stage1Config(**settings, **own), train_dataset=rows, peft_config=lora
-        )
-    elif side == "ours":
-        actor = TransformersActor(given.actor, dtype=getattr(torch, given.dtype))
-        clock.watch(actor._model)
-        clock.timed(actor, "generate", "refine prefill")
-        args = Stage2Config(**settings, **own, **length)
-        trainer = Stage2Trainer(given.critic, actor, args, train_dataset=rows, peft_config=lora)
-        clock.timed(trainer.reward_funcs[0], "grade", "grade")
-    else:
-        critique = prompt_set(given.prompt_set).critique_prompt
-        data = [{**row, "prompt": critique(row["question"], row["response"])} for row in rows]
-        reward: Any = plain_reward(given, clock, stage)
-        trainer = GRPOTrainer(
-            given.critic,
-            reward_funcs=reward,
-            args=GRPOConfig(**settings, max_steps=1),
-            train_dataset=Dataset.from_list(data),
-            peft_config=lora,
-        )
-    clock.watch(trainer.model)
-    if getattr(trainer, "ref_model", None) is not None:
-        clock.watch(trainer.ref_model)
-    clock.timed(trainer, "_generate", "critique prefill")
-    clock.timed(trainer, "_get_per_token_logps_and_entropies", LOGPS, without_gradient=True)
-    clock.timed(trainer, "training_step", UPDATE)
-    clock.timed(trainer, "_prepare_inputs", "rest")
-    trainer.add_callback(Steps(clock))
+def plain(work: Work, rows: Dataset, output: str, clock: Clock) -> Any:
+    """Trainer of a plain script."""
+    critique = prompt_set(work.prompt_set).critique_prompt
+    data = [{**row, "prompt": critique(row["question"], row["response"])} for row in rows]
+    reward: Any = plain_reward(work, clock)
+    trainer = GRPOTrainer(
+        work.critic,
+        reward_funcs=reward,
+        args=GRPOConfig(output_dir=output, max_steps=work.rl_steps, **work.alike()),
+        train_dataset=Dataset.from_list(data),
+        peft_config=work.adapter(),
+    )
+    attach(clock, trainer)
     return trainer
 
 
-def one_step(side: str, stage: int, given: argparse.Namespace, rows: Dataset) -> dict[str, Any]:
-    """Seconds, phases, padding and peak memory of one step."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts anew
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = build(side, stage, given, rows, clock, folder)
-        weights = sum(p.numel() for p in trainer.model.parameters())
-        trainer.train()
-    limits, shares = given.limits, {}
-    for name, seconds in clock.seconds.items():
-        if not clock.calls[name] or not seconds:
-            continue
+def ours(work: Work, rows: Dataset, output: str, clock: Clock) -> Any:
+    """Trainer of this project."""
+    options: dict[str, Any] = {**work.alike(), "prompts": work.prompt_set, "rl_steps": work.rl_steps}
+    options |= {k: v for k, v in work.settings.items() if not k.startswith("actor.")}
+    data: dict[str, Any] = {"train_dataset": rows, "peft_config": work.adapter()}
+    if work.stage == 1:
+        trainer: Any = Stage1Trainer(work.critic, args=Stage1Config(output_dir=output, **options), **data)
+        attach(clock, trainer)
+        return trainer
+    of_actor = {k.removeprefix("actor."): v for k, v in work.settings.items() if k.startswith("actor.")}
+    actor = TransformersActor(work.actor, dtype=getattr(torch, work.dtype), device=work.device, **of_actor)
+    args = Stage2Config(output_dir=output, refinement_max_tokens=work.new_tokens, **options)
+    trainer = Stage2Trainer(work.critic, actor, args, **data)
+    attach(clock, trainer)
+    clock.watch(actor._model)
+    clock.timed(
+        actor,
+        "generate",
+        "refine texts",
+        then=lambda said, _: clock.wrote("refinements", [g.completion_tokens for g in said]),
+    )
+    clock.timed(
+        trainer.reward_funcs[0],
+        "grade",
+        "grade",
+        then=lambda _, asked: clock.grades((item["gold"], item["reply"] or "") for item in asked[0]),
+    )
+    return trainer
+
+
+def summary(turns: Sequence[Mapping[str, Any]], work: Work, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Times of the turns of one side, and sums over them."""
+    times = [turn["seconds"] for turn in turns]
+    phases: defaultdict[str, float] = defaultdict(float)
+    counts: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for turn in turns:
+        for name, seconds in turn["phases"].items():
+            phases[name] += seconds
+        for name, values in turn["work"].items():
+            for key, value in values.items():
+                counts[name][key] += value
+    # A backward pass through frozen weights needs the gradients of the inputs alone.
+    passes = {UPDATE: 2 if work.lora else 3}
+    flop, shares = limits["flop_per_second"][work.dtype], {}
+    for name, of_phase in counts.items():
         if name.endswith("decode"):
-            read = weights * getattr(torch, given.dtype).itemsize * clock.calls[name]
-            shares[name] = read / seconds / limits["bytes_per_second"]
-        else:  # a backward pass through frozen weights needs the gradients of the inputs alone
-            passes = 1 if name != UPDATE else 2 if given.shape.endswith("lora") else 3
-            flop = 2 * passes * weights * clock.tokens[name]
-            shares[name] = flop / seconds / limits["flop_per_second"]
+            shares[name] = of_phase["bytes"] / phases[name] / limits["bytes_per_second"]
+        else:
+            shares[name] = passes.get(name, 1) * of_phase["flop"] / phases[name] / flop
+    texts: dict[str, Any] = {}
+    for name in turns[0]["texts"]:
+        texts[name] = {key: sum(turn["texts"][name][key] for turn in turns) for key in ("rows", "tokens")}
+    total = {key: sum(of_phase[key] for of_phase in counts.values()) for key in ("tokens", "positions")}
     return {
-        **{"seconds": clock.wall, "phases": dict(clock.seconds), "share_of_limit": shares},
-        "coverage": sum(clock.seconds.values()) / clock.wall,
-        "non_padding": sum(clock.tokens.values()) / sum(clock.positions.values()),
-        "peak_bytes": peak_bytes(),
+        **{"best": min(times), "median": statistics.median(times), "worst": max(times), "all": times},
+        "named_share": 1 - phases["rest"] / sum(times),
+        "phases": {name: seconds / len(turns) for name, seconds in phases.items()},
+        "share_of_limit": shares,
+        "non_padding": total["tokens"] / total["positions"],
+        "positions": {name: int(of_phase["positions"]) for name, of_phase in counts.items()},
+        "texts": texts,
+        "graded": {key: sum(turn["graded"][key] for turn in turns) for key in turns[0]["graded"]},
+        "held_bytes": max(turn["held_bytes"] for turn in turns),
+        "peak_bytes": max((turn["peak_bytes"] or 0) for turn in turns) or None,
     }
 
 
-def peak_bytes() -> int | None:
-    """Most memory held since the step began: of the GPU, else resident; None where the system does not say."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    return None
+def compare(given: argparse.Namespace, work: Work, rows: Dataset) -> dict[str, Any]:
+    """Both sides in turn, after a turn of each that is not timed."""
+    wanted = {"plain": (plain, work), "ours": (ours, work)}
+    if given.plain_dtype not in (None, work.dtype):
+        wanted[f"plain_{given.plain_dtype}"] = (plain, replace(work, dtype=given.plain_dtype))
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
+    sizes = {name: getattr(torch, own.dtype).itemsize for name, (_, own) in wanted.items()}
+    park = given.park
+    with tempfile.TemporaryDirectory() as folder:
+        sides: dict[str, Side] = {}
+        for name, (build, own) in wanted.items():
+            sides[name] = Side(partial(build, own), rows, Path(folder) / name)
+            if len(sides) == 1 and work.device == "cpu":
+                together = sides[name].needs() * sum(sizes.values()) / sizes[name]
+                park |= together > 0.8 * psutil.virtual_memory().total
+            if park:
+                sides[name].sleep()
+        for turn in range(given.repeats + 1):
+            order = list(sides.items())
+            for name, side in reversed(order) if turn % 2 else order:
+                done = side.turn(range(turn * work.prompts, (turn + 1) * work.prompts))
+                if park:
+                    side.sleep()
+                if turn:
+                    turns[name].append(done)
+        moved = {name: side.moved for name, side in sides.items()}
+    made = {
+        name: {**summary(turns[name], own, given.limits), "weights_moved": moved[name]}
+        for name, (_, own) in wanted.items()
+    }
+    result: dict[str, Any] = ratios(made["plain"], made["ours"])
+    for name in list(made)[2:]:
+        result[f"to_{name}"] = ratios(made[name], made["ours"])
+    return {**result, **made, "on_disk_between_turns": park}
 
 
-def measured_limits(given: argparse.Namespace) -> dict[str, float]:
-    """Best matmul of the dtype, FLOP/s, and best read of memory, bytes/s."""
-    a = torch.randn(1024, 1024, device=given.device).to(getattr(torch, given.dtype))
-    big = torch.ones(1 << 26, device=given.device)
-
-    def best(work: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(8):
-            began = time.perf_counter()
-            work()
-            if given.device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        return min(times)
-
+def ratios(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Times of the plain side over times of ours, and its texts over ours."""
+    shared = [name for name in theirs["phases"] if own["phases"].get(name)]
+    tokens = {name: theirs["texts"][name]["tokens"] / said["tokens"] for name, said in own["texts"].items()}
     return {
-        "flop_per_second": 2 * 1024**3 / best(lambda: a @ a),
-        "bytes_per_second": big.nbytes / best(big.sum),
+        "ratio": theirs["median"] / own["median"],
+        "ratio_of_best": theirs["best"] / own["best"],  # other work on the machine moves it least
+        "ratios": [a / b for a, b in zip(theirs["all"], own["all"], strict=True)],
+        "ratio_of_phases": {name: theirs["phases"][name] / own["phases"][name] for name in shared},
+        "ratio_of_tokens": tokens,
     }
 
 
-def compare(stage: int, given: argparse.Namespace, rows: Dataset) -> dict[str, Any]:
-    """Both sides in turn; the first turn warms up where more than one was asked for."""
-    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
-    for turn in range(given.repeats + (given.repeats > 1)):
-        for side, done in runs.items():
-            step = one_step(side, stage, given, rows)
-            if turn or given.repeats == 1:
-                done.append(step)
-    summary: dict[str, Any] = {}
-    for side, done in runs.items():
-        times = [step["seconds"] for step in done]
-        spread = {"best": min(times), "median": statistics.median(times), "worst": max(times)}
-        summary[side] = {**spread, **min(done, key=lambda step: step["seconds"]), "all": times}
-    plain, ours = summary["plain"]["phases"], summary["ours"]["phases"]
-    ratios = {name: plain[name] / ours[name] for name in plain if ours.get(name)}
-    ratio = summary["plain"]["median"] / summary["ours"]["median"]
-    of_best = summary["plain"]["best"] / summary["ours"]["best"]  # other work on the machine moves it least
-    return {"ratio": ratio, "ratio_of_best": of_best, "ratio_of_phases": ratios, **summary}
+def some_rows(count: int, file: Path | None = None) -> Dataset:
+    """Rows of a file, or some of `tiny`.
+
+    Raises:
+        SystemExit: There are fewer, or a row of the file lacks a column.
+    """
+    if file is None:
+        problems = load_task("modular_chain", split="train", size=2000)[: max(32, 3 * count)]
+        sampling = Sampling(max_tokens=24)
+        tiny, compact = TransformersActor(str(TINY / "actor")), prompt_set("compact")
+        rows = collect_pool(problems, tiny, compact, samples=1, sampling=sampling, seed=0)
+    else:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for number, row in enumerate(content):
+            if missing := COLUMNS - row.keys():
+                raise SystemExit(f"{file}, row {number}: {', '.join(sorted(missing))} missing.")
+        rows = Dataset.from_list(content)
+    if len(rows) < count:
+        raise SystemExit(f"{count} rows are needed, {len(rows)} are there: fewer --prompts or --repeats.")
+    return rows.select_columns(sorted(COLUMNS)).select(range(count))
 
 
-def prepare(given: argparse.Namespace, folder: str) -> Dataset:
-    """Set models and prompts of the shape, and return the rows."""
-    tiny, compact = TransformersActor(str(TINY / "actor")), prompt_set("compact")
-    problems = load_task("modular_chain", split="train", size=2000)[: given.prompts]
-    rows = collect_pool(problems, tiny, compact, samples=1, sampling=Sampling(max_tokens=24), seed=0)
-    given.prompt_set = "compact" if given.shape == "tiny" else "paper"
-    given.critic, given.actor = str(TINY / "sft"), str(TINY / "actor")
-    if given.shape != "tiny":
-        given.critic = given.actor = given.model or random_weights(folder)
-    return rows
+def setting(text: str) -> tuple[str, Any]:
+    """Name and value of `NAME=VALUE`; the value is JSON, or else text."""
+    name, equals, value = text.partition("=")
+    known = {f.name for f in fields(Stage2Config)}
+    if not equals or (name not in known and not name.startswith("actor.")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE of an option of Stage2Config or actor.")
+    if name in Work("", "").alike() or name in ("prompts", "rl_steps", "refinement_max_tokens"):
+        raise argparse.ArgumentTypeError(f"{name} is the same on both sides.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
-def random_weights(folder: str) -> str:
-    """Write Qwen2.5-0.5B's shape with random weights, and the tokenizer of `tiny`."""
-    shape: dict[str, Any] = {
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "vocab_size": 151936,
-    }
-    heads: dict[str, Any] = {"num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True}
-    tokenizer = AutoTokenizer.from_pretrained(str(TINY / "actor"))
-    ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    AutoModelForCausalLM.from_config(Qwen2Config(**shape, **heads, **ends)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("shape", choices=SHAPES)
+    add("--model", help="checkpoint folder with real weights of Qwen2.5-0.5B")
+    add("--rows", type=Path, help="JSON list of rows with " + ", ".join(sorted(COLUMNS)))
+    add("--stages", type=int, nargs="+", choices=(1, 2), default=[1, 2])
+    add("--prompts", type=int, default=4, help="prompts of a step")
+    add("--k", type=int, default=4, help="critiques of a prompt")
+    add("--new-tokens", type=int, default=48, help="most new tokens of a critique, of a refinement")
+    add("--repeats", type=int, default=5, help="timed steps of each side")
+    add("--threads", type=int, default=1)
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--plain-dtype", choices=("float32", "bfloat16"), help="one more plain side, of this dtype")
+    add("--set", type=setting, action="append", default=[], help="option of ours alone, NAME=VALUE")
+    add("--share-prompts", action=argparse.BooleanOptionalAction, help="the same as --set share_prompts=...")
+    add("--park", action="store_true", help="sides wait on disk; by itself where memory is short")
+    add("--output", type=Path, help="result file")
+    given = parser.parse_args()
+    given.set = dict(given.set)
+    if given.share_prompts is not None:
+        given.set["share_prompts"] = given.share_prompts
+    return given
 
 
 def main() -> None:
     """Run one shape, print its ratios and write its result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("--model", help="checkpoint folder with real weights of Qwen2.5-0.5B")
-    parser.add_argument("--prompts", type=int, default=4, help="prompts of a step, with 4 critiques each")
-    parser.add_argument(
-        "--new-tokens", type=int, default=48, help="new tokens of a critique, of a refinement"
-    )
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each side")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--output", type=Path, help="result file")
-    given = parser.parse_args()
+    given = arguments()
     torch.set_num_threads(given.threads)
-    given.device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = {name: str(v) for name, v in vars(given).items() if name not in ("output", "model")}
-    config["weights"] = "real" if given.model or given.shape == "tiny" else "random"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtypes = {given.dtype, given.plain_dtype or given.dtype}
+    given.limits = machine_limits(device, sorted(dtypes))
+    rows = some_rows((given.repeats + 1) * given.prompts, given.rows)
+    options: dict[str, Any] = {"prompts": given.prompts, "k": given.k, "new_tokens": given.new_tokens}
+    options |= {"dtype": given.dtype, "device": device, "settings": given.set}
+    stages: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        rows = prepare(given, folder)
-        given.limits = measured_limits(given)
-        stages = {f"stage{stage}": compare(stage, given, rows) for stage in (1, 2)}
-    facts = {"dtype": given.dtype, "device": given.device, "limits": given.limits}
-    content = {"config": config, **origin(), **facts, **stages}
+        work = Work(str(TINY / "sft"), str(TINY / "actor"), **options)
+        if given.shape != "tiny":
+            weights = given.model or random_weights(folder, **QWEN)
+            work = Work(weights, weights, "paper", lora=given.shape.endswith("lora"), **options)
+        for stage in given.stages:
+            stages[f"stage{stage}"] = compare(given, replace(work, stage=stage), rows)
+            gc.collect()  # the sides are in circles of references
+    config = {
+        **{"shape": given.shape, "repeats": given.repeats, "threads": given.threads, "lora": work.lora},
+        **{"weights": "real" if given.model or given.shape == "tiny" else "random"},
+        **{"rows": "given" if given.rows else "tiny", "prompt_set": work.prompt_set},
+        **{"alike": work.alike(), "refinement_max_tokens": work.new_tokens, "ours": given.set},
+    }
+    facts = {"dtype": given.dtype, "plain_dtype": given.plain_dtype, "device": device, "limits": given.limits}
     output = given.output or RESULTS / f"{given.shape}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
+    content = {"config": config, **origin(), **facts, **stages}
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    for name, stage in stages.items():
-        print(f"{name}: plain / ours {stage['ratio']:.2f}", stage["ratio_of_phases"])
+    for name, result in stages.items():
+        show(name, result)
+
+
+def show(stage: str, result: Mapping[str, Any]) -> None:
+    """Print the ratios of a stage, and the phases of both sides."""
+    print(f"{stage}: plain / ours {result['ratio']:.2f}, each turn {[round(r, 2) for r in result['ratios']]}")
+    for name in [key for key in result if key.startswith("to_")]:
+        print(f"{stage}: {name[3:]} / ours {result[name]['ratio']:.2f}")
+    sides = {side: result[side] for side in ("plain", "ours")}
+    for name in sorted({name for side in sides.values() for name in side["phases"]}):
+        seconds = [f"{side['phases'].get(name, 0.0):9.3f} s" for side in sides.values()]
+        limits = [f"{100 * side['share_of_limit'].get(name, math.nan):5.1f} %" for side in sides.values()]
+        print(f"  {name:36} plain {seconds[0]} {limits[0]}   ours {seconds[1]} {limits[1]}")
+    for name, side in sides.items():
+        print(
+            f"  {name}: named {side['named_share']:.3f}, non-padding {side['non_padding']:.3f}, {side['texts']}"
+        )
 
 
 if __name__ == "__main__":

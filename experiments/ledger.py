@@ -38,7 +38,9 @@ of another model or data set, that stands beside it. Intervals are not corrected
 those about a difference of 0, one in forty holds by chance.
 
 Time has no claim here: `python experiments/bench.py tiny` compares a whole RL step with a plain trl script and
-writes `results/bench/tiny.json`; `qwen2.5-0.5b-lora` and `qwen2.5-0.5b-full` take `--model FOLDER`.
+writes `results/bench/tiny.json`; `qwen2.5-0.5b-lora` and `qwen2.5-0.5b-full` take `--model FOLDER`. Both sides get
+the same work, and the result holds the tokens that each wrote. `python experiments/growth.py` times our step
+against its sizes, memory over 300 steps and a start, in `results/bench/growth.json` and a picture beside it.
 """
 
 
