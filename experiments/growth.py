@@ -171,14 +171,15 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     figure, axes = panels(2, 3, (13, 7))
     colour = colours(shapes)
     for axis, name in zip(axes, names, strict=False):
-        for shape, curves in shapes.items():
-            if name in curves:
-                found = curves[name]
-                label = dict(color=colour[shape], label=shape, marker="o")
-                axis.plot(found["x"], found["seconds"], **label)
-                note = f" {found['exponent']:.2f}"
-                axis.annotate(note, (found["x"][-1], found["seconds"][-1]), color=colour[shape])
+        drawn = {shape: curves[name] for shape, curves in shapes.items() if name in curves}
+        axis.set_visible(bool(drawn))
         axis.set(xscale="log", yscale="log", xlabel=AXES[name], ylabel="seconds of a step")
+        for shape, found in drawn.items():
+            xs, seconds = found["x"], found["seconds"]
+            axis.plot(xs, seconds, color=colour[shape], label=shape, marker="o")
+            axis.annotate(f" {found['exponent']:.2f}", (xs[-1], seconds[-1]), color=colour[shape])
+            axis.set_xticks(xs, [f"{x:.3g}" for x in xs])
+            axis.set_xticks([], minor=True)
     found = content["memory"]
     every = max(1, found["steps"] // 100)
     megabytes = [value / 2**20 for value in found["some"]]

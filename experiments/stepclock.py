@@ -281,7 +281,8 @@ class Side:
             RuntimeError: The optimizer or trl's buffer of micro-batches did not go on from the turn before.
         """
         for name, tensors in self.asleep.items():
-            for tensor, data in zip(tensors, torch.load(self.folder / f"{name}.pt"), strict=True):
+            saved = torch.load(self.folder / f"{name}.pt", weights_only=True)
+            for tensor, data in zip(tensors, saved, strict=True):
                 tensor.data = data
         self.asleep = {}
         trainer, args = self.trainer, self.trainer.args
