@@ -1,7 +1,7 @@
 """Time whole RL steps of ours against a plain trl script: same weights, rows, samples, dtype and new tokens.
 
     python experiments/bench.py tiny
-    python experiments/bench.py qwen2.5-0.5b-lora --model FOLDER --prompts 4 --repeats 3 --threads 2
+    python experiments/bench.py qwen2.5-0.5b-lora --model FOLDER --dtype bfloat16 --repeats 3 --threads 2
     python experiments/bench.py tiny --stages 2 --share-prompts --set actor.batch_size=8
 
 Each side is built once for a stage and makes one step that is not timed. Then the sides take turns in one process,
@@ -52,7 +52,12 @@ from critique_rl.tasks import load_task
 from critique_rl.types import Sampling
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bench"
-SHAPES = ("tiny", "qwen2.5-0.5b-lora", "qwen2.5-0.5b-full")
+SMALL, LARGE = (
+    {"prompts": 32, "new_tokens": 48, "micro_batch": 64},
+    {"prompts": 4, "new_tokens": 96, "micro_batch": 8},
+)
+SHAPES = {"tiny": SMALL, "qwen2.5-0.5b-lora": LARGE, "qwen2.5-0.5b-full": LARGE}
+"""Sizes of a step; those of `tiny` are the embedded default's."""
 COLUMNS = {"question", "response", "answer", "kind", "response_correct"}
 QWEN = {
     **{"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "vocab_size": 151936},
@@ -71,6 +76,7 @@ class Work:
         prompts: Prompts of a step.
         k: Critiques of a prompt.
         new_tokens: Most new tokens of a critique, and of a refinement.
+        micro_batch: Most critiques of a forward and backward pass.
         rl_steps: Steps of one call of `train`.
         lora: Train an adapter.
         dtype: Type of all weights.
@@ -84,6 +90,7 @@ class Work:
     prompts: int = 4
     k: int = 4
     new_tokens: int = 48
+    micro_batch: int = 8
     rl_steps: int = 1
     lora: bool = False
     dtype: str = "float32"
@@ -93,7 +100,7 @@ class Work:
     def alike(self) -> dict[str, Any]:
         """Options of both trainers, in trl's words."""
         batch = self.prompts * self.k
-        micro = math.gcd(batch, 8)
+        micro = math.gcd(batch, self.micro_batch)
         return {
             **{"per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // micro},
             **{"generation_batch_size": batch, "num_generations": self.k, "num_iterations": 1},
@@ -322,9 +329,10 @@ def arguments() -> argparse.Namespace:
     add("--model", help="checkpoint folder with real weights of Qwen2.5-0.5B")
     add("--rows", type=Path, help="JSON list of rows with " + ", ".join(sorted(COLUMNS)))
     add("--stages", type=int, nargs="+", choices=(1, 2), default=[1, 2])
-    add("--prompts", type=int, default=4, help="prompts of a step")
+    add("--prompts", type=int, help="prompts of a step; 32 for tiny, 4 for others")
     add("--k", type=int, default=4, help="critiques of a prompt")
-    add("--new-tokens", type=int, default=48, help="most new tokens of a critique, of a refinement")
+    add("--new-tokens", type=int, help="most new tokens of a critique, of a refinement; 48 and 96")
+    add("--micro-batch", type=int, help="most critiques of a forward and backward pass; 64 and 8")
     add("--repeats", type=int, default=5, help="timed steps of each side")
     add("--threads", type=int, default=1)
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -335,6 +343,8 @@ def arguments() -> argparse.Namespace:
     add("--output", type=Path, help="result file")
     given = parser.parse_args()
     given.set = dict(given.set)
+    for name, value in SHAPES[given.shape].items():
+        setattr(given, name, getattr(given, name) or value)
     if given.share_prompts is not None:
         given.set["share_prompts"] = given.share_prompts
     return given
@@ -349,6 +359,7 @@ def main() -> None:
     given.limits = machine_limits(device, sorted(dtypes))
     rows = some_rows((given.repeats + 1) * given.prompts, given.rows)
     options: dict[str, Any] = {"prompts": given.prompts, "k": given.k, "new_tokens": given.new_tokens}
+    options |= {"micro_batch": given.micro_batch}
     options |= {"dtype": given.dtype, "device": device, "settings": given.set}
     stages: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -4,8 +4,8 @@
     python experiments/bench_actor.py --model FOLDER --rows FILE --dtype bfloat16 --new-tokens 96 --threads 2
 
 All get the same weights and the same chats: `--prompts` responses, with `--k` critiques of each, greedy. They take
-turns in one process, after a turn that is not timed. `ratio` is bare / ours of the medians, `gains` is ours without
-a piece over ours. `same_replies` is the share of replies that are those of the bare `generate`: in float32 all, in
+turns in one process, after a turn that is not timed. `ratio` is bare / ours of the medians; `gains` is ours less a
+piece over ours. `same_replies` is the share of replies that are those of the bare `generate`: in float32 all, in
 bfloat16 those that rounding leaves alone. Critiques are made up: `--words` words each. Writes
 `results/bench/refinements.json`.
 """
