@@ -31,10 +31,12 @@ PAGES = (
     "configuration.md",
     "scale.md",
     "metrics.md",
+    "performance.md",
     *(f"trainers/{name}.md" for name in ("common", "ppo", "stage1", "stage2", "pairwise")),
 )
 DOCS = Path(__file__).resolve().parent
 CONFIGS = DOCS.parent / "experiments" / "configs"
+BENCH = DOCS.parent / "experiments" / "results" / "bench"
 
 
 def main() -> None:
@@ -227,6 +229,93 @@ def metrics(group: str) -> str:
     )
 
 
+# -- speed ----------------------------------------------------------------------------------------------------
+
+SHAPES = ("tiny", "qwen2.5-0.5b-lora", "qwen2.5-0.5b-full")
+
+
+def measured(name: str) -> dict[str, Any] | None:
+    """A result file of the benchmarks; None if it was not run."""
+    path = BENCH / f"{name}.json"
+    content: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return content
+
+
+def speed() -> str:
+    """A row for each shape and stage: seconds of a step of both sides, and the ratio."""
+    rows = []
+    for name in SHAPES:
+        content = measured(name)
+        if content is None:
+            rows.append([f"`{name}`", "", "", "not run", "", "", "", ""])
+            continue
+        place = f"{content['versions']['device']}, commit {content['commit'][:7]}"
+        for stage in (key for key in content if key.startswith("stage")):
+            found = content[stage]
+            seconds = [f"{found[side]['median']:.2f}" for side in ("plain", "ours")]
+            spread = f"{min(found['ratios']):.2f} to {max(found['ratios']):.2f}"
+            others = [f"{key[9:]}: {found[key]['ratio']:.2f}" for key in found if key.startswith("to_plain_")]
+            facts = [*seconds, f"**{found['ratio']:.2f}**", f"{spread}, n = {len(found['ratios'])}"]
+            rows.append([f"`{name}`", stage, content["dtype"], *facts, "; ".join(others), place])
+    head = ["shape", "stage", "type", "plain, s", "ours, s", "ratio", "each turn", "to plain in", "device"]
+    return markdown_table(head, [row + [""] * (len(head) - len(row)) for row in rows], raw=True)
+
+
+def phases() -> str:
+    """A row for each phase of a Stage II step of the largest shape that was measured."""
+    content, name = next((c, n) for n in reversed(SHAPES) if (c := measured(n)) is not None)
+    found = content[list(key for key in content if key.startswith("stage"))[-1]]
+    rows = []
+    for phase, seconds in sorted(found["ours"]["phases"].items(), key=lambda item: -item[1]):
+        share = found["ours"]["share_of_limit"].get(phase)
+        theirs = found["plain"]["phases"].get(phase, 0.0)
+        ratio = f"{theirs / seconds:.2f}" if theirs and seconds else ""
+        limit = "" if share is None else f"{100 * share:.0f} %"
+        rows.append([phase, f"{theirs:.3f}", f"{seconds:.3f}", ratio, limit])
+    shown = markdown_table(
+        [f"phase, `{name}`", "plain, s", "ours, s", "ratio", "of the limit"], rows, raw=True
+    )
+    shares = [f"{side} {100 * found[side]['non_padding']:.0f} %" for side in ("plain", "ours")]
+    memory = [f"{side} {(found[side]['peak_bytes'] or 0) / 2**30:.2f} GiB" for side in ("plain", "ours")]
+    return f"{shown}\n\nPositions that are no padding: {', '.join(shares)}. Peak memory: {', '.join(memory)}."
+
+
+def refinements() -> str:
+    """The ratio to a bare generate, and what each piece of the decoding is worth."""
+    content = measured("refinements")
+    if content is None:
+        return "Not run."
+    rows = [[piece, f"{gain:.2f}"] for piece, gain in content["gains"].items()]
+    rows.insert(0, ["all of them, against a bare `generate`", f"**{content['ratio']:.2f}**"])
+    config, place = content["config"], content["versions"]["device"]
+    step = f"{config['prompts']} responses with {config['k']} critiques each, {config['dtype']}, {place}"
+    same = f"the same replies as `generate`: {100 * content['same_replies']:.0f} %"
+    return f"{markdown_table(['piece', 'gain'], rows, raw=True)}\n\n{step}; {same}."
+
+
+def growth() -> str:
+    """Exponents of the cost of a step, memory, and the start."""
+    content = measured("growth")
+    if content is None:
+        return "Not run."
+    names = {
+        "k": "critiques of a prompt",
+        "prompts": "prompts of a step",
+        "new_tokens": "tokens",
+        "pool": "pool",
+    }
+    head = ["shape", *(names[name] for name in names)]
+    rows = [
+        [f"`{shape}`", *(f"{curves[name]['exponent']:.2f}" for name in names)]
+        for shape, curves in content["shapes"].items()
+    ]
+    memory, start = content["memory"], content["start"]
+    facts = f"Memory of `tiny` over {memory['steps']} RL steps: {memory['bytes_per_step'] / 1024:+.1f} KiB a step."
+    begin = f"From the command to the first token: {start['first_token']:.1f} s."
+    said = "Exponent of the cost of a Stage II step: 1 is proportional, 0 is independent."
+    return f"{said}\n\n{markdown_table(head, rows, raw=True)}\n\n{facts} {begin}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "costs": costs,
@@ -237,6 +326,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "options-stage2": lambda: options(Stage2Config, CriticConfig, only=STAGE_2),
     "options-pairwise": lambda: options(PairwiseCriticConfig, CriticConfig),
     "options-pairwise-changed": lambda: changed(PairwiseCriticConfig, CriticConfig, "other trainers"),
+    "speed": speed,
+    "phases": phases,
+    "refinements": refinements,
+    "growth": growth,
     **{f"metrics-{group}": functools.partial(metrics, group) for group in GROUPS},
 }
 
