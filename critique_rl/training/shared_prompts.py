@@ -63,6 +63,8 @@ class SharedPromptTrainer(GRPOTrainer):
     eos_token_ids: Any
     _buffered_inputs: Any
     _tokenizer: Any
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
     shares_prompts = False
     shares_sampling = False
     sampled_logps: torch.Tensor | None = None
@@ -73,16 +75,18 @@ class SharedPromptTrainer(GRPOTrainer):
             return
         checkpointing, processes = bool(self.args.gradient_checkpointing), self.accelerator.num_processes
         passes = refusal(self.model, checkpointing=checkpointing, processes=processes)
-        sampling = refusal(self.model, checkpointing=False, processes=processes) or self._other_sampler()
+        sampling = decoding.refusal(self.model) or self._other_sampler()
         for what, reason in (("in passes", passes), ("in sampling", sampling)):
             if reason:
-                logger.warning("share_prompts: %s each row computes its prompt, because %s", what, reason)
+                logger.info("share_prompts: %s each row computes its prompt, because %s", what, reason)
         self.shares_prompts, self.shares_sampling = not passes, not sampling
 
     def _other_sampler(self) -> str:
         """Why `generate` of transformers, or vLLM, has to draw the critiques; empty if not."""
         if self.use_vllm or self.use_transformers_continuous_batching:
             return "another engine samples"
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return "the processes that share its weights have to make the same steps"
         args = self.args
         extra = set(args.generation_kwargs or ()) - {"temperature", "top_p"}
         extra |= {name for name in ("top_k", "min_p", "cache_implementation") if getattr(args, name)}
