@@ -34,6 +34,9 @@ from critique_rl.types import Conversation, Generation, Sampling, child_seed
 
 _VISION_TOKEN = re.compile(r"(image|video|vision|boi|eoi)\w*_token_(id|index)")
 
+_BATCH_TOKENS = 32_768
+"""Most tokens of a batch whose number of sequences is not given."""
+
 
 class TransformersActor:
     """A causal language model of `transformers` behind the `Actor` protocol.
@@ -59,7 +62,8 @@ class TransformersActor:
         tokenizer: Tokenizer, or its path. Required with a model in memory; by default loaded from `model`. A
             model with vision takes its processor, or the path of one; with a tokenizer it reads text only.
         gguf_file: Name of a GGUF file inside `model`.
-        batch_size: Most sequences generated at once.
+        batch_size: Most sequences generated at once; by default as many as have 32,768 tokens together, with
+            padding and `max_tokens` each.
         device: Device to load to; by default CUDA if there is one. A model in memory stays on its device.
         dtype: Type of the weights, such as `bfloat16`; `fastest` is bfloat16 where the device has it in
             hardware, else float32; `auto` is the checkpoint's. By default float32 on CPU, where bfloat16 makes
@@ -83,13 +87,13 @@ class TransformersActor:
         tokenizer: str | Path | PreTrainedTokenizerBase | ProcessorMixin | None = None,
         *,
         gguf_file: str | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         cache_size: int | None = None,
         progress: str | None = None,
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ActorError(f"batch_size must be at least 1, got {batch_size}")
         self._owned = isinstance(model, str | Path)
         self._model: Any  # `generate` comes from a mix-in that PEFT wrappers only forward to
@@ -133,8 +137,8 @@ class TransformersActor:
     @property
     def settings(self) -> dict[str, Any]:
         """What can change its texts besides the weights: batch size, type of the weights, device."""
-        model = self._model
-        return {"batch_size": self._batch_size, "dtype": str(model.dtype), "device": str(model.device)}
+        model, size = self._model, self._batch_size or f"{_BATCH_TOKENS} tokens"
+        return {"batch_size": size, "dtype": str(model.dtype), "device": str(model.device)}
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
         """Generate one reply per prompt, in order; see `Actor.generate`.
@@ -210,7 +214,7 @@ class TransformersActor:
     ) -> list[Generation]:
         """Generate for `indices`, longest prompts first: little padding, out of memory shows at once."""
         ordered = self._ordered(prompts, indices)
-        batches = [ordered[s : s + self._batch_size] for s in range(0, len(ordered), self._batch_size)]
+        batches = self._batches(ordered, [len(prompts[i].ids) + sampling.max_tokens for i in ordered])
         # For tqdm None means: no bar without a terminal.
         no_bar = None if self._progress is not None and len(batches) > 4 else True
         uses_left = Counter(image.digest for i in indices for image in prompts[i].images)
@@ -236,6 +240,21 @@ class TransformersActor:
                 self.sequences_generated += len(batch)
                 bar.update(len(batch))
         return [replies[i] for i in indices]
+
+    def _batches(self, ordered: list[int], lengths: list[int]) -> list[list[int]]:
+        """Cut into batches of `batch_size` sequences, or of a number of tokens with padding."""
+        if self._batch_size is not None:
+            size = self._batch_size
+            return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        batches: list[list[int]] = []
+        longest = 0
+        for index, length in zip(ordered, lengths, strict=True):
+            longest = max(longest, length)
+            if not batches or (len(batches[-1]) + 1) * longest > _BATCH_TOKENS:
+                batches.append([])
+                longest = length
+            batches[-1].append(index)
+        return batches
 
     def _ordered(self, prompts: Sequence[EncodedPrompt], indices: list[int]) -> list[int]:
         """The longest first; where a batch reads what its prompts share once, those that start alike together."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import json
 import random
 import shutil
@@ -39,7 +40,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from critique_rl.actors import ActorError, OpenAIActor, TransformersActor, make_actor
+from critique_rl.actors import ActorError, OpenAIActor, TransformersActor, make_actor, transformers_actor
 from critique_rl.actors import server as server_module
 from critique_rl.actors.base import GreedyCache
 from critique_rl.actors.sampler import SeededSampler
@@ -162,6 +163,28 @@ def test_greedy_replies_do_not_depend_on_the_batch_size(
 ) -> None:
     other = TransformersActor(model_dir, batch_size=batch_size)
     assert other.generate(varied_prompts(), GREEDY) == actor.generate(varied_prompts(), GREEDY)
+
+
+def test_a_batch_holds_a_number_of_tokens(
+    actor: TransformersActor, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, most = varied_prompts(), 500
+    expected = actor.generate(prompts, GREEDY)
+    monkeypatch.setattr(transformers_actor, "_BATCH_TOKENS", most)
+    batches: list[list[int]] = []
+    decode = transformers_actor.decode
+    monkeypatch.setattr(
+        transformers_actor,
+        "decode",
+        lambda model, ids, *args, **options: (
+            batches.append([len(row) for row in ids]) or decode(model, ids, *args, **options)
+        ),
+    )
+    assert TransformersActor(model_dir).generate(prompts, GREEDY) == expected
+    assert sum(map(len, batches)) == len(prompts) and max(map(len, batches)) > 1
+    assert all(len(rows) * (max(rows) + 24) <= most or len(rows) == 1 for rows in batches)
+    for rows, after in itertools.pairwise(batches):  # none could have been larger
+        assert (len(rows) + 1) * (max(*rows, after[0]) + 24) > most
 
 
 def test_equal_greedy_prompts_are_generated_once_and_remembered(actor: TransformersActor) -> None:

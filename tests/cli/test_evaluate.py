@@ -44,7 +44,7 @@ def test_two_models_are_measured_and_the_same_command_goes_on(
     assert measured["refinement_at_2"]["mean"] == pytest.approx(sum(second) / len(second))
     assert measured["pass_at_2"]["mean"] >= measured["pass_at_1"]["mean"]
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    used = {"batch_size": 64, "dtype": "torch.float32", "device": "cpu"}
+    used = {"batch_size": "32768 tokens", "dtype": "torch.float32", "device": "cpu"}
     assert report["models"] == {
         role: {"name": str(path), **used} for role, path in (("actor", actor_dir), ("critic", critic_dir))
     }
