@@ -204,16 +204,14 @@ class TestBegin:
         with serving(lambda body: chat_completion("7")) as server:
             reward = CritiqueReward(config(Stage1Config), OpenAIActor(server.url), grade_batch)
             reward.begin(self.CRITIQUES, self.columns(), step=0)
-            assert reward(self.CRITIQUES, **self.columns()) == [1.0, 0.0, 1.0, 0.0]
-            assert server.requests == []
+            assert reward._begun is None and server.requests == []
 
     def test_an_error_is_that_of_the_blocking_way_and_the_next_call_is_free_of_it(self, config: Make) -> None:
-        mended, refused = Event(), Event()
+        mended = Event()
 
         def answer(body: dict[str, Any]) -> Reply:
             if mended.is_set():
                 return chat_completion(follow_critique(body["messages"]))
-            refused.set()
             return Reply({"error": {"message": "no"}}, 400)
 
         with serving(answer) as server:
@@ -224,12 +222,23 @@ class TestBegin:
             with pytest.raises(ActorError) as begun:
                 reward(self.CRITIQUES, **self.columns())
             assert str(begun.value) == str(blocking.value)
-            refused.clear()
-            reward.begin(self.CRITIQUES, self.columns(), step=0)  # nobody takes its error
-            assert refused.wait(60)
             mended.set()
-            values = reward(self.CRITIQUES, **self.columns(step=1))
-        assert values == pytest.approx([1.2, 0.0, 1.2, 1.0])
+            assert reward(self.CRITIQUES, **self.columns()) == pytest.approx([1.2, 0.0, 1.2, 1.0])
+
+    def test_replies_to_another_request_are_not_taken(self, config: Make) -> None:
+        def answer(body: dict[str, Any]) -> Reply:
+            return chat_completion(f"The answer is {body['seed'] % 2 + 6}")
+
+        args = config(Stage2Config, refinement_temperature=1.0)
+        with serving(answer) as server:
+            actor = OpenAIActor(server.url)
+            expected = CritiqueReward(args, actor, grade_batch)(self.CRITIQUES, **self.columns(step=1))
+            seeds = {body["seed"] for body in server.requests}
+        with serving(answer) as server:
+            reward = CritiqueReward(args, OpenAIActor(server.url), grade_batch)
+            reward.begin(self.CRITIQUES, self.columns(), step=0)
+            assert reward(self.CRITIQUES, **self.columns(step=1)) == expected
+            assert seeds <= {body["seed"] for body in server.requests}
 
     @pytest.mark.processes
     @pytest.mark.parametrize("taken", [False, True], ids=["error before", "ctrl-c while waiting"])
