@@ -1,13 +1,16 @@
-"""The protocol of an actor, and the parts that all backends share: checks and the greedy cache."""
+"""The protocol of an actor, and the parts that all backends share: checks, the greedy cache, daemon threads."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from threading import Lock
-from typing import Protocol
+from concurrent.futures import Future
+from threading import Event, Lock, Thread
+from typing import Protocol, TypeVar
 
 from critique_rl.types import Conversation, Generation, Sampling, UserError
+
+Result = TypeVar("Result")
 
 
 class ActorError(UserError):
@@ -23,6 +26,9 @@ class Actor(Protocol):
         name: Name in results and logs: a path, a hub id, or the served model's name.
 
     An optional `identity`, a mapping of texts, says which model it is, whatever its path, see `identity`.
+
+    An optional `remote`, False where it is missing, says that the texts are written outside of this process.
+    Training then calls `generate` in another thread while this process computes.
     """
 
     name: str
@@ -106,3 +112,29 @@ class GreedyCache:
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)
         return [known[key] for key in keys]
+
+
+def in_daemon_threads(
+    jobs: Sequence[Callable[[], Result]], most: int, given_up: Event
+) -> list[Future[Result]]:
+    """Run jobs in at most so many threads, until they are done or given up; return their results to come.
+
+    The threads of an executor would keep the process from its end for as long as a server hangs.
+    """
+    futures: list[Future[Result]] = [Future() for _ in jobs]
+    queue, lock = iter(zip(futures, jobs, strict=True)), Lock()
+
+    def work() -> None:
+        while not given_up.is_set():
+            with lock:
+                future, job = next(queue, (None, None))
+            if future is None or job is None:
+                return
+            try:
+                future.set_result(job())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                future.set_exception(error)
+
+    for number in range(min(most, len(jobs))):
+        Thread(target=work, name=f"critique_rl-actor-{number}", daemon=True).start()
+    return futures

@@ -6,17 +6,17 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import cache, partial
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Any, Literal, get_args
 
 import openai
 from tqdm import tqdm
 
-from critique_rl.actors.base import ActorError, GreedyCache, check_request
+from critique_rl.actors.base import ActorError, GreedyCache, check_request, in_daemon_threads
 from critique_rl.actors.equal_samples import EqualSamples
 from critique_rl.actors.replies import (
     Reply,
@@ -82,6 +82,7 @@ class OpenAIActor:
 
     Attributes:
         name: The served model's name.
+        remote: True; see `Actor`.
         identity: What tells the served model from another: `served`, its name, and `root`, the weights that the
             server says it has loaded. Records remember it.
         sequences_generated: Sequences generated so far; cache hits and duplicates do not count.
@@ -90,6 +91,8 @@ class OpenAIActor:
     Raises:
         ActorError: An option is invalid, the server is down, or it does not serve the model (see `check`).
     """
+
+    remote = True
 
     def __init__(
         self,
@@ -231,7 +234,7 @@ class OpenAIActor:
         self._server.listen()
         try:
             jobs = [partial(self._one, requests[i], i, sampling, given_up) for i in indices]
-            futures = dict(zip(_start(jobs, self._concurrency, given_up), indices, strict=True))
+            futures = dict(zip(in_daemon_threads(jobs, self._concurrency, given_up), indices, strict=True))
             replies: dict[int, Generation] = {}
             pending: set[Future[Generation]] = set(futures)
             with tqdm(total=len(indices), desc=self._progress, disable=no_bar) as bar:
@@ -360,30 +363,6 @@ class _Unknown:
 
     def _words(self) -> str:
         return f"{'; '.join(f'{n} x {reason}' for reason, n in self._reasons.items())}; first {self._first}"
-
-
-def _start(jobs: Sequence[Callable[[], Generation]], most: int, given_up: Event) -> list[Future[Generation]]:
-    """Run jobs in at most so many threads, until they are done or given up.
-
-    The threads of an executor would keep the process from its end for as long as a server hangs.
-    """
-    futures: list[Future[Generation]] = [Future() for _ in jobs]
-    queue, lock = iter(zip(futures, jobs, strict=True)), Lock()
-
-    def work() -> None:
-        while not given_up.is_set():
-            with lock:
-                future, job = next(queue, (None, None))
-            if future is None or job is None:
-                return
-            try:
-                future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-                future.set_exception(error)
-
-    for number in range(min(most, len(jobs))):
-        Thread(target=work, name=f"critique_rl-actor-{number}", daemon=True).start()
-    return futures
 
 
 def _listed(body: bytes) -> dict[str, str | None]:

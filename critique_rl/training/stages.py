@@ -65,6 +65,7 @@ class CritiqueTrainer(CriticTrainer):
         if actor is None and (args.refinement_reward or args.response_source == "online"):
             raise UserError("this configuration asks an actor for text: pass `actor`.")
         self.actor, self.grader = actor, grader
+        self._rows: list[dict[str, Any]] = []  # of the rollout in progress
         self._prompts = prompt_set(args.prompts)
         super().__init__(model, CritiqueReward(args, actor, grader), args, train_dataset, **options)
 
@@ -97,7 +98,16 @@ class CritiqueTrainer(CriticTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.args.response_source == "online":
             inputs = self._answer_online(inputs)
+        self._rows = inputs
         return super()._generate_and_score_completions(inputs)
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        generated = super()._generate(prompts)
+        rows, self._rows = self._rows, []
+        if rows and isinstance(reward := self.reward_funcs[0], CritiqueReward):
+            columns = {key: [row[key] for row in rows] for key in rows[0]}
+            reward.begin(generated[3], columns, self.state.global_step)  # the log-probabilities come next
+        return generated
 
     def _answer_online(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Let the actor answer afresh, one response for each group of critiques, in place of the pool's."""

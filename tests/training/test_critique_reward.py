@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from datasets import Dataset
-from helpers import ToyActor, follow_critique
+from helpers import Reply, ToyActor, chat_completion, environment, follow_critique, hear_ctrl_c, serving
 from transformers import TrainerState
 
-from critique_rl.actors import TransformersActor
+from critique_rl.actors import ActorError, OpenAIActor, TransformersActor
 from critique_rl.grading import grade_batch
 from critique_rl.prompts import PAPER, VERDICT_LABEL
 from critique_rl.training.critique_reward import CritiqueReward
@@ -158,3 +162,128 @@ def test_noisy_labels_reach_the_reward_and_not_the_log(
         )
         changed = [a != b for a, b in zip(values, truth, strict=True)]
         assert 0.3 < sum(changed) / len(changed) < 0.6  # 1 - 0.75^2 of the rows, where a label is inverted
+
+
+class TestBegin:
+    """Refinements that a server is asked for before the reward is due."""
+
+    CRITIQUES = TestReward.CRITIQUES
+
+    def columns(self, step: int = 0) -> dict[str, Any]:
+        n = len(self.CRITIQUES)
+        return {
+            "question": ["3+4"] * n,
+            "response": ["The answer is 7"] * n,
+            "answer": ["7"] * n,
+            "kind": ["number"] * n,
+            "response_correct": [True, True, False, False],
+            "trainer_state": SimpleNamespace(global_step=step),
+            "log_extra": lambda name, column: None,
+            "log_metric": lambda name, value: None,
+        }
+
+    @pytest.mark.parametrize("combination", ["additive", "gated"])
+    def test_each_row_is_asked_once_and_those_of_the_blocking_way(
+        self, config: Make, combination: str
+    ) -> None:
+        args, plain = config(Stage2Config, combination=combination), ToyActor(follow_critique)
+        expected = CritiqueReward(args, plain, grade_batch)(self.CRITIQUES, **self.columns())
+        with serving(lambda body: chat_completion(follow_critique(body["messages"]))) as server:
+            reward = CritiqueReward(args, OpenAIActor(server.url, concurrency=1), grade_batch)
+            reward.begin(self.CRITIQUES, self.columns(), step=0)
+            assert reward(self.CRITIQUES, **self.columns()) == expected
+            assert [body["messages"] for body in server.requests] == plain.asked
+        assert len(plain.asked) == (4 if combination == "additive" else 2)
+
+    def test_an_actor_in_this_process_and_a_stage_without_refinements_begin_nothing(
+        self, config: Make
+    ) -> None:
+        plain = ToyActor(follow_critique)
+        CritiqueReward(config(Stage2Config), plain, grade_batch).begin(self.CRITIQUES, self.columns(), step=0)
+        assert plain.asked == []
+        with serving(lambda body: chat_completion("7")) as server:
+            reward = CritiqueReward(config(Stage1Config), OpenAIActor(server.url), grade_batch)
+            reward.begin(self.CRITIQUES, self.columns(), step=0)
+            assert reward._begun is None and server.requests == []
+
+    def test_an_error_is_that_of_the_blocking_way_and_the_next_call_is_free_of_it(self, config: Make) -> None:
+        mended = Event()
+
+        def answer(body: dict[str, Any]) -> Reply:
+            if mended.is_set():
+                return chat_completion(follow_critique(body["messages"]))
+            return Reply({"error": {"message": "no"}}, 400)
+
+        with serving(answer) as server:
+            reward = CritiqueReward(config(Stage2Config), OpenAIActor(server.url, concurrency=1), grade_batch)
+            with pytest.raises(ActorError, match="refused prompt 0") as blocking:
+                reward(self.CRITIQUES, **self.columns())
+            reward.begin(self.CRITIQUES, self.columns(), step=0)
+            with pytest.raises(ActorError) as begun:
+                reward(self.CRITIQUES, **self.columns())
+            assert str(begun.value) == str(blocking.value)
+            mended.set()
+            assert reward(self.CRITIQUES, **self.columns()) == pytest.approx([1.2, 0.0, 1.2, 1.0])
+
+    def test_replies_to_another_request_are_not_taken(self, config: Make) -> None:
+        def answer(body: dict[str, Any]) -> Reply:
+            return chat_completion(f"The answer is {body['seed'] % 2 + 6}")
+
+        args = config(Stage2Config, refinement_temperature=1.0)
+        with serving(answer) as server:
+            actor = OpenAIActor(server.url)
+            expected = CritiqueReward(args, actor, grade_batch)(self.CRITIQUES, **self.columns(step=1))
+            seeds = {body["seed"] for body in server.requests}
+        with serving(answer) as server:
+            reward = CritiqueReward(args, OpenAIActor(server.url), grade_batch)
+            reward.begin(self.CRITIQUES, self.columns(), step=0)
+            assert reward(self.CRITIQUES, **self.columns(step=1)) == expected
+            assert seeds <= {body["seed"] for body in server.requests}
+
+    @pytest.mark.processes
+    @pytest.mark.parametrize("taken", [False, True], ids=["error before", "ctrl-c while waiting"])
+    def test_a_server_that_hangs_does_not_keep_the_process_from_its_end(
+        self, tmp_path: Path, taken: bool
+    ) -> None:
+        asked, done = Event(), Event()
+
+        def hang(_: dict[str, Any]) -> Reply:
+            asked.set()
+            done.wait(60)
+            return chat_completion("7")
+
+        code = """
+import sys
+from types import SimpleNamespace
+from critique_rl import OpenAIActor, Stage2Config
+from critique_rl.grading import grade_batch
+from critique_rl.training.critique_reward import CritiqueReward
+url, folder, taken = sys.argv[1:]
+args = Stage2Config(output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, prompts="compact")
+reward = CritiqueReward(args, OpenAIActor(url), grade_batch)
+columns = {"question": ["3+4"], "response": ["7"], "response_correct": [True], "answer": ["7"], "kind": ["number"]}
+reward.begin(["Explanation: 7"], columns, 0)
+if taken == "False":
+    sys.stdin.readline()
+    raise RuntimeError("the log-probabilities failed")
+state = {"trainer_state": SimpleNamespace(global_step=0), "log_extra": None, "log_metric": None}
+reward(["Explanation: 7"], **columns, **state)
+"""
+        with serving(hang) as server:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, server.url, str(tmp_path), str(taken)],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(),
+                preexec_fn=hear_ctrl_c,
+            )
+            try:
+                assert asked.wait(120)
+                if taken:
+                    process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(None if taken else "go on\n", timeout=30)
+            finally:
+                done.set()
+                process.kill()
+        assert ("KeyboardInterrupt" if taken else "the log-probabilities failed") in errors

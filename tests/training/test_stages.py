@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from datasets import Dataset, Value
-from helpers import LORA, ToyActor, adapter_of, follow_critique, history, same, weights
+from helpers import (
+    LORA,
+    Reply,
+    ToyActor,
+    adapter_of,
+    chat_completion,
+    follow_critique,
+    history,
+    same,
+    serving,
+    weights,
+)
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
-from critique_rl.actors import ActorError, TransformersActor
+from critique_rl.actors import ActorError, OpenAIActor, TransformersActor
 from critique_rl.prompts import COMPACT, PAPER, Verdict, parse_verdict
 from critique_rl.rewards import r_dis
 from critique_rl.training.stage_config import Stage2Config
@@ -268,6 +280,108 @@ class TestActor:
     ) -> None:
         with pytest.raises(UserError, match="pass `actor`"):
             Stage2Trainer(critic_dir, None, config(Stage2Config, **settings), train_dataset=pool)
+
+
+class Blocking(OpenAIActor):
+    """A server that is asked when the reward is due."""
+
+    remote = False
+
+
+class TestServedActor:
+    """Refinements are written while this process computes log-probabilities."""
+
+    def test_it_is_asked_before_the_reference_pass_ends(
+        self, critic_dir: Path, pool: Dataset, config: Make
+    ) -> None:
+        asked, in_reference, passes = Event(), Event(), 0
+
+        def answer(body: dict[str, Any]) -> Reply:
+            asked.set()
+            assert in_reference.wait(60)
+            return chat_completion(follow_critique(body["messages"]))
+
+        class Watched(Stage2Trainer):
+            def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+                nonlocal passes
+                if model is self.ref_model:
+                    passes += 1
+                    in_reference.set()
+                    assert asked.wait(20), "the server is asked after the reference pass"
+                return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+
+        with serving(answer) as server:
+            args = config(Stage2Config, refinement_temperature=1.0)  # greedy, equal prompts are asked once
+            Watched(critic_dir, OpenAIActor(server.url), args, train_dataset=pool).train()
+            assert passes == 1 and len(server.requests) == 16
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("combination", ["additive", "gated"])
+    def test_all_is_as_if_it_were_asked_later(
+        self, critic_dir: Path, pool: Dataset, config: Make, tmp_path: Path, combination: str
+    ) -> None:
+        def answer(body: dict[str, Any]) -> Reply:
+            unlucky = body["seed"] % 4 == 0
+            return chat_completion("The answer is 0" if unlucky else follow_critique(body["messages"]))
+
+        runs = []
+        for actor_class in (Blocking, OpenAIActor):
+            folder = tmp_path / actor_class.__name__
+            settings = {"combination": combination, "refinement_temperature": 0.7, "log_completions": True}
+            args = config(Stage2Config, rl_steps=3, output_dir=str(folder), **settings)
+            with serving(answer) as server:
+                actor = actor_class(server.url, concurrency=1)
+                trainer = Stage2Trainer(critic_dir, actor, args, train_dataset=pool)
+                trainer.train()
+            records = {path.name: path.read_bytes() for path in folder.glob("completions/*.parquet")}
+            untimed = [
+                {key: value for key, value in entry.items() if "time" not in key and "_per_second" not in key}
+                for entry in trainer.state.log_history
+            ]
+            runs.append((server.requests, records, untimed, weights(trainer.model)))
+        (*before, start), (*after, end) = runs
+        assert before == after and same(start, end)
+        assert len(before[1]) == 3 and len(before[0]) <= 48
+
+    @pytest.mark.parametrize("actor_class", [OpenAIActor, Blocking])
+    def test_its_error_ends_the_training(
+        self, critic_dir: Path, pool: Dataset, config: Make, actor_class: type[OpenAIActor]
+    ) -> None:
+        with serving(lambda _: Reply({"error": {"message": "no"}}, 400)) as server:
+            actor = actor_class(server.url, concurrency=1)
+            trainer = Stage2Trainer(critic_dir, actor, config(Stage2Config), train_dataset=pool)
+            with pytest.raises(ActorError, match="refused prompt 0"):
+                trainer.train()
+
+    def test_a_rollout_that_fails_leaves_nothing_for_the_next(
+        self, critic_dir: Path, pool: Dataset, config: Make
+    ) -> None:
+        failing = True
+
+        class Failing(Stage2Trainer):
+            def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+                if failing:
+                    raise RuntimeError("out of memory")
+                return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+        with serving(lambda body: chat_completion(follow_critique(body["messages"]))) as server:
+            actor = OpenAIActor(server.url, cache_size=0)
+            trainer = Failing(critic_dir, actor, config(Stage2Config), train_dataset=pool)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                trainer.train()
+            failing = False
+            trainer.train()
+        extra = trainer._logs["extra"]
+        asked = [
+            COMPACT.refinement_prompt(*texts)
+            for texts in zip(
+                extra["question"],
+                extra["response"],
+                [completion[0]["content"] for completion in trainer._logs["completion"]],
+                strict=True,
+            )
+        ]
+        assert list(extra["refinement"]) == [follow_critique(prompt) for prompt in asked]
 
 
 class TestRefusals:
