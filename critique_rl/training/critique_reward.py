@@ -58,7 +58,7 @@ class CritiqueReward:
         self.prompts = prompt_set(args.prompts)
         self._begun: tuple[Request, Future[tuple[list[Generation], float]]] | None = None
 
-    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Reward each critique; None where the refinement could not be graded. See trl's reward functions."""
         args, n, log_metric = self.args, len(completions), columns["log_metric"]
         question, truth = columns["question"], columns[args.truth]
