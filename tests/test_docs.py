@@ -32,6 +32,7 @@ from critique_rl.config.evaluation import Course
 from critique_rl.config.run import RunConfig, load_config
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.evaluation.metrics import metrics
+from critique_rl.evaluation.uptake import uptake
 from critique_rl.prompts import PROMPT_SETS
 from critique_rl.reports.columns import CHOSEN, label
 from critique_rl.rewards import REFINEMENT_REWARDS
@@ -386,6 +387,7 @@ def test_every_metric_of_evaluation_is_explained() -> None:
     scored = dataclasses.replace(graded, kind="score", response_score=1.0, refinement_score=2.0)
     made = {*metrics([graded]), *metrics([scored]), *(f"critic_{name}" for name in METRICS)}
     made |= {f"{name}_at_K" for name in (*BASELINES, "self_critique")}
+    made |= {name for name in uptake([graded]) if not name.startswith("n_")}
     rows = [row for table in tables("metrics.md") for row in table if "healthy" not in row]
     explained = {name for row in rows for name in quoted(row["metric"])}
     for row in rows:

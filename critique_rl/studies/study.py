@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from critique_rl.evaluation.episodes import Episode, read_episodes
 from critique_rl.evaluation.intervals import ByProblem
 from critique_rl.evaluation.localisation import localisation
 from critique_rl.evaluation.scaling import Measure, means_by_problem
+from critique_rl.evaluation.uptake import uptake
 from critique_rl.methods.arms import arms, pairwise_arms, with_ancestors
 from critique_rl.reports.results import by_dataset
 from critique_rl.runs.folder import Measurement, RunFolder
@@ -28,7 +30,7 @@ from critique_rl.runs.run import Run
 from critique_rl.runs.steps import STEP_KINDS
 from critique_rl.runs.steps.evaluate import measured_row
 from critique_rl.tasks import TASKS
-from critique_rl.training.metrics import LOGGED
+from critique_rl.training.metrics import GROUPS, LOGGED
 from critique_rl.types import child_seed
 
 if TYPE_CHECKING:
@@ -351,20 +353,22 @@ def localised(study: Study, task: TaskConfig) -> Measure:
     assert first_error is not None
     run = study.run([], study.seeds)
     problems = {p.id: p for p in run.context.problems(task)}
-    shares = (
-        "first_error_acc",
-        "flagged_early",
-        "flagged_late",
-        "not_flagged",
-        "right_unflagged",
-        "consistent_rate",
+    return partial(
+        _of_group, "steps", lambda e: localisation([e], problems, first_error, run.context.prompts)
     )
 
-    def measure(episodes: Sequence[Episode]) -> ByProblem:
-        by_episode = [(e.id, localisation([e], problems, first_error, run.context.prompts)) for e in episodes]
-        return {
-            name: means_by_problem((identity, values[name]) for identity, values in by_episode)
-            for name in shares
-        }
 
-    return measure
+def taken_up(episodes: Sequence[Episode]) -> ByProblem:
+    """Metrics of each problem on what the actor does with critiques; see `critique_rl.evaluation.uptake`."""
+    return _of_group("uptake", lambda episode: uptake([episode]), episodes)
+
+
+def _of_group(
+    group: str, measure: Callable[[Episode], Mapping[str, float | None]], episodes: Sequence[Episode]
+) -> ByProblem:
+    """The metrics of a group, measured on each episode, as means by problem."""
+    by_episode = [(episode.id, measure(episode)) for episode in episodes]
+    return {
+        name: means_by_problem((identity, values[name]) for identity, values in by_episode)
+        for name in GROUPS[group]
+    }

@@ -1,0 +1,27 @@
+"""What does the actor do with a critique? Whether it follows verdicts, and takes values that a critique states."""
+
+from critique_rl.studies.script import main
+from critique_rl.studies.study import Row, Study, Table, taken_up
+
+ROWS = {"SFT critic": "sft", "Stage I": "stage1", "Critique-RL": "stage2", "r_refine alone": "r_refine_only"}
+
+
+def build(study: Study) -> Table:
+    """Its rows."""
+    tasks = study.config.evaluation.tasks
+    rows = [
+        Row(label, arm, tasks=(task,), by_problem=taken_up) for task in tasks for label, arm in ROWS.items()
+    ]
+    columns = (
+        "changed_after_wrong",
+        "kept_after_correct",
+        "followed_right_verdict",
+        "followed_wrong_verdict",
+    )
+    return Table(
+        rows, columns=(*columns, "took_stated_value"), bars=("changed_after_wrong", "kept_after_correct")
+    )
+
+
+if __name__ == "__main__":
+    main(__file__, build)
