@@ -38,9 +38,12 @@ WORDS = ("this", "step", "is", "right", "wrong", "because", "the", "value", "doe
 PIECES: dict[str, dict[str, Any]] = {
     "shared beginnings": {"_MOST_TOGETHER": 1},
     "packed weights": {"_can_pack": lambda: False},
-    "output layer not copied": {"contiguous_head": lambda model: contextlib.nullcontext()},
+    "packed weights, and the output layer copied": {
+        "_can_pack": lambda: False,  # a packed layer is never copied
+        "contiguous_head": lambda model: contextlib.nullcontext(),
+    },
 }
-"""Pieces of the decoding, each with what takes it away."""
+"""Pieces of the decoding, each with what takes it away; the last takes two."""
 
 
 @contextlib.contextmanager

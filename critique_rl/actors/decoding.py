@@ -90,7 +90,7 @@ def decode(
         for step in range(max_tokens):
             output = _forward(model, ids_BL, mask_BL, cache)
             cache = output.past_key_values
-            tokens_B = choose(output.logits[:, -1].float(), rows_B, step)
+            tokens_B = choose(output.logits[:, -1], rows_B, step)
             for row, token in zip(rows_B.tolist(), tokens_B.tolist(), strict=True):
                 replies[row].append(token)
             going_B = ~torch.isin(tokens_B, stop_ids_S)

@@ -111,7 +111,7 @@ class SharedPromptTrainer(GRPOTrainer):
 
         def choose(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
             drawn_B = sampler.draw(logits_BV, rows_B, step)
-            scored_BV = (logits_BV / self.temperature).log_softmax(-1)
+            scored_BV = (logits_BV.float() / self.temperature).log_softmax(-1)
             logps_NT[rows_B, step] = scored_BV.gather(-1, drawn_B.unsqueeze(1)).squeeze(1)
             return drawn_B
 
