@@ -231,7 +231,7 @@ def metrics(group: str) -> str:
 
 # -- speed ----------------------------------------------------------------------------------------------------
 
-SHAPES = ("tiny", "qwen2.5-0.5b-lora", "qwen2.5-0.5b-full")
+SHAPES = ("qwen2.5-0.5b-lora", "qwen2.5-0.5b-full", "tiny")
 
 
 def measured(name: str) -> dict[str, Any] | None:
@@ -244,27 +244,34 @@ def measured(name: str) -> dict[str, Any] | None:
 def speed() -> str:
     """A row for each shape and stage: seconds of a step of both sides, and the ratio."""
     rows = []
-    for name in SHAPES:
+    for name in (*SHAPES, "qwen2.5-0.5b-lora-to-float32"):
         content = measured(name)
         if content is None:
-            rows.append([f"`{name}`", "", "", "not run", "", "", "", ""])
+            rows.append([f"`{name}`", "", "", "", "not run", "", "", "", ""])
             continue
+        alike = content["config"]["alike"]
+        size = f"{alike['generation_batch_size'] // alike['num_generations']} x {alike['num_generations']}"
         place = f"{content['versions']['device']}, commit {content['commit'][:7]}"
         for stage in (key for key in content if key.startswith("stage")):
-            found = content[stage]
-            seconds = [f"{found[side]['median']:.2f}" for side in ("plain", "ours")]
-            spread = f"{min(found['ratios']):.2f} to {max(found['ratios']):.2f}"
-            others = [f"{key[9:]}: {found[key]['ratio']:.2f}" for key in found if key.startswith("to_plain_")]
-            facts = [*seconds, f"**{found['ratio']:.2f}**", f"{spread}, n = {len(found['ratios'])}"]
-            rows.append([f"`{name}`", stage, content["dtype"], *facts, "; ".join(others), place])
-    head = ["shape", "stage", "type", "plain, s", "ours, s", "ratio", "each turn", "to plain in", "device"]
-    return markdown_table(head, [row + [""] * (len(head) - len(row)) for row in rows], raw=True)
+            compared = {content["dtype"]: content[stage]}
+            compared |= {k[9:]: v for k, v in content[stage].items() if k.startswith("to_plain_")}
+            for dtype, found in compared.items():
+                plain = content[stage]["plain" if found is content[stage] else f"plain_{dtype}"]
+                spread = (
+                    f"{min(found['ratios']):.2f} to {max(found['ratios']):.2f}, n = {len(found['ratios'])}"
+                )
+                seconds = [f"{plain['median']:.2f}", f"{content[stage]['ours']['median']:.2f}"]
+                ratio = [f"**{found['ratio']:.2f}**", spread]
+                types = dtype if dtype == content["dtype"] else f"{content['dtype']}, plain {dtype}"
+                rows.append([f"`{content['config']['shape']}`", stage, size, types, *seconds, *ratio, place])
+    head = ["shape", "stage", "prompts x k", "type", "plain, s", "ours, s", "ratio", "each turn", "device"]
+    return markdown_table(head, rows, raw=True)
 
 
 def phases() -> str:
-    """A row for each phase of a Stage II step of the largest shape that was measured."""
-    content, name = next((c, n) for n in reversed(SHAPES) if (c := measured(n)) is not None)
-    found = content[list(key for key in content if key.startswith("stage"))[-1]]
+    """A row for each phase of a Stage II step of the first shape that was measured."""
+    name, content = next((n, c) for n in SHAPES if (c := measured(n)) is not None)
+    found = content[[key for key in content if key.startswith("stage")][-1]]
     rows = []
     for phase, seconds in sorted(found["ours"]["phases"].items(), key=lambda item: -item[1]):
         share = found["ours"]["share_of_limit"].get(phase)

@@ -9,8 +9,8 @@ from transformers import LogitsProcessor
 
 from critique_rl.types import Sampling
 
-_CANDIDATES = 1024
-"""Tokens that are sorted for a draw, the most likely ones."""
+_CANDIDATES = (64, 1024)
+"""Numbers of tokens, the most likely ones, among which a draw is looked for before all are sorted."""
 
 
 class SeededSampler(LogitsProcessor):
@@ -47,19 +47,21 @@ class SeededSampler(LogitsProcessor):
         """Tokens (B,) of the sequences `rows_B` at `step`.
 
         The most likely tokens are sorted alone: a whole vocabulary takes as long as the model. Where they do not
-        reach the draw or the end of the nucleus, all are sorted.
+        reach the draw or the end of the nucleus, more are sorted, at last all.
         """
         probabilities_BV = (logits_BV.float() / self._temperature).softmax(-1)
         uniform_B1 = self._uniform_BT[rows_B.cpu(), step, None].to(logits_BV.device)
-        if logits_BV.shape[-1] > _CANDIDATES:
-            top_BK, tokens_BK = probabilities_BV.topk(_CANDIDATES)
+        for candidates in _CANDIDATES:
+            if logits_BV.shape[-1] <= candidates:
+                break
+            top_BK, tokens_BK = probabilities_BV.topk(candidates)
             cumulative_BK = top_BK.cumsum(-1)
             reached_B1 = cumulative_BK[:, -1:]
             if self._top_p < 1.0 and bool((reached_B1 >= self._top_p).all()):
                 return self._within_nucleus(cumulative_BK, tokens_BK, uniform_B1)
             if self._top_p == 1.0 and bool((reached_B1 > uniform_B1).all()):
                 rank_B1 = torch.searchsorted(cumulative_BK, uniform_B1, right=True)
-                return tokens_BK.gather(-1, rank_B1.clamp(max=_CANDIDATES - 1)).squeeze(-1)
+                return tokens_BK.gather(-1, rank_B1.clamp(max=candidates - 1)).squeeze(-1)
         sorted_BV, tokens_BV = probabilities_BV.sort(-1, descending=True)
         return self._within_nucleus(sorted_BV.cumsum(-1), tokens_BV, uniform_B1)
 

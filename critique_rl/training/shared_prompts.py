@@ -111,8 +111,9 @@ class SharedPromptTrainer(GRPOTrainer):
 
         def choose(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:
             drawn_B = sampler.draw(logits_BV, rows_B, step)
-            scored_BV = (logits_BV.float() / self.temperature).log_softmax(-1)
-            logps_NT[rows_B, step] = scored_BV.gather(-1, drawn_B.unsqueeze(1)).squeeze(1)
+            scaled_BV = logits_BV.float() / self.temperature
+            drawn_B1 = scaled_BV.gather(-1, drawn_B.unsqueeze(1))
+            logps_NT[rows_B, step] = drawn_B1.squeeze(1) - scaled_BV.logsumexp(-1)
             return drawn_B
 
         pad_id = self._tokenizer.pad_token_id

@@ -340,6 +340,23 @@ def test_the_sampler_draws_from_the_tempered_nucleus(
         assert counts.tolist() == pytest.approx(expected, abs=0.014)
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.95, 0.5])
+def test_few_sorted_tokens_draw_what_all_sorted_ones_draw(
+    top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, generator = 200, torch.Generator().manual_seed(0)
+    scale = torch.linspace(0.2, 4.0, n).unsqueeze(1)  # from nearly even to peaked
+    logits = torch.randn(n, 3000, generator=generator) * scale
+
+    def drawn() -> torch.Tensor:
+        sampler = SeededSampler(range(n), Sampling(1, 1.0, top_p))
+        return torch.cat([sampler.draw(logits[i : i + 1], torch.tensor([i]), 0) for i in range(n)])
+
+    some = drawn()
+    monkeypatch.setattr("critique_rl.actors.sampler._CANDIDATES", ())
+    assert some.equal(drawn())
+
+
 # --- errors -------------------------------------------------------------------------------------------
 
 
