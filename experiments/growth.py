@@ -178,7 +178,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
             xs, seconds = found["x"], found["seconds"]
             axis.plot(xs, seconds, color=colour[shape], label=shape, marker="o")
             axis.annotate(f" {found['exponent']:.2f}", (xs[-1], seconds[-1]), color=colour[shape])
-            axis.set_xticks(xs, [f"{x:.3g}" for x in xs])
+            axis.set_xticks(xs, [f"{x:.4g}" for x in xs])
             axis.set_xticks([], minor=True)
     found = content["memory"]
     every = max(1, found["steps"] // 100)
