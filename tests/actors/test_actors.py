@@ -165,6 +165,18 @@ def test_greedy_replies_do_not_depend_on_the_batch_size(
     assert other.generate(varied_prompts(), GREEDY) == actor.generate(varied_prompts(), GREEDY)
 
 
+def test_the_type_on_cpu_is_float32_unless_the_fastest_is_asked_for(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for able, fastest in ((True, "torch.bfloat16"), (False, "torch.float32")):
+        capabilities = {"avx512_bf16": able, "amx_bf16": False}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
+        used = [
+            TransformersActor(model_dir, device="cpu", dtype=d).settings["dtype"] for d in (None, "fastest")
+        ]
+        assert used == ["torch.float32", fastest]
+
+
 def test_a_batch_holds_a_number_of_tokens(
     actor: TransformersActor, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
