@@ -3,7 +3,7 @@
 from critique_rl.studies.script import main
 from critique_rl.studies.study import Row, Study, Table, taken_up
 
-ROWS = {"SFT critic": "sft", "Stage I": "stage1", "Critique-RL": "stage2", "r_refine alone": "r_refine_only"}
+ROWS = {"SFT critic": "sft", "Stage I": "stage1", "Critique-RL": "stage2", "r_refine, RLOO": "r_refine"}
 
 
 def build(study: Study) -> Table:
