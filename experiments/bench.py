@@ -297,7 +297,10 @@ def some_rows(count: int, file: Path | None = None) -> Dataset:
         tiny, compact = TransformersActor(str(TINY / "actor")), prompt_set("compact")
         rows = collect_pool(problems, tiny, compact, samples=1, sampling=sampling, seed=0)
     else:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{file}: {error}; give a JSON list of rows.") from error
         for number, row in enumerate(content):
             if missing := COLUMNS - row.keys():
                 raise SystemExit(f"{file}, row {number}: {', '.join(sorted(missing))} missing.")
