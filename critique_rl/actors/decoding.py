@@ -56,10 +56,14 @@ def refusal(model: Any) -> str:
         )
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return "its adapter is a prompt"
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
     needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
-    missing = needed - inspect.signature(base.forward).parameters.keys()
+    missing = needed - inspect.signature(without_adapter(model).forward).parameters.keys()
     return f"its forward pass takes no {' and no '.join(sorted(missing))}" if missing else ""
+
+
+def without_adapter(model: Any) -> Any:
+    """The model that an adapter is in, or the model itself; the layers of an adapter stay in their places."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @torch.no_grad()
@@ -176,7 +180,13 @@ def _padded(
     Without any padding, transformers drops the mask, and on CPU takes a path for grouped queries that needs ten
     times as long for one token in bfloat16.
     """
-    width = max(map(len, texts)) + 1
+    return left_padded(texts, pad_id, max(map(len, texts)) + 1, device)
+
+
+def left_padded(
+    texts: Sequence[Sequence[int]], pad_id: int, width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask (B, width) of texts with padding on the left, whatever the tokenizer's padding side is."""
     ids = torch.tensor([[pad_id] * (width - len(text)) + list(text) for text in texts], device=device)
     mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=device)
     return ids, mask

@@ -26,7 +26,14 @@ from transformers import (
 )
 
 from critique_rl.actors.base import ActorError, GreedyCache, check_request
-from critique_rl.actors.decoding import contiguous_head, decode, greedy, refusal, shared_beginnings
+from critique_rl.actors.decoding import (
+    contiguous_head,
+    decode,
+    greedy,
+    left_padded,
+    refusal,
+    shared_beginnings,
+)
 from critique_rl.actors.encoding import EncodedPrompt, Features
 from critique_rl.actors.loading import has_vision, load_encoder, load_pretrained, placement
 from critique_rl.actors.sampler import SeededSampler
@@ -283,11 +290,8 @@ class TransformersActor:
                 pad_id=self._pad_id,
             )
             return [self._decode(reply, prompt) for prompt, reply in zip(asked, replies, strict=True)]
-        width = max(len(ids) for ids in prompts)
-        device = self._model.device
-        # Padded by hand: the tokenizer may belong to a trainer, which sets its padding side.
-        ids_BT = torch.tensor([[self._pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-        mask_BT = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        width, device = max(map(len, prompts)), self._model.device
+        ids_BT, mask_BT = left_padded(prompts, self._pad_id, width, device)
         processors = LogitsProcessorList()
         if self._vision_ids:  # before the sampler, which leaves one token alone
             processors.append(SuppressTokensLogitsProcessor(self._vision_ids, device=str(device)))

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
@@ -200,8 +199,9 @@ def log_probabilities(
     ids_NS, cache = input_ids_NL[:, width:], None
     if width > 0:
         first, place_of_row = rows_of_prompts(input_ids_NL[:, :width], attention_mask_NL[:, :width])
-        whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        prompts = whole.base_model(  # without the head
+        prompts = decoding.without_adapter(
+            model
+        ).base_model(  # without the head
             input_ids=input_ids_NL[first, :width],
             attention_mask=attention_mask_NL[first, :width],
             use_cache=True,
