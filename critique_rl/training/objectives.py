@@ -14,9 +14,10 @@ def rloo_advantages(rewards_BG: Tensor) -> Tensor:
     """(B, G) leave-one-out advantages (REINFORCE leave-one-out, arXiv 2402.14740): r_i - mean_{j != i} r_j.
 
     NaN marks a critique without reward: its advantage is 0 and it is left out of the others' baseline. A critique
-    alone in its group has no baseline; its advantage is 0. Each row without NaN sums to 0.
+    alone in its group has no baseline; its advantage is 0. Each row without NaN sums to 0. Equal rewards give
+    exactly 0.
     """
-    _require(rewards_BG.dim() == 2, f"rewards_BG must be (B, G), got {tuple(rewards_BG.shape)}")
+    rewards_BG = _above_lowest(rewards_BG)
     count_B1 = (~rewards_BG.isnan()).sum(dim=1, keepdim=True)
     others_BG = (rewards_BG.nansum(dim=1, keepdim=True) - rewards_BG) / (count_B1 - 1)
     return (rewards_BG - others_BG).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -25,13 +26,20 @@ def rloo_advantages(rewards_BG: Tensor) -> Tensor:
 def grpo_advantages(rewards_BG: Tensor, *, epsilon: float = 1e-4) -> Tensor:
     """Group-relative advantages (GRPO, arXiv 2402.03300): (r_i - mean(r)) / (std(r) + epsilon).
 
-    NaN as in `rloo_advantages`. The standard deviation is the unbiased one, as in trl.
+    NaN as in `rloo_advantages`. The standard deviation is the unbiased one, as in trl. Equal rewards give
+    exactly 0: divided by so small a deviation, the rounding of their mean would be a gradient.
     """
-    _require(rewards_BG.dim() == 2, f"rewards_BG must be (B, G), got {tuple(rewards_BG.shape)}")
+    rewards_BG = _above_lowest(rewards_BG)
     count_B1 = (~rewards_BG.isnan()).sum(dim=1, keepdim=True)
     centred_BG = rewards_BG - rewards_BG.nansum(dim=1, keepdim=True) / count_B1
     std_B1 = ((centred_BG**2).nansum(dim=1, keepdim=True) / (count_B1 - 1).clamp(min=1)).sqrt()
     return (centred_BG / (std_B1 + epsilon)).nan_to_num(nan=0.0)
+
+
+def _above_lowest(rewards_BG: Tensor) -> Tensor:
+    """(B, G) rewards less the lowest of their group, which no advantage depends on but for rounding."""
+    _require(rewards_BG.dim() == 2, f"rewards_BG must be (B, G), got {tuple(rewards_BG.shape)}")
+    return rewards_BG - rewards_BG.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
 
 
 def kl_k1(logps_NT: Tensor, ref_logps_NT: Tensor) -> Tensor:

@@ -81,6 +81,16 @@ def test_grpo() -> None:
     close(grpo_advantages(rewards_BG), expected_BG)
 
 
+def test_equal_rewards_give_no_advantage_at_all() -> None:
+    # the mean of twelve 0.9 is not 0.9 in float32: by a small epsilon that rounding would become a gradient
+    for group in range(2, 17):
+        for reward in (0.2, 0.7, 0.9, 1.2, -0.1):
+            rewards_BG = torch.full((3, group), reward)
+            rewards_BG[1, 0] = NAN
+            assert not rloo_advantages(rewards_BG).any()
+            assert not grpo_advantages(rewards_BG, epsilon=1e-9).any()
+
+
 @pytest.mark.parametrize("advantages", [rloo_advantages, grpo_advantages])
 def test_advantages_refuse_flat_rewards(advantages: object) -> None:
     with pytest.raises(ValueError, match=r"\(B, G\), got \(4,\)"):
