@@ -10,7 +10,7 @@ def build(study: Study) -> Table:
     for label, name in (("Stage I", "stage1"), ("Stage I+II", "stage2")):
         arm = study.arms[name]
         rows.append(Row(label, arm.start, x=0))
-        rows += [Row(label, f"{name}@{step}", x=step) for step in arm.keep_rl_steps]
+        rows += [Row(label, f"{name}@{step}", x=step) for step in arm.keep_rl_steps or ()]
         rows.append(Row(label, name, x=arm.trainer["rl_steps"]))
     return Table(rows, lines=("acc_refine", "acc_dis"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer, ProcessorMixin
 
 from critique_rl.actors.base import ActorError
 from critique_rl.actors.encoding import PromptEncoder
+from critique_rl.adapters import base_of, is_adapter
 from critique_rl.types import UserError, first_line
 from critique_rl.vision.models import is_vision_model, load_processor
 
@@ -63,6 +65,49 @@ def fastest_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
+def init_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for a model that is trained in this process, its `dtype` filled in.
+
+    `fastest` becomes the type that it stands for on this machine; see `fastest_dtype`.
+    """
+    options = dict(options or {})
+    if options.get("dtype") == "fastest":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        options["dtype"] = str(fastest_dtype(device)).removeprefix("torch.")
+    return options
+
+
+def load_frozen(auto: Any, location: str, *, base: str | None = None, **options: Any) -> Any:
+    """Load a model that is not trained; an adapter becomes part of its base, whose speed it then has.
+
+    Args:
+        auto: Auto class of `transformers` that loads it.
+        location: Directory or hub id of whole weights, or directory of an adapter.
+        base: Directory or hub id of an adapter's base, instead of the one that the adapter names.
+        options: Further arguments of `from_pretrained`.
+
+    Raises:
+        ActorError: It cannot be loaded, or `base` is given for whole weights.
+    """
+    if not is_adapter(location):
+        if base is not None:
+            raise ActorError(f"base is for adapters, and {location} holds none: leave it out.")
+        return load_pretrained(auto, "model", location, **options)
+    from peft import PeftModel
+
+    named = base or base_of(location)
+    try:
+        model = load_pretrained(auto, "model", named, **options)
+    except ActorError as error:
+        raise ActorError(
+            f"{location} is an adapter on {named}: {error} Say where that is with `base`."
+        ) from error
+    try:
+        return PeftModel.from_pretrained(model, location).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ActorError(f"the adapter {location} does not fit {named}: {first_line(error)}") from error
+
+
 def load_pretrained(auto: Any, kind: str, location: str, **options: Any) -> Any:
     """Load a model or tokenizer.
 
@@ -84,16 +129,19 @@ def load_pretrained(auto: Any, kind: str, location: str, **options: Any) -> Any:
         raise ActorError(f"cannot load a {kind}{place}: {first_line(error)}") from error
 
 
-def load_encoder(source: Any, name: str, gguf_file: str | None, *, vision: bool) -> PromptEncoder:
+def load_encoder(
+    source: Any, name: str, gguf_file: str | None, *, vision: bool, base: str | None = None
+) -> PromptEncoder:
     """Build the encoder of the model `name` from a tokenizer or processor.
 
     A processor that cannot be loaded is not an error yet: the model may be needed for text alone.
 
     Args:
-        source: Tokenizer or processor, or its path.
+        source: Tokenizer or processor, or its path; the folder of an adapter may leave them to its base.
         name: Name of the model.
         gguf_file: GGUF file of the model; it holds the tokenizer too.
         vision: Whether the model takes images.
+        base: Base of an adapter, instead of the one that the adapter names.
 
     Raises:
         ActorError: The tokenizer cannot be loaded.
@@ -101,6 +149,8 @@ def load_encoder(source: Any, name: str, gguf_file: str | None, *, vision: bool)
     no_images = "" if vision else f"{name} is a model without vision"
     if isinstance(source, str | Path):
         location = str(source)
+        if is_adapter(location) and not (Path(location) / "tokenizer_config.json").is_file():
+            location = base or base_of(location)
         if vision:
             check_location(location)
             try:

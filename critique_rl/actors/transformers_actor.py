@@ -35,7 +35,7 @@ from critique_rl.actors.decoding import (
     shared_beginnings,
 )
 from critique_rl.actors.encoding import EncodedPrompt, Features
-from critique_rl.actors.loading import has_vision, load_encoder, load_pretrained, placement
+from critique_rl.actors.loading import has_vision, load_encoder, load_frozen, placement
 from critique_rl.actors.sampler import SeededSampler
 from critique_rl.types import Conversation, Generation, Sampling, child_seed
 
@@ -65,10 +65,12 @@ class TransformersActor:
 
     Args:
         model: Directory or hub id, loaded and frozen here; or a model in memory, which is borrowed: its
-            `requires_grad` flags stay, its train/eval mode is restored after each call.
+            `requires_grad` flags stay, its train/eval mode is restored after each call. An adapter is merged
+            into its base.
         tokenizer: Tokenizer, or its path. Required with a model in memory; by default loaded from `model`. A
             model with vision takes its processor, or the path of one; with a tokenizer it reads text only.
         gguf_file: Name of a GGUF file inside `model`.
+        base: Directory or hub id of an adapter's base, instead of the one that the adapter names.
         batch_size: Most sequences generated at once; by default as many as have 32,768 tokens together, with
             padding and `max_tokens` each.
         device: Device to load to; by default CUDA if there is one. A model in memory stays on its device.
@@ -94,6 +96,7 @@ class TransformersActor:
         tokenizer: str | Path | PreTrainedTokenizerBase | ProcessorMixin | None = None,
         *,
         gguf_file: str | None = None,
+        base: str | None = None,
         batch_size: int | None = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
@@ -107,20 +110,20 @@ class TransformersActor:
         if isinstance(model, str | Path):
             self.name = str(model)
             tokenizer = self.name if tokenizer is None else tokenizer
-            vision = gguf_file is None and has_vision(self.name)
+            vision = gguf_file is None and has_vision(base or self.name)
             auto: Any = AutoModelForImageTextToText if vision else AutoModelForCausalLM
             device, dtype = placement(device, dtype)
-            loaded = load_pretrained(auto, "model", self.name, dtype=dtype, gguf_file=gguf_file)
+            loaded = load_frozen(auto, self.name, base=base, dtype=dtype, gguf_file=gguf_file)
             self._model = loaded.to(device).requires_grad_(False).eval()
         else:
             self.name = str(model.config._name_or_path or type(model).__name__)
             self._model = model
             if tokenizer is None:
                 raise ActorError("a model in memory needs its tokenizer: TransformersActor(model, tokenizer)")
-            if gguf_file is not None or device is not None or dtype is not None:
-                raise ActorError("gguf_file, device and dtype apply to a model loaded from a path only")
+            if any(option is not None for option in (gguf_file, base, device, dtype)):
+                raise ActorError("gguf_file, base, device and dtype apply to a model loaded from a path only")
             vision = getattr(model.config, "vision_config", None) is not None
-        self._encoder = load_encoder(tokenizer, self.name, gguf_file, vision=vision)
+        self._encoder = load_encoder(tokenizer, self.name, gguf_file, vision=vision, base=base)
         self._tokenizer = self._encoder.tokenizer
         self._encoder.check_template()
         self._batch_size = batch_size

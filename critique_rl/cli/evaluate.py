@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from critique_rl.actors import make_actor
 from critique_rl.actors.reward_model import make_scorer
+from critique_rl.adapters import is_adapter
 from critique_rl.cli.shared import add_task_arguments, task_config, write_result
 from critique_rl.config.data import LengthConfig
 from critique_rl.config.evaluation import CRITIQUES, HISTORIES, ProtocolConfig
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--limit", type=int, help="most problems, drawn by seed")
     what.add_argument("--actor", help="path, hub id, or URL of an OpenAI-compatible server")
     what.add_argument("--critic", help="the same; without it the actor is measured alone")
+    what.add_argument("--base", help="model that adapters are on, instead of the one that they name")
+    what.add_argument("--dtype", help="type of weights in this process, such as bfloat16 or fastest")
     how = parser.add_argument_group(
         "how, by default as in the paper: greedy, one critique and one refinement"
     )
@@ -122,12 +125,15 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
         "critic": redacted(arguments.critic),
         "seed": arguments.seed,
         **scored,
+        **({"dtype": arguments.dtype} if arguments.dtype else {}),
     }
 
     def measure() -> None:
-        actor = make_actor(arguments.actor)
+        actor = make_actor(_spec(arguments.actor, arguments))
         same = arguments.critic == arguments.actor
-        critic = actor if same else make_actor(arguments.critic) if arguments.critic else None
+        critic = (
+            actor if same else make_actor(_spec(arguments.critic, arguments)) if arguments.critic else None
+        )
         loaded = {"actor": actor} | ({} if critic is None else {"critic": critic})
         used = {role: {"name": m.name, **getattr(m, "settings", {})} for role, m in loaded.items()}
         write(output / MODELS, json.dumps(used, indent=1) + "\n")
@@ -161,6 +167,14 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
     if (output / MODELS).is_file():  # folders of older versions lack it
         models = json.loads((output / MODELS).read_text("utf-8"))
     return _report(output, settings, arguments.seed, task.title, method, episodes, by_problem, models)
+
+
+def _spec(name: str, arguments: argparse.Namespace) -> dict[str, Any] | str:
+    """A model as `make_actor` takes it; a server has a type of its own."""
+    if "://" in name:
+        return name
+    loading = {"base": arguments.base if is_adapter(name) else None, "dtype": arguments.dtype}
+    return {"backend": "transformers", "model": name, **{k: v for k, v in loading.items() if v is not None}}
 
 
 def _protocol(arguments: argparse.Namespace) -> ProtocolConfig:

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftConfig
 from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from critique_rl.actors.base import Actor
 from critique_rl.actors.encoding import PromptEncoder
-from critique_rl.actors.loading import load_pretrained
+from critique_rl.actors.loading import init_options, load_pretrained
 from critique_rl.cold_start.teachers import Problems, ScriptedTeacher, Teacher, Texts, prompts_for
 from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Scorer
 from critique_rl.pool import select_balanced
 from critique_rl.prompts import PromptSet
+from critique_rl.training.checkpoints import save_trained
 from critique_rl.training.config import machine_defaults
 from critique_rl.training.images import with_images
 from critique_rl.training.watch import require_finite
@@ -180,9 +182,15 @@ def _improved(
 
 
 def fine_tune(
-    model: str, examples: Sequence[Example], output: Path, *, seed: int, options: Mapping[str, Any]
+    model: str,
+    examples: Sequence[Example],
+    output: Path,
+    *,
+    seed: int,
+    options: Mapping[str, Any],
+    lora: PeftConfig | None = None,
 ) -> dict[str, float]:
-    """Fine-tune on the completions only, and save model and tokenizer to `output`.
+    """Fine-tune on the completions only, and save model and tokenizer, or the adapter alone, to `output`.
 
     The model learns to end its turn as its chat template does, and its generation config lists that token.
 
@@ -190,6 +198,7 @@ def fine_tune(
         model: Directory or hub id to start from.
         seed: Seed of order and dropout.
         options: Fields of trl's `SFTConfig`.
+        lora: Adapter to train; None trains all weights.
 
     Returns:
         Number of examples, of those that `max_length` has cut if there are any, and of optimizer steps; mean loss;
@@ -207,6 +216,7 @@ def fine_tune(
         args=args,
         train_dataset=sft_dataset(_plain(examples, encoder)),
         processing_class=reader,
+        peft_config=lora,
     )
     _let_turns_end(trainer.model, encoder)
     cut = _count_cut(trainer, encoder, examples)
@@ -222,7 +232,7 @@ def fine_tune(
     trained = trainer.train()
     tuned: Any = trainer.model
     require_finite(tuned, f"SFT of {model}", "not saved; lower learning_rate, and start the step anew.")
-    trainer.save_model(str(output))
+    save_trained(trainer, output)
     trainer.accelerator.wait_for_everyone()  # no process may read a file before it is complete
     accuracy = [entry["mean_token_accuracy"] for entry in trainer.state.log_history if "loss" in entry]
     return {
@@ -297,6 +307,8 @@ def sft_args(output: Path, *, seed: int, options: Mapping[str, Any], where: str 
     """
     defaults = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", **machine_defaults()}
     fixed = {"output_dir": str(output), "seed": seed, "completion_only_loss": True}
+    if "model_init_kwargs" in options:
+        fixed["model_init_kwargs"] = init_options(options["model_init_kwargs"])
     try:
         return SFTConfig(**(defaults | dict(options) | fixed))
     except (TypeError, ValueError) as error:

@@ -86,6 +86,8 @@ class ColdStartConfig:
         critiques: Number of train problems with critiques, before the filter.
         actor_sft: Fields of trl's `SFTConfig`; empty takes the base as actor.
         critic_sft: Fields of trl's `SFTConfig`; empty takes the base as SFT critic.
+        lora: Fields of `peft.LoraConfig`: actor and SFT critic are adapters on the base, and RL goes on with the
+            critic's. None trains all weights.
         seed: Seed of the cold start, shared by all seeds of the run.
     """
 
@@ -98,12 +100,17 @@ class ColdStartConfig:
     critiques: int = 6_000
     actor_sft: dict[str, Any] = field(default_factory=dict)
     critic_sft: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] | None = None
     seed: int = 0
 
     def check(self) -> None:
         """Refuse an unknown teacher, numbers that are too small, and a base without training."""
         if self.base is not None and not self.base.passes:
             raise UserError("cold_start.base.passes is empty: an untrained base cannot learn from RL.")
+        if self.lora is not None and self.base is not None:
+            raise UserError(
+                "cold_start.lora: a base that the run makes itself is trained whole; leave it out."
+            )
         one_of("cold_start.teacher.kind", self.teacher.kind, ("model", "reference", "scripted"))
         at_least(1, "cold_start.", reasoning=self.reasoning, critiques=self.critiques)
         at_least(0, "cold_start.", refinements=self.refinements, judgements=self.judgements)

@@ -159,6 +159,8 @@ class EvaluationConfig:
         tasks: Tasks that no training has used. May be empty if there are benchmarks.
         protocol: Protocol of these tasks.
         out_of_domain: Tasks unlike those of training; only for the table scripts.
+        critic: Settings of `TransformersActor` for the trained models of the rows, such as `dtype`; empty takes
+            its defaults.
         rows: Rows to measure, from `no_critic`, `sft` and the stages; None takes all.
         pairwise: Evaluation of the rows as critics of pairs; None leaves it out.
         benchmarks: Reward benchmarks whose pairs the rows judge.
@@ -172,6 +174,7 @@ class EvaluationConfig:
     out_of_domain: list[TaskConfig] = field(default_factory=list)
     most_samples: int = 128
     sampled_problems: int | None = None
+    critic: dict[str, Any] = field(default_factory=dict)
     rows: list[str] | None = None
     pairwise: PairEvaluationConfig | None = None
     benchmarks: list[BenchmarkConfig] = field(default_factory=list)

@@ -127,6 +127,8 @@ class RunConfig:
         if not method.by_rl and (stage.lora or stage.keep_rl_steps):
             by_rl = ", ".join(name for name, info in METHODS.items() if info.by_rl)
             raise UserError(f"{where}: lora and keep_rl_steps are for {by_rl}.")
+        if stage.lora and self.cold_start.lora:
+            raise UserError(f"{where}.lora: RL goes on with the adapter of cold_start.lora; leave it out.")
 
     def _check_train(self) -> None:
         """Check that there are train problems where a step asks some, and that scripted texts fit them."""

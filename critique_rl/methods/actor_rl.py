@@ -93,4 +93,4 @@ def train(inputs: Inputs) -> None:
         seed=child_seed(inputs.seed, "actor_rl"),
         prompts=inputs.prompts.name,
     )
-    run(ActorTrainer(**starting_point(inputs), args=args, train_dataset=inputs.pool), inputs)
+    run(ActorTrainer(**starting_point(inputs, args), args=args, train_dataset=inputs.pool), inputs)

@@ -115,7 +115,10 @@ def arms(config: RunConfig) -> dict[str, StageConfig]:
 
     own = {name: stage(arm) for name, arm in {**STAGES, **TABLE_1}.items()}
     for name in STAGES:
-        own[name] = replace(own[name], keep_rl_steps=_fifths(own[name].trainer["rl_steps"]))
+        kept = config.stages[name].keep_rl_steps
+        own[name] = replace(
+            own[name], keep_rl_steps=_fifths(own[name].trainer["rl_steps"]) if kept is None else kept
+        )
     own["retroformer"].trainer["value_learning_rate"] = VALUE_RATE * first["learning_rate"]
     long = {"stage1_long": Arm("Stage I, steps of both", "stage1", "sft", both)}  # compute-matched
     rest = {**TABLE_3, **TABLE_2, **FACTORIAL, **long, **_sensitivity(config), **_noise()}
@@ -239,7 +242,7 @@ def pairwise_arms(config: RunConfig) -> dict[str, StageConfig]:
             method=method,
             trainer=trainer,
             checkpoint_rl_steps=every,
-            keep_rl_steps=[],
+            keep_rl_steps=None,
         )
 
     table_8 = {  # strategies, and a control of the same size on questions instead of pairs

@@ -52,13 +52,13 @@ def rollout(args: CritiqueConfig) -> Rollout:
 
 def train(inputs: Inputs) -> None:
     """See `Method.train`; it goes on from the last checkpoint."""
-    args, start = arguments(inputs), starting_point(inputs)
+    args = arguments(inputs)
     asks_actor = args.refinement_reward is not None or args.response_source == "online"
     pool = inputs.pool
     if pool is None:
         raise UserError(f"{WHERE}: the run has no problems; name a task in `train`.")
     trainer = CritiqueTrainer(
-        **start,
+        **starting_point(inputs, args),
         actor=inputs.actor if asks_actor else None,
         args=args,
         train_dataset=pool,

@@ -102,5 +102,7 @@ def train(inputs: Inputs) -> None:
     questions = Dataset.from_list(list(first.values()))
     size = min(len(pairs), len(questions))
     halves = [half.shuffle(seed=seed).select(range(size)) for half in (pairs, questions)]
-    trainer = MixedTrainer(**starting_point(inputs), args=args, train_dataset=concatenate_datasets(halves))
+    trainer = MixedTrainer(
+        **starting_point(inputs, args), args=args, train_dataset=concatenate_datasets(halves)
+    )
     run(trainer, inputs)

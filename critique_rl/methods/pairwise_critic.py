@@ -104,9 +104,9 @@ def rollout(args: PairwiseCriticConfig) -> Rollout:
 
 def train(inputs: Inputs) -> None:
     """See `Method.train`; it goes on from the last checkpoint."""
-    args, start = arguments(inputs), starting_point(inputs)
+    args = arguments(inputs)
     pairs = dataset(pairs_of(inputs, ties=args.ties, seed=args.seed))
-    run(PairwiseCriticTrainer(**start, args=args, train_dataset=pairs), inputs)
+    run(PairwiseCriticTrainer(**starting_point(inputs, args), args=args, train_dataset=pairs), inputs)
 
 
 def trainer_args(options: Mapping[str, Any], where: str, **fixed: Any) -> PairwiseCriticConfig:

@@ -14,7 +14,7 @@ from critique_rl.config.reading import check_options
 from critique_rl.methods.base import Inputs
 from critique_rl.records import is_first_process
 from critique_rl.training.callbacks import DisplayCallback, KeepCallback, StopCallback
-from critique_rl.training.checkpoints import last_checkpoint, load_critic
+from critique_rl.training.checkpoints import last_checkpoint, load_critic, save_trained
 from critique_rl.training.config import CriticConfig, machine_defaults
 from critique_rl.training.trainer import CriticTrainer
 from critique_rl.types import Terminated, UserError
@@ -101,9 +101,9 @@ def rl_args(
     return configured(cls, where, merged, every=every)
 
 
-def starting_point(inputs: Inputs) -> dict[str, Any]:
+def starting_point(inputs: Inputs, args: CriticConfig) -> dict[str, Any]:
     """Load the start of a training; returns a trainer's arguments `model` and `peft_config`."""
-    start = load_critic(inputs.start)
+    start = load_critic(inputs.start, args.init_options)
     return {"model": start, "peft_config": inputs.lora if isinstance(start, str) else None}
 
 
@@ -120,7 +120,7 @@ def run(trainer: CriticTrainer, inputs: Inputs) -> None:
     trainer.add_callback(DisplayCallback(inputs.display, block))
     trainer.add_callback(
         KeepCallback(
-            inputs.keep_rl_steps, block, lambda step: trainer.save_model(str(output / f"rl_step-{step}"))
+            inputs.keep_rl_steps, block, lambda step: save_trained(trainer, output / f"rl_step-{step}")
         )
     )
     trainer.checkpoint_owner = f"{inputs.identity}-{trainer.args.seed}" if inputs.identity else ""
@@ -132,7 +132,7 @@ def run(trainer: CriticTrainer, inputs: Inputs) -> None:
         stop.close()
     if stop.asked:
         raise Terminated
-    trainer.save_model(str(output))
+    save_trained(trainer, output)
     if is_first_process():
         unfinished = output / "trainer_state.json.new"
         trainer.state.save_to_json(str(unfinished))

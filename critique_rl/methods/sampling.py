@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from critique_rl.adapters import is_adapter
 from critique_rl.config.reading import check_options
 from critique_rl.grading import grade_batch
 from critique_rl.grading.replies import where_replied
@@ -180,7 +181,7 @@ def require_mapping(name: str, value: object) -> None:
 
 def require_full_weights(inputs: Inputs) -> None:
     """Raise a `UserError` if the start is an adapter: supervised training would add a second one to its base."""
-    if (Path(inputs.start) / "adapter_config.json").exists():
+    if is_adapter(inputs.start):
         raise UserError(
             f"{inputs.start} is an adapter; this baseline starts from full weights: merge it "
             "(`PeftModel.merge_and_unload`), save it, and start from that."

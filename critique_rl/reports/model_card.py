@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
+from critique_rl.adapters import holds_model, is_adapter
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.methods import METHODS
 from critique_rl.config.reading import as_dict
@@ -51,7 +52,7 @@ def write_all(folder: RunFolder, measured: Iterable[Measured]) -> None:
     measured = list(measured)
     for name in ("actor", "sft"):
         made_here = folder.shipped is None and not (name == "actor" and folder.config.actor.get("model"))
-        if made_here and (Path(folder.model_path(name)) / "config.json").exists():
+        if made_here and holds_model(folder.model_path(name)):
             write_cards(folder, name, measured=measured)
     for seed in folder.config.seeds:
         for name in folder.config.stages:
@@ -62,7 +63,7 @@ def write_new(folder: RunFolder, step: Step) -> None:
     """Write the cards of a checkpoint that a step has just made; for `Run.execute(after_step=...)`."""
     if step.kind == "train":
         write_cards(folder, step.subject, step.seed)
-    elif step.kind in NOUNS and (Path(folder.model_path(step.kind)) / "config.json").exists():
+    elif step.kind in NOUNS and holds_model(folder.model_path(step.kind)):
         write_cards(folder, step.kind)
 
 
@@ -79,7 +80,7 @@ def write_cards(
         Paths of the cards.
     """
     stage = folder.config.stages.get(name)
-    kept = [f"{name}@{step}" for step in stage.keep_rl_steps] if stage else []
+    kept = [f"{name}@{step}" for step in stage.keep_rl_steps or ()] if stage else []
     written = []
     for row in [name, *kept]:
         directory = Path(folder.model_path(row, seed))
@@ -119,7 +120,7 @@ def card(
     papers = [LLAVA_CRITIC_R1 if pairs else CRITIQUE_RL, TRL]
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", config.base) and not Path(config.base).exists()
     hub = config.base if on_hub else None
-    adapter = (directory / "adapter_config.json").exists()
+    adapter = is_adapter(directory)
     title = f"{config.name}, {stage.label if stage else NOUNS[name]}"
     title += "" if row == name else f" after {row.partition('@')[2]} RL steps"
     title += "" if seed is None else f", seed {seed}"
@@ -159,6 +160,7 @@ def _training(folder: RunFolder, row: str, seed: int | None, stage: StageConfig 
     if stage is None:
         options = config.cold_start.actor_sft if row == "actor" else config.cold_start.critic_sft
         facts["Method"] = "supervised fine-tuning" if options else "none: the base as it is"
+        facts["LoRA"] = config.cold_start.lora
         facts["Teacher"] = config.cold_start.teacher.actor.get("model") or config.cold_start.teacher.kind
     else:
         plain = as_dict(stage)

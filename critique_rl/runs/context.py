@@ -78,7 +78,9 @@ class Context:
         """The model of a row as one that writes; for `no_critic` the actor."""
         from critique_rl.actors import TransformersActor
 
-        return self.actor() if row == "no_critic" else TransformersActor(self.folder.model_path(row, seed))
+        if row == "no_critic":
+            return self.actor()
+        return TransformersActor(self.folder.model_path(row, seed), **self.config.evaluation.critic)
 
     def scorer(self) -> Scorer | None:
         """The scorer of replies, loaded on first use; None where replies are graded."""

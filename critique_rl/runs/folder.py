@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from critique_rl.adapters import holds_model
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.evaluation import BenchmarkConfig, ProtocolConfig
 from critique_rl.config.methods import METHODS
@@ -269,6 +270,6 @@ def shipped_directory(name: str) -> Path:
         UserError: There are no models.
     """
     directory = Path(str(files("critique_rl"))) / name
-    if not (directory / "actor" / "config.json").exists():
+    if not holds_model(directory / "actor"):
         raise UserError(f"cold_start.shipped: no models at {directory}; run with --from-scratch.")
     return directory

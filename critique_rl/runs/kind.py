@@ -37,6 +37,10 @@ class Recipe(NamedTuple):
     inputs: Sequence[str] = ()
 
 
+def _without_speed(actor: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in actor.items() if name not in ACTOR_SPEED}
+
+
 class StepKind(ABC):
     """A kind of step. A new kind is one module with a subclass, and one line in `critique_rl.runs.steps`.
 
@@ -108,7 +112,7 @@ class Plan:
         self.data: dict[str, Any] = {**self.texts, "train": [as_dict(task) for task in self.config.train]}
         if self.config.scorer is not None:
             self.data["scorer"] = self.config.scorer
-        self.actor = {k: v for k, v in self.config.actor.items() if k not in ACTOR_SPEED}
+        self.actor = _without_speed(self.config.actor)
         if folder.shipped is not None:
             origin = {"shipped": self.config.cold_start.shipped}
             self._ship("actor", {**origin, "actor": self.actor})
@@ -124,6 +128,11 @@ class Plan:
         if name == "no_critic":
             return "actor"
         return name if name in ("actor", "sft") else f"seed{seed}/{name}"
+
+    def loading(self, row: str) -> dict[str, Any]:
+        """How the trained model of a row is loaded for its measurement; empty where that is by default."""
+        settings = _without_speed(self.config.evaluation.critic)
+        return {"critic": settings} if settings and row != "no_critic" else {}
 
     def pool_step(self, seed: int | None) -> list[str]:
         """Name of the step that draws the pool, in a list; an empty list where there are no train problems."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from critique_rl.adapters import is_adapter
 from critique_rl.config.data import TaskConfig
 from critique_rl.runs.context import Context
 from critique_rl.runs.steps import STEP_KINDS
@@ -171,7 +171,7 @@ def _reader(context: Context) -> tuple[Any, int | None]:
 
         model, reader = tiny.untrained(context.config.train[0].name, seed=0)
         return reader, model.config.get_text_config().max_position_embeddings
-    if (Path(base) / "adapter_config.json").is_file() and not (Path(base) / "config.json").is_file():
+    if is_adapter(base):
         raise UserError(
             f"base: {base} is an adapter, and a run starts from whole weights: merge it, "
             "critique_rl.load_critic(folder).merge_and_unload().save_pretrained(...), and save its tokenizer too."

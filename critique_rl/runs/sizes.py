@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+
+from critique_rl.adapters import base_of, is_adapter
 
 
 def parameter_count(
@@ -76,10 +77,8 @@ def parameters(path: str) -> int | None:
                 for length in tensors.get_slice(name).get_shape():
                     size *= length
                 count += size
-    adapter = directory / "adapter_config.json"
-    if adapter.exists():
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        whole = parameters(str(base))
+    if is_adapter(directory):
+        whole = parameters(base_of(directory))
         return None if whole is None else whole + count
     return count or None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ Parse = Callable[[Row], Problem | None]
 FILE_WORDS = {split: split for split in ("train", "validation", "test", "math500")}
 FILE_WORDS |= dict.fromkeys(("valid", "val", "dev"), "validation")
 """Splits by the word for them in a file name, e.g. `dev` in `aqua_dev.json`."""
+PUBLISHED = "published"
+"""Value of `splits` for the hub's splits."""
 
 
 def make_problem(
@@ -24,11 +27,30 @@ def make_problem(
     return Problem(problem_id(question, picture), dataset, question, solution, answer, kind)
 
 
+@dataclass(frozen=True)
+class Part:
+    """The rows of one split in a file that holds all splits; `split_of` names the split of a row."""
+
+    path: Path
+    split: str
+    split_of: Callable[[Row], str]
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.split})"
+
+
 def published_task(
-    name: str, parse: Parse, hub: Mapping[str, HubSplit], *, kind: AnswerKind, licence: str, about: str
+    name: str,
+    parse: Parse,
+    hub: Mapping[str, HubSplit],
+    *,
+    kind: AnswerKind,
+    licence: str,
+    about: str,
+    split_of: Callable[[Row], str] | None = None,
 ) -> Task:
     """Build the task of a data set on the hub; `load_published` loads it."""
-    load = partial(load_published, parse, hub)
+    load = partial(load_published, parse, hub, split_of=split_of)
     return Task(name, about, kinds=(kind,), load=load, licence=licence, hub=hub["test"].repo)
 
 
@@ -39,8 +61,9 @@ def load_published(
     source: str | None,
     split: str,
     seed: int,
-    splits: Mapping[str, float] | None = None,
+    splits: Mapping[str, float] | str | None = None,
     held_out: float = 0.1,
+    split_of: Callable[[Row], str] | None = None,
 ) -> list[Problem]:
     """Load all problems of one split, without duplicates.
 
@@ -56,9 +79,11 @@ def load_published(
         seed: Not used; every task has this parameter.
         splits: For one file that holds all splits: the share of each, e.g.
             `{"train": 0.8, "validation": 0.1, "test": 0.1}`. Problem identity decides the split. Use the same
-            mapping for every split of that file.
+            mapping for every split of that file. `published` takes the hub's splits from a file of all rows,
+            where the task knows them.
         held_out: Share of train in the validation slice, if validation is not published. Use the same share for
             both splits; 0 takes all of train.
+        split_of: Names the split that the hub has a row of such a file in; None where there is no such file.
 
     Raises:
         DataError: The source has no such split, an option is wrong, or a file or row cannot be read.
@@ -71,9 +96,19 @@ def load_published(
             raise DataError(
                 f"splits: only for a single local file; {source or 'the hub'} has its own train and test data"
             )
-        return _take(split_problems(_read(parse, path), fractions=splits, salt="splits"), split, str(path))
+        if not isinstance(splits, str):
+            return _take(
+                split_problems(_read(parse, path), fractions=splits, salt="splits"), split, str(path)
+            )
+        if splits != PUBLISHED or split_of is None:
+            also = "" if split_of is None else f", or {PUBLISHED!r}"
+            raise DataError(f"splits: found {splits!r}, expected the share of each split{also}")
 
-    available = hub if path is None else _files_by_split(path)
+    available: Mapping[str, Path | HubSplit | Part] = hub
+    if path is not None and splits == PUBLISHED and split_of is not None:
+        available = {name: Part(path, name, split_of) for name in hub}
+    elif path is not None:
+        available = _files_by_split(path)
     if split in available and (split != "train" or "validation" in available or held_out == 0):
         return _read(parse, available[split])
     if split in ("train", "validation") and "train" in available:
@@ -87,8 +122,11 @@ def load_published(
     raise DataError(f"{origin}: no split {split!r}. {nearest(split, available)} {hint}")
 
 
-def _read(parse: Parse, origin: Path | HubSplit) -> list[Problem]:
-    parsed = [parse(row) for row in read_rows(origin)]
+def _read(parse: Parse, origin: Path | HubSplit | Part) -> list[Problem]:
+    rows = read_rows(origin.path if isinstance(origin, Part) else origin)
+    parsed = [
+        parse(row) for row in rows if not isinstance(origin, Part) or origin.split_of(row) == origin.split
+    ]
     return unique([problem for problem in parsed if problem is not None], str(origin))
 
 

@@ -6,17 +6,25 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, Trainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    ProcessorMixin,
+    Trainer,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from critique_rl.adapters import base_of, is_adapter
 from critique_rl.manifest import MANIFEST, damages, in_short, read_manifest, seal
 from critique_rl.records import is_first_process
 from critique_rl.types import UserError
@@ -25,22 +33,39 @@ from critique_rl.vision.models import is_vision_model, load_processor, load_visi
 logger = logging.getLogger(__name__)
 
 
-def is_adapter(path: str | Path) -> bool:
-    """Whether a directory holds an adapter and not whole weights."""
-    return (Path(path) / "adapter_config.json").is_file()
-
-
-def load_critic(path: str) -> str | PeftModel:
+def load_critic(path: str, options: Mapping[str, Any] | None = None) -> str | PeftModel:
     """Load the start of a training, a directory or hub id, so that the reference of its KL is exactly that model.
 
     Full weights stay a path: trl loads policy and reference from it. An adapter is loaded as trainable: trl keeps
     a frozen copy of it as the reference, where a path would anchor the KL to its base.
+
+    Args:
+        path: Directory or hub id.
+        options: Arguments of `from_pretrained` for the base of an adapter, such as `dtype`.
     """
     if not is_adapter(path):
         return path
-    base = PeftConfig.from_pretrained(path).base_model_name_or_path
-    loader = AutoModelForImageTextToText if is_vision_model(str(base)) else AutoModelForCausalLM
-    return PeftModel.from_pretrained(loader.from_pretrained(base), path, is_trainable=True)
+    base = base_of(path)
+    loader = AutoModelForImageTextToText if is_vision_model(base) else AutoModelForCausalLM
+    return PeftModel.from_pretrained(loader.from_pretrained(base, **(options or {})), path, is_trainable=True)
+
+
+def save_trained(trainer: Trainer, directory: Path) -> None:
+    """Save the trained model; all processes call it.
+
+    An adapter is saved alone: without the tokenizer, which training does not change and the base has, and without
+    the reference of the KL, which is the start. A processor is saved, because a training may limit the size of
+    images.
+    """
+    reader, adapts = trainer.processing_class, isinstance(trainer.model, PeftModel)
+    if adapts and not isinstance(reader, ProcessorMixin):
+        trainer.processing_class = None
+    try:
+        trainer.save_model(str(directory))
+    finally:
+        trainer.processing_class = reader
+    if adapts and trainer.args.should_save:
+        shutil.rmtree(directory / "ref", ignore_errors=True)
 
 
 def last_checkpoint(

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 
+from critique_rl.actors.loading import init_options
 from critique_rl.prompts import prompt_set
 from critique_rl.training import objectives
 from critique_rl.types import UserError
@@ -154,6 +155,7 @@ class CriticConfig(GRPOConfig):
         if log_each_rl_step:
             self.logging_steps = 1  # the right value needs steps_per_generation, which super() works out
         super().__post_init__()
+        self.model_init_kwargs = self.init_options or None
         self._check_objective()
         prompt_set(self.prompts)
         block = self.optimizer_steps_per_rl_step
@@ -204,6 +206,13 @@ class CriticConfig(GRPOConfig):
                 f"per_device_eval_batch_size={self.per_device_eval_batch_size} x {self.world_size} process(es) is "
                 f"no multiple of the {group} critiques of a prompt: change it, or num_generations_eval."
             )
+
+    @property
+    def init_options(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` for the critic, with the type that `fastest` stands for here."""
+        return init_options(
+            cast("dict[str, Any] | None", self.model_init_kwargs)
+        )  # no text after trl read it
 
     @property
     def optimizer_steps_per_rl_step(self) -> int:

@@ -22,8 +22,9 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl.trainer.utils import RepeatSampler
 
+from critique_rl.adapters import is_adapter
 from critique_rl.training import objectives
-from critique_rl.training.checkpoints import is_adapter, load_critic, sealed_checkpoint
+from critique_rl.training.checkpoints import load_critic, sealed_checkpoint
 from critique_rl.training.config import CriticConfig
 from critique_rl.training.guarded import GuardedTrainer
 from critique_rl.training.images import (
@@ -112,7 +113,7 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
                 f"{model} is an adapter already: leave peft_config out, or merge it into its base."
             )
         if adapter and args.advantage != "gae":  # whose value model refuses it with its own advice
-            model = load_critic(str(model))
+            model = load_critic(str(model), args.init_options)
         _check_start(model, args, new_adapter=peft_config is not None)
         if eval_dataset is not None:
             args.check_evaluation()

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import AutoModel, TrainerCallback
 from trl.trainer.utils import disable_dropout_in_model
 
+from critique_rl.adapters import is_adapter
 from critique_rl.training import objectives
-from critique_rl.training.checkpoints import is_adapter
 from critique_rl.training.watch import require_finite
 from critique_rl.types import UserError
 

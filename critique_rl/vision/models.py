@@ -6,7 +6,6 @@ would go on without images. A wrong padding side is as quiet: it shifts the posi
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from transformers.models import qwen2_5_vl, qwen3_vl
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
+from critique_rl.adapters import base_of
 from critique_rl.types import Conversation, UserError, first_line
 from critique_rl.vision.images import ImageError, open_image
 
@@ -163,9 +163,7 @@ IMAGE_ONLY: dict[str, type[_ImageOnly]] = {"qwen2_5_vl": Qwen2_5_VLProcessor, "q
 
 
 def _load_config(path: str | Path) -> PreTrainedConfig:
-    adapter = Path(path) / "adapter_config.json"
-    if adapter.is_file() and not (Path(path) / "config.json").is_file():
-        path = json.loads(adapter.read_text())["base_model_name_or_path"]
+    path = base_of(path)
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:

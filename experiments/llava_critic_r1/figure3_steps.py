@@ -7,7 +7,7 @@ from critique_rl.studies.study import Row, Study, Table
 def build(study: Study) -> Table:
     """Its rows and lines."""
     arm = study.arms["critic"]
-    steps = [*arm.keep_rl_steps, arm.trainer["rl_steps"]]
+    steps = [*(arm.keep_rl_steps or ()), arm.trainer["rl_steps"]]
     label = "LLaVA-Critic-R1"
     return Table(
         [

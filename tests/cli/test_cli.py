@@ -17,7 +17,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ from critique_rl.prompts import COMPACT
 from critique_rl.runs.dry_run import describe
 from critique_rl.runs.run import Measurement, Run
 from critique_rl.studies.study import Row
-from critique_rl.training.checkpoints import last_checkpoint
+from critique_rl.training.checkpoints import last_checkpoint, load_critic
 from critique_rl.types import Sampling, UserError
 
 STEPS = [
@@ -213,6 +213,60 @@ def test_stages_of_adapters(config: Path, fresh: Fresh) -> None:
     assert first.keys() == second.keys() and {f"{k}_proj" for k in "qv"} == {n.split(".")[-3] for n in first}
     assert all(first[name].any() for name in first if "lora_B" in name)  # they start at 0
     assert any(not first[name].equal(second[name]) for name in first)
+
+
+def test_a_run_of_adapters_from_the_cold_start_on(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Actor and critics are adapters on one base; each starts from the one before, and `eval` takes them."""
+    output = tmp_path / "adapters"
+    given = {"base": finished / "base", "cold_start.base": "null", "cold_start.shipped": "null"}
+    given |= {
+        "cold_start.lora": "{r: 4, target_modules: all-linear}",
+        "evaluation.critic": "{dtype: float32}",
+    }
+    given["evaluation.protocol.critique_temperature"] = 0.0
+    settings = [f for key, value in given.items() for f in ("--set", f"{key}={value}")]
+    assert run(config, output, *settings) == 0
+    folders = {name: output / name for name in ("actor", "sft", "seed0/stage1", "seed0/stage2")}
+    weights = {name: load_file(folder / "adapter_model.safetensors") for name, folder in folders.items()}
+    for name, folder in folders.items():
+        # the base has the tokenizer, and the reference is the start
+        assert not [*folder.glob("tokenizer*"), *folder.glob("ref")]
+        assert weights[name].keys() == weights["sft"].keys()
+        assert any(value.any() for key, value in weights[name].items() if "lora_B" in key)
+    for first, second in combinations(folders, 2):
+        assert any(not weights[first][key].equal(weights[second][key]) for key in weights["sft"])
+    marker = json.loads((output / "seed0/evaluate/stage1" / TASK / "step.json").read_text())
+    assert marker["settings"]["critic"] == {"dtype": "float32"}
+    # the same critic, merged by hand
+    merged = tmp_path / "merged"
+    load_critic(str(folders["seed0/stage2"])).merge_and_unload().save_pretrained(merged)  # type: ignore[union-attr]
+    AutoTokenizer.from_pretrained(finished / "base").save_pretrained(merged)
+    found = read_episodes(output / "seed0/evaluate/stage2" / TASK / RECORDS)
+    asked = [COMPACT.critique_prompt(e.question, e.response) for e in found]
+    by_hand = TransformersActor(merged).generate(asked, Sampling(32))
+    assert [e.critique for e in found] == [reply.text for reply in by_hand]
+    moved = tmp_path / "moved"
+    shutil.copytree(finished / "base", moved)
+    plain = json.loads((folders["sft"] / "adapter_config.json").read_text())
+    (folders["sft"] / "adapter_config.json").write_text(
+        json.dumps(plain | {"base_model_name_or_path": "gone"})
+    )
+    ask = ["--task", "modular_chain", "--limit", "4", "--prompts", "compact", "--tokens", "12", "24", "12"]
+    pair = ["--actor", str(folders["actor"]), "--critic", str(folders["sft"])]
+    assert cli.main(["eval", str(tmp_path / "lost"), *pair, *ask]) == 2
+    assert "is an adapter on gone" in capsys.readouterr().err
+    assert cli.main(["eval", str(tmp_path / "found"), *pair, *ask, "--base", str(moved)]) == 0
+
+
+def test_adapters_of_the_cold_start_are_for_a_given_base_and_once(config: Path) -> None:
+    lora = "cold_start.lora={r: 4}"
+    with pytest.raises(UserError, match=r"cold_start\.lora: a base that the run makes itself"):
+        load_config(config, [lora])
+    others = ["base=some/model", "cold_start.base=null", "stages.stage1.lora={r: 4}"]
+    with pytest.raises(UserError, match=r"stages\.stage1\.lora: RL goes on with the adapter"):
+        load_config(config, [lora, *others])
 
 
 def test_the_actor_of_a_run_may_be_behind_a_server_and_a_row_may_have_another(

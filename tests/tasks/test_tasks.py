@@ -131,7 +131,43 @@ def test_svamp_gives_both_layouts_the_same_identity(tmp_path: Path) -> None:
     (original,) = load_task("svamp", source=str(path), split="test")
     (hub,) = load_task("svamp", source=write_jsonl(tmp_path / "hub.jsonl", [SVAMP_HUB]), split="test")
     assert original == hub
-    assert (hub.answer, hub.kind, hub.solution) == ("5", "number", "( 9.0 - 4.0 ) = 5")
+    assert (hub.answer, hub.kind, hub.solution) == ("5", "number", "9 - 4 = 5")
+
+
+@pytest.mark.parametrize(
+    ("equation", "expected"),
+    [
+        ("( 8.0 / 0.5 )", "8 / 0.5"),
+        ("( ( 7.0 + 10.0 ) * 4.0 )", "(7 + 10) * 4"),
+        ("( 7.0 + ( 10.0 * 4.0 ) )", "7 + (10 * 4)"),
+        ("( 1.0 + 2.0 ) * ( 3.0 + 4.0 )", "(1 + 2) * (3 + 4)"),
+        ("9.0", "9"),
+    ],
+)
+def test_svamp_solutions_are_written_as_people_do(tmp_path: Path, equation: str, expected: str) -> None:
+    source = write_jsonl(tmp_path / "test.jsonl", [{**SVAMP, "Equation": equation}])
+    assert load_task("svamp", source=source, split="test")[0].solution == f"{expected} = 5"
+
+
+def test_the_file_of_svamp_is_cut_as_the_hub_cuts_it(tmp_path: Path) -> None:
+    rows = [{**SVAMP, "ID": f"chal-{n}", "Body": f"Mia had {n} shells."} for n in range(1, 1001)]
+    path = write_jsonl(tmp_path / "SVAMP.json", rows)
+    train, test = (
+        load_task("svamp", source=path, split=split, splits="published", held_out=0)
+        for split in ("train", "test")
+    )
+    assert (len(train), len(test), len({*ids(train), *ids(test)})) == (700, 300, 1000)
+    # first rows of both splits on the hub: chal-777 and chal-736
+    assert any("777 shells" in p.question for p in train) and any("736 shells" in p.question for p in test)
+    held = load_task("svamp", source=path, split="validation", splits="published")
+    assert held and ids(held) < ids(train)
+    broken = write_jsonl(tmp_path / "broken.json", [{**SVAMP, "ID": "x-1"}])
+    with pytest.raises(UserError, match="row 1, field 'ID': found 'x-1', expected `chal-` and a number"):
+        load_task("svamp", source=broken, split="test", splits="published")
+    for name, also in (("svamp", ", or 'published'"), ("gsm8k", "")):
+        wanted = "published" if name == "gsm8k" else "publish"
+        with pytest.raises(UserError, match=f"found '{wanted}', expected the share of each split{also}$"):
+            load_task(name, source=path, split="test", splits=wanted)
 
 
 @pytest.mark.parametrize(

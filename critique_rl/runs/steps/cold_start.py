@@ -153,13 +153,18 @@ class SFTKind(_ColdStart):
 
 def _recipe(plan: Plan) -> dict[str, Any]:
     """Settings of the cold start but for how the base is made, which the base's own step holds."""
-    return {key: value for key, value in as_dict(plan.config.cold_start).items() if key != "base"}
+    recipe = {key: value for key, value in as_dict(plan.config.cold_start).items() if key != "base"}
+    if recipe["lora"] is None:  # steps of older versions do not have it
+        del recipe["lora"]
+    return recipe
 
 
 def _fine_tune(
     step: Step, context: Context, examples: Callable[[], list[Example]], options: dict[str, Any]
 ) -> None:
     """Train the base on examples; without options of training the artifact is the base itself."""
+    from peft import LoraConfig
+
     from critique_rl.cold_start import sft
     from critique_rl.training.checkpoints import copy_model
 
@@ -167,8 +172,9 @@ def _fine_tune(
         copy_model(context.base(), step.directory)
         return
     rows = written_once(step.directory / "examples.jsonl", examples)
-    seed = context.config.cold_start.seed
-    figures = sft.fine_tune(context.base(), rows, step.directory, seed=seed, options=options)
+    cold = context.config.cold_start
+    lora = LoraConfig(**cold.lora) if cold.lora else None
+    figures = sft.fine_tune(context.base(), rows, step.directory, seed=cold.seed, options=options, lora=lora)
     context.display.note(_short(figures))
 
 
@@ -239,10 +245,12 @@ def check_cold_start(context: Context) -> None:
         for i, part in enumerate(cold.base.passes):
             check_options(annotator, part.polished, f"cold_start.base.passes[{i}].polished")
             trainings[f"cold_start.base.passes[{i}].sft"] = part.sft
+    from peft import LoraConfig
     from trl import SFTConfig
 
     from critique_rl.cold_start.sft import sft_args
 
+    check_options(LoraConfig, cold.lora or {}, "cold_start.lora")
     for where, options in trainings.items():
         check_options(SFTConfig, options, where)
         sft_args(context.folder.directory, seed=0, options=options, where=where)
@@ -254,10 +262,22 @@ def check_actor(spec: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: An option is unknown.
     """
-    if spec.get("backend", "transformers") == "transformers" and spec:
-        from critique_rl.actors import TransformersActor
+    if spec.get("backend", "transformers") == "transformers":
+        check_loading(spec, where, also=("backend",))
 
-        names = [*inspect.signature(TransformersActor).parameters, "backend"]
-        for key in spec:
-            if key not in names:
-                raise UserError(unknown(f"{where}: setting", key, names))
+
+def check_loading(
+    spec: Mapping[str, Any], where: str, *, leave_out: Sequence[str] = (), also: Sequence[str] = ()
+) -> None:
+    """Check the names of settings of a model in this process: those of `TransformersActor`, and `also` some.
+
+    Raises:
+        UserError: A setting is unknown, or one to `leave_out`.
+    """
+    from critique_rl.actors import TransformersActor
+
+    names = [*inspect.signature(TransformersActor).parameters, *also]
+    names = [name for name in names if name not in leave_out]
+    for key in spec:
+        if key not in names:
+            raise UserError(unknown(f"{where}: setting", key, names))

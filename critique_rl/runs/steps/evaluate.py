@@ -15,6 +15,7 @@ from critique_rl.runs.folder import RECORDS, Artifact, Measurement, RunFolder, r
 from critique_rl.runs.kind import Plan, Recipe, StepKind
 from critique_rl.runs.problems import protocol_of
 from critique_rl.runs.step import Step
+from critique_rl.runs.steps.cold_start import check_loading
 from critique_rl.runs.steps.pairs import pair_values
 
 if TYPE_CHECKING:
@@ -44,20 +45,22 @@ class EvaluateKind(StepKind):
         inputs = ["actor", *(plan.pool_step(seed) if plan.config.scorer is not None else [])]
         if m.stage != "no_critic":
             inputs.append(plan.model_step(m.row, seed))
-        task, protocol = as_dict(m.task), as_dict(m.protocol)
-        return Recipe(
-            {"task": task, "protocol": protocol, "actor": m.actor, **plan.texts, "seed": seed}, inputs
-        )
+        settings = {"task": as_dict(m.task), "protocol": as_dict(m.protocol), "actor": m.actor}
+        return Recipe({**settings, **plan.loading(m.row), **plan.texts, "seed": seed}, inputs)
+
+    def check(self, context: Context) -> None:
+        """Check the settings of the rows' models by name."""
+        check_loading(context.config.evaluation.critic, "evaluation.critic", leave_out=("model", "tokenizer"))
 
     def make(self, step: Step, context: Context) -> None:
         """It goes on after the last record."""
-        from critique_rl.actors import TransformersActor, make_actor
+        from critique_rl.actors import make_actor
         from critique_rl.evaluation.protocol import evaluate
 
         folder, m, seed = context.folder, step.subject, step.seed
         assert seed is not None
         roles = folder.roles(m.row)
-        trained = TransformersActor(folder.model_path(m.row, seed)) if roles else None
+        trained = context.model(m.row, seed) if roles else None
         if trained is not None and "actor" in roles:
             actor: Actor = trained
         else:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from critique_rl.adapters import is_adapter
 from critique_rl.benchmarks import policy
 from critique_rl.config.reading import as_dict
 from critique_rl.config.run import RunConfig
@@ -50,7 +51,7 @@ class PolicyBenchmarksKind(StepKind):
 
     def make(self, step: Step, context: Context) -> None:
         """An interrupted measurement begins anew. Adapters are merged for it."""
-        from critique_rl.training.checkpoints import is_adapter, merge_adapter
+        from critique_rl.training.checkpoints import merge_adapter
 
         folder, row = context.folder, step.subject
         path = folder.actor_path if row == "no_critic" else folder.model_path(row, step.seed)

@@ -30,7 +30,7 @@ class RewardBenchmarksKind(StepKind):
 
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
         row, benchmark = artifact.subject
-        settings = {"benchmark": as_dict(benchmark), **plan.texts, "seed": artifact.seed}
+        settings = {"benchmark": as_dict(benchmark), **plan.texts, **plan.loading(row), "seed": artifact.seed}
         return Recipe(settings, (plan.model_step(row, artifact.seed),))
 
     def make(self, step: Step, context: Context) -> None:

@@ -36,7 +36,8 @@ class TrainKind(StepKind):
     def plan(self, artifact: Artifact, plan: Plan) -> Recipe:
         stage, seed = plan.config.stages[artifact.subject], artifact.seed
         inputs = ["actor", *plan.pool_step(seed), plan.model_step(stage.start, seed)]
-        return Recipe({"stage": as_dict(stage), **plan.texts, "seed": seed}, inputs)
+        settings = as_dict(stage) | {"keep_rl_steps": stage.keep_rl_steps or []}
+        return Recipe({"stage": settings, **plan.texts, "seed": seed}, inputs)
 
     def check(self, context: Context) -> None:
         """Check the options of every stage, its adapter, and that its method takes images where there are some."""
@@ -126,7 +127,7 @@ def stage_inputs(folder: RunFolder, name: str, seed: int | None, context: Contex
         seed=child_seed(seed or 0, name),
         options=stage.trainer,
         lora=LoraConfig(**stage.lora) if stage.lora else None,
-        keep_rl_steps=stage.keep_rl_steps,
+        keep_rl_steps=stage.keep_rl_steps or (),
         checkpoint_rl_steps=stage.checkpoint_rl_steps,
         **shown,
     )
