@@ -40,7 +40,7 @@ import torch
 from datasets import Dataset
 from math_verify import parse, verify
 from peft import LoraConfig
-from stepclock import TINY, UPDATE, Clock, Side, attach, machine_limits, random_weights
+from stepclock import TINY, UPDATE, Clock, Side, attach, random_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -48,6 +48,7 @@ from critique_rl import Stage1Config, Stage1Trainer, Stage2Config, Stage2Trainer
 from critique_rl.pool import collect_pool
 from critique_rl.prompts import prompt_set
 from critique_rl.reports.provenance import origin
+from critique_rl.runs.roofline import machine_limits
 from critique_rl.tasks import load_task
 from critique_rl.types import Sampling
 

@@ -1,4 +1,4 @@
-"""Measure one RL step from outside: phases, computed positions, arithmetic and memory; and the machine's limits.
+"""Measure one RL step from outside: phases, computed positions, arithmetic and memory.
 
 `bench.py` and `growth.py` use it. Nothing here changes what a trainer computes: methods of one trainer are wrapped
 and its models get hooks, so both a trainer of trl and one of ours can be measured.
@@ -43,10 +43,6 @@ PHASES = {
     "_maybe_log_save_evaluate": "log",
 }
 """Phase of the methods of a trainer; a method inside another one is charged to its own phase alone."""
-MATMULS = ((1024, 896, 4864), (2048, 896, 4864), (2048, 4864, 896), (4096, 896, 4864))
-"""Rows, inner size and columns of the products that measure the arithmetic limit: layers of the 0.5B shape."""
-READ_BYTES = 1 << 30
-"""Size of the array that measures the memory limit, far above any cache."""
 
 
 class Clock:
@@ -328,32 +324,6 @@ class Side:
                 torch.save([t.detach() for t in tensors], file)
             for tensor in tensors:
                 tensor.data = tensor.data.new_empty(0)
-
-
-def machine_limits(device: str, dtypes: Iterable[str]) -> dict[str, Any]:
-    """Best matmul of each dtype in FLOP/s, and best read of memory in bytes/s, with the threads of torch."""
-
-    def fastest(work: Callable[[], Any]) -> float:
-        times: list[float] = []
-        while len(times) < 3 or (sum(times) < 0.5 and len(times) < 50):
-            began = time.perf_counter()
-            work()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    flop: dict[str, float] = {}
-    for dtype in dtypes:
-        for rows, inner, columns in MATMULS:
-            a = torch.randn(rows, inner, device=device).to(getattr(torch, dtype))
-            b = torch.randn(columns, inner, device=device).to(a.dtype).t()  # as a layer holds its weights
-            rate = 2 * rows * inner * columns / fastest(lambda a=a, b=b: a @ b)  # type: ignore[misc]
-            flop[dtype] = max(flop.get(dtype, 0.0), rate)
-    big = torch.ones(READ_BYTES // 4, device=device)
-    table, vector = big.view(-1, 4096), torch.ones(4096, device=device)
-    reads: list[Callable[[], Any]] = [big.sum, big.max, lambda: table @ vector]
-    return {"flop_per_second": flop, "bytes_per_second": READ_BYTES / min(map(fastest, reads))}
 
 
 class Peak:

@@ -14,6 +14,7 @@ from critique_rl.runs.process import go_offline_without_hub, quiet_libraries, se
 if TYPE_CHECKING:
     from critique_rl.config.run import RunConfig
     from critique_rl.display import Outcome
+    from critique_rl.runs.step import Step
 
 
 def config_arguments(parser: argparse.ArgumentParser, *, plans: bool = False) -> None:
@@ -24,7 +25,7 @@ def config_arguments(parser: argparse.ArgumentParser, *, plans: bool = False) ->
     parser.add_argument("--from-scratch", action="store_true", help="make the shipped cold-start models anew")
     if plans:
         parser.add_argument(
-            "--dry-run", action="store_true", help="check the configuration and print the plan"
+            "--dry-run", action="store_true", help="check the configuration and print the plan with its hours"
         )
 
 
@@ -46,24 +47,34 @@ def run(arguments: argparse.Namespace) -> Outcome | int:
     from critique_rl.display import Outcome
     from critique_rl.runs.dry_run import describe
 
+    set_threads(config)  # the hours are for them
     quiet_libraries()
     plan = describe(config, from_scratch=arguments.from_scratch)
     return Outcome(plan, paths={"run": config.directory}, more={"plan": plan.splitlines()})
 
 
 def run_steps(arguments: argparse.Namespace, kinds: Sequence[str] = ()) -> Outcome | int:
-    """Run the steps of some kinds, or all; only the first process of a distributed launch has an outcome."""
+    """Run the steps of some kinds, or all, after a line on each with its hours.
+
+    Only the first process of a distributed launch has an outcome.
+    """
     config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Display, Outcome
     from critique_rl.records import is_first_process
     from critique_rl.reports.model_card import write_new
+    from critique_rl.runs.estimate import plan
     from critique_rl.runs.run import Run
 
     set_threads(config)
     quiet_libraries()
     display = Display(quiet=arguments.quiet or not is_first_process())
     run = Run(config, display=display, from_scratch=arguments.from_scratch)
-    run.execute(kinds or None, after_step=lambda step: write_new(run.folder, step))
+
+    def show_plan(steps: Sequence[Step]) -> None:
+        for line in () if arguments.quiet else plan(run.context, steps):
+            display.note(line)
+
+    run.execute(kinds or None, before_steps=show_plan, after_step=lambda step: write_new(run.folder, step))
     if not is_first_process():
         return 0
     return Outcome(paths={step.name: step.directory for step in run.steps() if step.command in kinds})

@@ -1,4 +1,4 @@
-"""The plan of a run as text, for `--dry-run`: models, data, steps, tokens and memory; no weights are loaded."""
+"""The plan of a run as text, for `--dry-run`: models, data, steps, tokens, memory and hours; no weight is read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from critique_rl.config.checks import unknown
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.run import RunConfig
 from critique_rl.runs.context import Context
+from critique_rl.runs.estimate import time_lines
 from critique_rl.runs.folder import RunFolder
 from critique_rl.runs.run import Run
-from critique_rl.runs.sizes import memory, parameter_count
+from critique_rl.runs.sizes import memory, model_size
 from critique_rl.runs.steps.policy_benchmarks import lmms_eval_options
 from critique_rl.runs.steps.train import trainer_args
 from critique_rl.tasks import TASKS, DataError
@@ -55,13 +56,14 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
             check_location(config.base)
         except UserError as error:
             raise UserError(f"base: {error}") from error
-    steps = [("done" if step.finished() else "to do", step.name) for step in run.steps()]
+    planned = run.steps()
+    steps = [("done" if step.finished() else "to do", step.name) for step in planned]
     task = next((t.name for t in config.train), "modular_chain")
-    parameters, detail = parameter_count(config.base, config.base_gguf, task=task)
+    size = model_size(config.base, config.base_gguf, task=task)
     lines = [
         f"run {config.name} -> {config.directory}",
         f"prompts: {prompts.name}, version {prompts.version}",
-        f"base: {config.base}, {detail}",
+        f"base: {config.base}, {size.remark}",
         f"actor: {_actor(config, folder)}",
         "data:",
     ]
@@ -81,7 +83,8 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
         lines.append(f"  policy benchmarks through lmms-eval: {', '.join(names)}")
     lines.append("stages:")
     for name in config.stages:
-        lines += _stage(folder, name, parameters)
+        lines += _stage(folder, name, size.parameters)
+    lines += time_lines(run.context, planned, size)
     lines += [f"seeds: {', '.join(map(str, config.seeds))}", f"steps: {len(steps)}"]
     return str(redacted("\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])))
 

@@ -62,12 +62,17 @@ class Run:
         return Plan(self.folder, STEP_KINDS).steps
 
     def execute(
-        self, kinds: Sequence[str] | None = None, *, after_step: Callable[[Step], None] | None = None
+        self,
+        kinds: Sequence[str] | None = None,
+        *,
+        before_steps: Callable[[Sequence[Step]], None] | None = None,
+        after_step: Callable[[Step], None] | None = None,
     ) -> None:
         """Make what is missing, all or the steps of some subcommands.
 
         Args:
             kinds: Subcommands, see `critique_rl.runs.steps.commands`; None takes all.
+            before_steps: Called with the steps to make once all is checked, by rank 0 alone; never without steps.
             after_step: Called with each step once its artifact is complete, by rank 0 alone.
 
         Raises:
@@ -96,6 +101,8 @@ class Run:
             return
         preflight.check(self.context)
         with self._alone(selected):
+            if before_steps is not None and is_first_process():
+                before_steps(selected)
             for step in selected:
                 if step.finished():  # by the process that held the folder until now
                     continue

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from critique_rl.adapters import base_of, is_adapter
 
 
-def parameter_count(
-    base: str, gguf: str | None = None, *, task: str = "modular_chain"
-) -> tuple[int | None, str]:
-    """Number of weights from the model's config alone, or else from its name; None where neither tells.
+class Size(NamedTuple):
+    """Size of a model.
+
+    Attributes:
+        parameters: Number of weights; None where nothing tells it.
+        remark: The number for people, or why it is unknown.
+        layers: Layers of its decoder; None where there is no config.
+    """
+
+    parameters: int | None
+    remark: str
+    layers: int | None = None
+
+
+def model_size(base: str, gguf: str | None = None, *, task: str = "modular_chain") -> Size:
+    """Size from the model's config alone, or else from its name.
 
     Args:
         base: Directory, hub id or `tiny`.
         gguf: GGUF file inside `base`.
         task: What `tiny` is made for; its vocabulary has the words of the task, and on pictures it sees.
-
-    Returns:
-        The number, and a remark for people.
     """
     if base == "tiny":
         from critique_rl.cold_start import tiny
 
         model, _ = tiny.untrained(task, seed=0)
         count = sum(p.numel() for p in model.parameters())
-        return count, f"{count:,} parameters, made on the spot"
+        return Size(count, f"{count:,} parameters, made on the spot", _layers(model.config))
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -35,15 +45,19 @@ def parameter_count(
     except (OSError, ValueError):
         named = re.search(r"(\d+(?:\.\d+)?)([bm])\b", base.lower())
         if named is None:
-            return None, f"size unknown, {_unread(base)}"
+            return Size(None, f"size unknown, {_unread(base)}")
         count = int(float(named[1]) * (1e9 if named[2] == "b" else 1e6))
-        return count, f"{_short(count)} parameters by its name, {_unread(base)}"
+        return Size(count, f"{_short(count)} parameters by its name, {_unread(base)}")
     sees = getattr(config, "vision_config", None) is not None
     with torch.device("meta"):
         model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_config(config)
     model.tie_weights()
     count = sum(p.numel() for p in model.parameters())
-    return count, f"{_short(count)} parameters"
+    return Size(count, f"{_short(count)} parameters", _layers(config))
+
+
+def _layers(config: Any) -> int | None:
+    return getattr(config.get_text_config(), "num_hidden_layers", None)
 
 
 def _unread(base: str) -> str:
@@ -68,7 +82,7 @@ def parameters(path: str) -> int | None:
     if "://" in path:
         return None
     if not directory.is_dir():
-        return parameter_count(path)[0]
+        return model_size(path).parameters
     count = 0
     for file in directory.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:

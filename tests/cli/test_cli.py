@@ -331,6 +331,25 @@ def test_a_second_run_does_nothing_again(config: Path, fresh: Fresh) -> None:
     assert modified(output) == before
 
 
+def test_a_run_says_what_is_to_do_and_how_long_it_takes_before_its_first_step(
+    config: Path, fresh: Fresh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = fresh()
+    command = ["run", str(config), "--set", f"output={output}"]
+    assert cli.main(command) == 0
+    assert "to do" not in capsys.readouterr().err  # nothing is
+    unfinish(output / "seed0" / "evaluate" / "stage1" / TASK)
+    unfinish(output / "seed0" / "evaluate" / "sft" / TASK)
+    assert cli.main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"    run mini -> {output}: 2 steps to do"
+    assert "GFLOP/s" in lines[1] and lines[2] == "      evaluation (2 steps): about 1 min on this machine"
+    assert lines[3] == "      in all: about 1 min on this machine" and lines[4].startswith("[")
+    unfinish(output / "seed0" / "evaluate" / "sft" / TASK)
+    assert cli.main([*command, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_deleted_row_is_measured_again_alone_and_comes_out_the_same(
     config: Path, finished: Path, fresh: Fresh
 ) -> None:

@@ -34,7 +34,7 @@ from transformers.utils import is_torchvision_available
 
 from critique_rl.actors import ActorError, TransformersActor
 from critique_rl.cold_start import tiny, tiny_vl
-from critique_rl.runs.sizes import parameter_count
+from critique_rl.runs.sizes import model_size
 from critique_rl.training.checkpoints import merge_adapter
 from critique_rl.types import Conversation, Generation, Message, Sampling, UserError
 from critique_rl.vision.images import ImageError, data_url
@@ -335,12 +335,12 @@ def test_templates_take_parts_and_strings_alike(template: str, dirs: dict[str, P
 
 def test_the_plan_counts_the_weights_of_models(model_dir: Path, tmp_path: Path) -> None:
     weights = sum(p.numel() for p in load_vision_model(model_dir).parameters())
-    assert parameter_count(str(model_dir))[0] == weights
+    assert model_size(str(model_dir)).parameters == weights
     tasks = ("modular_chain", "made_up_facts", "drawings")  # each with words, and so with weights, of its own
-    counts = [parameter_count("tiny", task=task)[0] for task in tasks]
+    counts = [model_size("tiny", task=task).parameters for task in tasks]
     for name, count in zip(tasks, counts, strict=True):
         tiny.save_untrained(tmp_path / name, seed=0, task=name)
-        assert parameter_count(str(tmp_path / name))[0] == count
+        assert model_size(str(tmp_path / name)).parameters == count
     assert len(set(counts)) == len(tasks)
 
 
