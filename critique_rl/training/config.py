@@ -207,7 +207,8 @@ class CriticConfig(GRPOConfig):
         if not (self.use_vllm and self.vllm_importance_sampling_correction):
             return
         given = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-        given |= {name: value for name, value in (self.generation_kwargs or {}).items() if name in given}
+        others = cast("dict[str, Any]", self.generation_kwargs or {})  # no text after trl read it
+        given |= {name: value for name, value in others.items() if name in given}
         if given["temperature"] != self.temperature:
             raise UserError(
                 f"vLLM would draw at temperature {given['temperature']:g} and log-probabilities are taken at "
