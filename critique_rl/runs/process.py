@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import signal
 import socket
@@ -43,6 +44,17 @@ UNUSABLE_WORDS = (
     "inline_container",
 )
 """What safetensors, pyarrow and torch say then."""
+
+
+def release_memory() -> None:
+    """Free the models of a step that is over; a trainer is part of reference cycles, which Python keeps a while.
+
+    On a GPU the next step would load its models beside them.
+    """
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def guarded(command: Callable[[], object]) -> int:

@@ -18,6 +18,7 @@ from critique_rl.runs import preflight
 from critique_rl.runs.context import Context
 from critique_rl.runs.folder import Measurement, RunFolder
 from critique_rl.runs.kind import Plan
+from critique_rl.runs.process import release_memory
 from critique_rl.runs.step import Step
 from critique_rl.runs.steps import STEP_KINDS, commands
 from critique_rl.types import UserError
@@ -130,5 +131,6 @@ class Run:
 
     def _make(self, step: Step, after_step: Callable[[Step], None] | None) -> None:
         STEP_KINDS[step.kind].make(step, self.context)
+        release_memory()
         if after_step is not None and is_first_process():
             after_step(step)

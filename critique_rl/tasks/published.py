@@ -29,7 +29,13 @@ def make_problem(
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one split in a file that holds all splits; `split_of` names the split of a row."""
+    """The rows of one split in a file that holds all splits.
+
+    Attributes:
+        path: The file.
+        split: The split.
+        split_of: Names the split of a row.
+    """
 
     path: Path
     split: str

@@ -142,6 +142,10 @@ class CriticConfig(GRPOConfig):
         "Where a metric leaves its healthy range: `warn` logs it; `stop` also ends the training, with a "
         "checkpoint, after 4 RL steps in a row. NaN or infinity in loss, gradient or weights always ends it.",
     )
+    vllm_importance_sampling_mode: str = option(
+        "token_truncate",
+        source="ours: over a whole critique the ratio is the product of what the nucleus keeps, which vanishes",
+    )
     log_completions: bool | None = option(  # type: ignore[assignment]  # None until `__post_init__`
         None,
         source="ours: each rollout is written for `critique-rl view`, unless `push_to_hub` would publish it",
@@ -157,6 +161,7 @@ class CriticConfig(GRPOConfig):
         super().__post_init__()
         self.model_init_kwargs = self.init_options or None
         self._check_objective()
+        self._check_vllm()
         prompt_set(self.prompts)
         block = self.optimizer_steps_per_rl_step
         if self.rl_steps is not None:
@@ -191,6 +196,31 @@ class CriticConfig(GRPOConfig):
         if self.scale_rewards != "none" or self.reward_weights is not None:
             raise UserError(
                 "scale_rewards and reward_weights have no effect: set `advantage` and the weights of the reward."
+            )
+
+    def _check_vllm(self) -> None:
+        """Refuse a sampler of vLLM whose correction would weigh critiques by how the sampler was set.
+
+        vLLM returns log-probabilities after temperature and nucleus, and trl multiplies the loss by the ratio of
+        the scored probability to them.
+        """
+        if not (self.use_vllm and self.vllm_importance_sampling_correction):
+            return
+        given = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        others = cast("dict[str, Any]", self.generation_kwargs or {})  # no text after trl read it
+        given |= {name: value for name, value in others.items() if name in given}
+        if given["temperature"] != self.temperature:
+            raise UserError(
+                f"vLLM would draw at temperature {given['temperature']:g} and log-probabilities are taken at "
+                f"{self.temperature:g}: the correction for vLLM would weigh each token by their ratio. Set both "
+                "alike, or vllm_importance_sampling_correction=False."
+            )
+        cut = given["top_p"] < 1.0 or bool(given["min_p"]) or (given["top_k"] or 0) > 0
+        if cut and self.vllm_importance_sampling_mode.startswith("sequence"):
+            raise UserError(
+                f"vllm_importance_sampling_mode={self.vllm_importance_sampling_mode!r} multiplies over a critique "
+                "what top_p, top_k or min_p keep of each token's distribution, so that the gradient vanishes: set "
+                "'token_truncate'."
             )
 
     def check_evaluation(self) -> None:

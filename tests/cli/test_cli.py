@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import (
     MINI,
+    ROOT,
     Reply,
     adapter_of,
     asked_episode,
@@ -1048,3 +1051,49 @@ def test_tab_completes_commands_options_values_and_files(
     ).replace('\\"', '"')
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert set(done.stdout.split()) == expected, done.stderr
+
+
+def test_no_model_of_a_step_outlives_it(config: Path, fresh: Fresh) -> None:
+    """A trainer is part of reference cycles: policy, reference and optimizer would stay beside the next."""
+
+    def live(kind: type) -> list[Any]:
+        return [value for value in gc.get_objects() if issubclass(type(value), kind)]
+
+    output = fresh()
+    for stage in ("stage1", "stage2"):
+        shutil.rmtree(output / "seed0" / stage)
+    run = Run(load_config(config, [f"output={output}"]), display=Display(quiet=True))
+    gc.collect()
+    before = sum(p.numel() for p in live(torch.nn.Parameter))
+    gc.disable()
+    try:
+        run.execute(("train",))
+        weights = sum(p.numel() for p in live(torch.nn.Parameter))
+        optimizers = live(torch.optim.Optimizer)
+    finally:
+        gc.enable()
+    actor = sum(p.numel() for p in run.context.actor()._model.parameters())  # type: ignore[attr-defined]
+    assert weights == before + actor and not optimizers
+
+
+def test_what_is_kept_of_a_run_is_a_finished_run(config: Path, finished: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+
+    def keep(source: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "experiments" / "keep.py"), str(source), str(kept)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+
+    assert f"{len(STEPS) - 1} steps copied" in keep(finished).stdout
+    assert (kept / "report.json").is_file() and (kept / "seed0/stage1/README.md").is_file()
+    assert not [*kept.rglob("checkpoint-*"), *kept.rglob("completions"), *kept.glob("base")]
+    steps = Run(load_config(config, [f"output={kept}"])).steps()
+    assert [step.name for step in steps if not step.finished()] == ["base"]
+    (kept / "seed0/stage1/model.safetensors").unlink()
+    assert "1 steps copied" in keep(finished).stdout
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    unfinish(copy / "seed0/stage2")
+    (copy / "seed0/stage1/model.safetensors").write_bytes(b"")
+    (kept / "seed0/stage1/model.safetensors").unlink()
+    refused = keep(copy)
+    assert refused.returncode == 2 and "stage1 is not as the step left it" in refused.stderr
+    assert "holds no step of a run" in keep(tmp_path / "configs").stderr

@@ -162,7 +162,7 @@ def test_the_file_of_svamp_is_cut_as_the_hub_cuts_it(tmp_path: Path) -> None:
     held = load_task("svamp", source=path, split="validation", splits="published")
     assert held and ids(held) < ids(train)
     broken = write_jsonl(tmp_path / "broken.json", [{**SVAMP, "ID": "x-1"}])
-    with pytest.raises(UserError, match="row 1, field 'ID': found 'x-1', expected `chal-` and a number"):
+    with pytest.raises(UserError, match="line 1, field 'ID': found 'x-1', expected `chal-` and a number"):
         load_task("svamp", source=broken, split="test", splits="published")
     for name, also in (("svamp", ", or 'published'"), ("gsm8k", "")):
         wanted = "published" if name == "gsm8k" else "publish"

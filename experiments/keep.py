@@ -1,0 +1,98 @@
+"""Keep the finished steps of a run: trained models, texts, logs and figures, without what can be made again.
+
+    python experiments/keep.py runs/qwen2.5-0.5b experiments/results/qwen2.5-0.5b/run
+
+The base, checkpoints and the texts of rollouts stay behind. `critique-rl view` reads the copy, and
+`critique-rl eval` its models. To go on with the run on another machine, copy it back and make the base there:
+
+    cp -r experiments/results/qwen2.5-0.5b/run runs/qwen2.5-0.5b
+    critique-rl base experiments/configs/qwen2.5-0.5b.yaml
+
+A step that is there already, and as it was finished, is not copied again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from critique_rl.manifest import damages, in_short, watched
+from critique_rl.runs.folder import MARKER, read_marker
+from critique_rl.runs.process import guarded
+from critique_rl.runs.step import NOT_NEEDED
+from critique_rl.types import UserError
+
+LEFT_OUT = ("base",)
+"""Steps that are made again where they are needed."""
+CARD = "README.md"
+
+
+def main() -> int:
+    """Copy what is new of a run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("target", type=Path, help="folder of the copy")
+    arguments = parser.parse_args()
+    return guarded(lambda: keep(arguments.run, arguments.target))
+
+
+def keep(run: Path, target: Path) -> int:
+    """Copy all finished steps of a run that the target lacks, and the run's own pages.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: The folder holds no run, or a finished step is not as it was left.
+    """
+    steps = sorted(path.parent for path in run.rglob(MARKER))
+    if not steps:
+        raise UserError(f"{run} holds no step of a run.")
+    copied, unfinished = 0, []
+    for step in steps:
+        name = step.relative_to(run).as_posix()
+        marker = read_marker(step)
+        if name in LEFT_OUT or marker is None:
+            continue
+        if not marker["finished"]:
+            unfinished.append(name)
+            continue
+        files, place = marker.get("files", {}), target / name
+        if (place / MARKER).is_file() and not damages(place, files, trust_dates=False):
+            continue
+        if damaged := damages(step, files, trust_dates=False):
+            raise UserError(
+                f"{step} is not as the step left it: {in_short(damaged)}. Delete it to make it anew."
+            )
+        copy(step, place)
+        copied += 1
+    for page in run.glob("*.*"):
+        if page.is_file() and page.suffix != ".lock":
+            shutil.copy2(page, target / page.name)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{copied} steps copied; {target} now has {size / 1e6:.1f} MB")
+    if unfinished:
+        print(f"not finished, left out: {', '.join(unfinished)}")
+    return 0
+
+
+def copy(step: Path, place: Path) -> None:
+    """Copy one step; its marker comes last, so that a copy that was cut short is no finished step."""
+    shutil.rmtree(place, ignore_errors=True)
+    cards = [path for path in (step / CARD,) if path.is_file()]
+    for path in [*watched(step, NOT_NEEDED), *cards]:
+        goal = place / path.relative_to(step)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, goal)
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(step / MARKER, place / f"{MARKER}.new")
+    os.replace(place / f"{MARKER}.new", place / MARKER)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
