@@ -199,6 +199,9 @@ def test_each_phase_of_half_a_billion_weights_is_right_within_a_factor_of_two(na
         "refine prefill": reading(model, positions["refine prefill"]),
         "refine decode": writing(model, rows, 96, rows),
         "forward and backward": updating(model, positions["forward and backward"], rows / 8, **calls),
+        "old and reference log-probabilities": reading(
+            model, positions["old and reference log-probabilities"], rows / 8
+        ),
     }
     ratios = {phase: value / ours["phases"][phase] for phase, value in phases.items()}
     assert {phase: ratio for phase, ratio in ratios.items() if not 0.5 < ratio < 2} == {}
