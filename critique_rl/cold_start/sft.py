@@ -189,6 +189,7 @@ def fine_tune(
     seed: int,
     options: Mapping[str, Any],
     lora: PeftConfig | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
     """Fine-tune on the completions only, and save model and tokenizer, or the adapter alone, to `output`.
 
@@ -199,6 +200,7 @@ def fine_tune(
         seed: Seed of order and dropout.
         options: Fields of trl's `SFTConfig`.
         lora: Adapter to train; None trains all weights.
+        limits: Those of a processor on the area of images, see `load_processor`.
 
     Returns:
         Number of examples, of those that `max_length` has cut if there are any, and of optimizer steps; mean loss;
@@ -209,7 +211,7 @@ def fine_tune(
             fails, or ends a turn without a special token.
     """
     args = sft_args(output, seed=seed, options=options)
-    reader: Any = load_processor(model) if is_vision_model(model) else None
+    reader: Any = load_processor(model, **(limits or {})) if is_vision_model(model) else None
     encoder = PromptEncoder.of(model, reader or load_pretrained(AutoTokenizer, "tokenizer", model))
     trainer = SFTTrainer(
         model=model,

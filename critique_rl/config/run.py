@@ -50,6 +50,9 @@ class RunConfig:
         lengths: Token limits.
         scorer: Scorer of replies that are neither right nor wrong, with the settings of
             `critique_rl.actors.reward_model.make_scorer`; each stage then has a `tolerance`.
+        min_pixels: Smaller images are scaled up to this area, by every model that the run loads; None leaves it to
+            the base's processor. A server has limits of its own.
+        max_pixels: Larger images are scaled down to this area.
         seeds: Seeds; each repeats pool, stages and evaluation.
         threads: CPU threads of torch; None keeps torch's own number.
         output: Directory of the run.
@@ -70,6 +73,8 @@ class RunConfig:
     pool: PoolConfig = field(default_factory=PoolConfig)
     lengths: LengthConfig = field(default_factory=LengthConfig)
     scorer: dict[str, Any] | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     threads: int | None = None
     output: str | None = None
@@ -87,7 +92,7 @@ class RunConfig:
         prompt_set(self.prompts)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"seeds must be distinct and at least one, got {self.seeds}.")
-        at_least(1, "", threads=self.threads)
+        at_least(1, "", threads=self.threads, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         if "api_key" in self.actor or "api_key" in self.cold_start.teacher.actor:
             raise UserError("api_key: configurations are stored with results; set OPENAI_API_KEY instead.")
         if self.scorer is not None and self.pool.balanced:
@@ -112,6 +117,12 @@ class RunConfig:
                 f"stages: '{name}' is no name for a stage; use letters, digits and underscores, "
                 f"and none of {', '.join(RESERVED)}."
             )
+        for limit in ("min_pixels", "max_pixels"):
+            if stage.trainer.get(limit) is not None:
+                raise UserError(
+                    f"{where}.trainer.{limit} would show this critic other images than the models beside it see: "
+                    f"set `{limit}` of the run."
+                )
         at_least(1, f"{where}.", checkpoint_rl_steps=stage.checkpoint_rl_steps)
         one_of(f"{where}.method", stage.method, list(METHODS))
         method = METHODS[stage.method]
@@ -149,6 +160,12 @@ class RunConfig:
                 "base 'tiny' and teacher 'scripted' need prompts 'compact' and exactly one of the tasks "
                 f"{', '.join(SCRIPTED)}; got {', '.join(sorted(tasks))} with '{self.prompts}'."
             )
+
+    @property
+    def pixel_limits(self) -> dict[str, int]:
+        """Limits of the area of images that are set, as `load_processor` takes them."""
+        limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     @property
     def own_actor(self) -> bool:

@@ -23,7 +23,7 @@ CONFIGS = EXPERIMENTS / "configs"
 OF_PAPERS = {
     "Critique-RL": ("qwen2.5-3b", "qwen2.5-7b", "llama3.2-3b"),
     "Critique-RL, summaries": ("qwen2.5-7b-summarisation",),
-    "LLaVA-Critic-R1": ("qwen2.5-vl-7b", "thinklite-vl-7b", "mimo-vl-7b", "llama3.2-11b-vision"),
+    "LLaVA-Critic-R1": ("qwen2.5-vl-7b", "thinklite-vl-7b", "mimo-vl-7b"),
 }
 """Configurations of the papers' settings, the main one first."""
 SFT = ("actor_sft", "critic_sft")

@@ -61,6 +61,7 @@ class Context:
         """
         from critique_rl.actors import make_actor
         from critique_rl.actors.identity import check_models, identity_of
+        from critique_rl.vision.models import is_vision_model, load_processor
 
         if self._actor is None:
             spec = dict(self.config.actor)
@@ -68,6 +69,11 @@ class Context:
                 spec = {"backend": "openai", "base_url": self.config.actor_server}
             if spec.setdefault("backend", "transformers") == "transformers":
                 spec["model"] = self.folder.actor_path
+                limits = self.config.pixel_limits
+                if limits and self.config.actor.get("model") and is_vision_model(spec["model"]):
+                    spec["tokenizer"] = load_processor(
+                        spec["model"], **limits
+                    )  # the run's own is saved with them
             self._actor = make_actor(spec)
             if "served" in identity_of(self._actor):  # what this process loads is a step's artifact
                 path = self.folder.directory / "actor.models.json"

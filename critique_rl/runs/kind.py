@@ -110,6 +110,7 @@ class Plan:
             "lengths": as_dict(self.config.lengths),
         }
         self.data: dict[str, Any] = {**self.texts, "train": [as_dict(task) for task in self.config.train]}
+        self.data |= self.config.pixel_limits
         if self.config.scorer is not None:
             self.data["scorer"] = self.config.scorer
         self.actor = _without_speed(self.config.actor)

@@ -187,6 +187,10 @@ def _reader(context: Context) -> tuple[Any, int | None]:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"base: {base} is no directory of a model, and as a hub id: {reason}") from error
+    if vision and context.config.stages:
+        from critique_rl.training.images import check_inputs
+
+        check_inputs(base, tokenizer)
     if not tokenizer.chat_template:
         raise UserError(f"base: the tokenizer of {base} has no chat template; take a model that has one.")
     return tokenizer, window

@@ -222,13 +222,16 @@ def _readable(file: Path) -> bool:
         return False
 
 
-def copy_model(source: str, directory: Path) -> None:
-    """Copy a model and its tokenizer or processor from a directory or the hub; only rank 0 writes."""
+def copy_model(source: str, directory: Path, limits: Mapping[str, int] | None = None) -> None:
+    """Copy a model and its tokenizer or processor from a directory or the hub; only rank 0 writes.
+
+    `limits` are those of a processor on the area of images, see `load_processor`.
+    """
     if not is_first_process():
         return
     if is_vision_model(source):
         load_vision_model(source).save_pretrained(directory)
-        load_processor(source).save_pretrained(directory)
+        load_processor(source, **(limits or {})).save_pretrained(directory)
     else:
         AutoModelForCausalLM.from_pretrained(source).save_pretrained(directory)
         AutoTokenizer.from_pretrained(source).save_pretrained(directory)

@@ -17,7 +17,13 @@ from trl.data_utils import prepare_multimodal_messages
 from critique_rl.training.config import CriticConfig
 from critique_rl.types import UserError
 from critique_rl.vision.images import image_bytes, image_size, open_image, store_image
-from critique_rl.vision.models import check_shown, is_vision_model, load_processor, placeholder_in
+from critique_rl.vision.models import (
+    check_shown,
+    inputs_left_out,
+    is_vision_model,
+    load_processor,
+    placeholder_in,
+)
 
 VISION_INPUTS = (
     "pixel_values",
@@ -108,7 +114,8 @@ def processor_for(model: Any, processor: Any, dataset: Dataset, args: CriticConf
         args: The configuration; its pixel limits hold for a processor that is loaded here.
 
     Raises:
-        UserError: The data have images and the critic has no vision, or the processor pads on the right.
+        UserError: The data have images and the critic has no vision, the processor pads on the right, or trl
+            leaves out an input of the model.
     """
     name = str(model) if isinstance(model, str | Path) else str(model.config._name_or_path)
     if processor is None and name and is_vision_model(name):
@@ -117,12 +124,26 @@ def processor_for(model: Any, processor: Any, dataset: Dataset, args: CriticConf
         if "image" in dataset.column_names:
             raise UserError(f"train_dataset has images, but {name or 'the critic'} is no model with vision.")
         return processor
+    check_inputs(name, processor)
     if processor.tokenizer.padding_side != "left":
         raise UserError(
             "the processor's tokenizer pads on the right, which misaligns image positions: set "
             "processor.tokenizer.padding_side = 'left', or load it with critique_rl.vision.load_processor."
         )
     return processor
+
+
+def check_inputs(path: str, processor: Any) -> None:
+    """Refuse a model that could not take a step.
+
+    Raises:
+        UserError: It reads an input that trl's trainers do not pass on; the message names it.
+    """
+    if path and (left_out := inputs_left_out(path, processor, VISION_INPUTS)):
+        raise UserError(
+            f"{path}: its forward pass also reads {', '.join(left_out)}, which trl's trainers do not pass on, so "
+            "it cannot be trained here; take a model such as Qwen2.5-VL or Qwen3-VL."
+        )
 
 
 def prompts_to_check(dataset: Dataset, processor: Any, name: str) -> Iterator[tuple[int, Any]]:

@@ -6,6 +6,8 @@ would go on without images. A wrong padding side is as quiet: it shifts the posi
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +111,16 @@ def placeholder_in(text: str, processor: Any) -> str | None:
     """Token of images or videos inside a text; there the model would look for a picture that is not there."""
     tokens = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video"))
     return next((token for token in tokens if token and token in text), None)
+
+
+def inputs_left_out(path: str | Path, processor: Any, passed: Collection[str]) -> list[str]:
+    """Inputs that the model at `path` reads and its image processor makes, and that a trainer does not pass on.
+
+    `passed` are the inputs that it does.
+    """
+    model: Any = AutoModelForImageTextToText._model_mapping[type(_check_vision(path))]
+    reads = inspect.signature(model.forward).parameters
+    return [n for n in processor.image_processor.model_input_names if n in reads and n not in passed]
 
 
 def check_shown(size: tuple[int, int], processor: Any, name: str) -> None:

@@ -34,6 +34,7 @@ from critique_rl.training.pairwise import PairwiseCriticConfig
 from critique_rl.types import Conversation, Generation, Sampling, UserError
 from critique_rl.view.entries import of_training
 from critique_rl.vision.images import image_bytes
+from critique_rl.vision.models import load_processor
 
 ROWS = ("no_critic", "critic")
 
@@ -62,6 +63,29 @@ def test_the_table_has_policy_critic_and_selection(finished: Run) -> None:
     assert "@1 " not in head and "@2 " not in head
     assert len(logs["Critic RL"][0]) == 2
     assert write_report(finished.folder).exists()
+
+
+def test_limits_of_resolution_hold_for_every_model_of_a_run(finished: Run, tmp_path: Path) -> None:
+    """The base row is measured on images as the critics see them."""
+    base, config = finished.config.directory / "base", tmp_path / "limited.yaml"
+    plain: dict[str, Any] = yaml.safe_load(MINI_PICTURES) | {"base": str(base), "max_pixels": 4 * 28 * 28}
+    plain["cold_start"] |= {"base": None, "judgements": 0, "teacher": {"kind": "reference"}, "actor_sft": {}}
+    config.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    output = tmp_path / "run"
+    run = Run(load_config(config, [f"output={output}"]), display=Display(quiet=True))
+    run.execute(("base", "actor", "sft", "pool", "train"))
+    places = [output / "actor", output / "sft", *(output / "seed0" / stage for stage in run.config.stages)]
+    sizes = {place.name: dict(load_processor(place).image_processor.size) for place in places}
+    assert len(sizes) >= 3 and {size["longest_edge"] for size in sizes.values()} == {4 * 28 * 28}
+    assert load_processor(base).image_processor.size["longest_edge"] > 4 * 28 * 28
+    stage = next(iter(run.config.stages))
+    with pytest.raises(
+        UserError, match=rf"stages\.{stage}\.trainer\.max_pixels would show this critic other"
+    ):
+        load_config(config, [f"stages.{stage}.trainer.max_pixels=784"])
+    given = load_config(config, [f"output={tmp_path / 'given'}", f"actor.model={base}"])
+    processor = Run(given, display=Display(quiet=True)).context.actor()._encoder.processor  # type: ignore[attr-defined]
+    assert processor.image_processor.size["longest_edge"] == 4 * 28 * 28
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -15,6 +16,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from transformers import AutoModelForImageTextToText
+from transformers.models.mllama import MllamaConfig, MllamaImageProcessorPil, MllamaTextConfig
 
 from critique_rl import PairwiseCriticConfig, PairwiseCriticTrainer
 from critique_rl.actors import TransformersActor
@@ -24,6 +26,7 @@ from critique_rl.cold_start.tiny_vl import save_untrained
 from critique_rl.prompts import COMPACT
 from critique_rl.tasks import load_task
 from critique_rl.tasks.drawings_teacher import Annotator, Judge, Looker
+from critique_rl.training.images import check_inputs
 from critique_rl.training.stage_config import Stage1Config, Stage2Config
 from critique_rl.training.stages import Stage1Trainer, Stage2Trainer
 from critique_rl.training.trainer import CriticTrainer
@@ -329,3 +332,14 @@ def test_cold_start_texts_show_the_picture(drawings: list[Problem]) -> None:
     judged = made[-10:]
     assert all("Answer 2: " in e["prompt"][0]["content"] for e in judged)
     assert {e["completion"][0]["content"][-2] for e in judged} == {"1", "2"}
+
+
+def test_a_model_with_inputs_that_trl_leaves_out_is_refused(tmp_path: Path, seeing: Path) -> None:
+    """Llama 3.2 Vision: its forward pass reads the aspect ratios of images."""
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = MllamaTextConfig(**small, num_key_value_heads=1, cross_attention_layers=[1], vocab_size=32)
+    MllamaConfig(text_config=text.to_dict()).save_pretrained(tmp_path)
+    processor = SimpleNamespace(image_processor=MllamaImageProcessorPil())
+    with pytest.raises(UserError, match="also reads aspect_ratio_ids, aspect_ratio_mask, which trl"):
+        check_inputs(str(tmp_path), processor)
+    check_inputs(str(seeing), load_processor(seeing))

@@ -169,12 +169,20 @@ def _fine_tune(
     from critique_rl.training.checkpoints import copy_model
 
     if not options:
-        copy_model(context.base(), step.directory)
+        copy_model(context.base(), step.directory, context.config.pixel_limits)
         return
     rows = written_once(step.directory / "examples.jsonl", examples)
     cold = context.config.cold_start
     lora = LoraConfig(**cold.lora) if cold.lora else None
-    figures = sft.fine_tune(context.base(), rows, step.directory, seed=cold.seed, options=options, lora=lora)
+    figures = sft.fine_tune(
+        context.base(),
+        rows,
+        step.directory,
+        seed=cold.seed,
+        options=options,
+        lora=lora,
+        limits=context.config.pixel_limits,
+    )
     context.display.note(_short(figures))
 
 

@@ -73,7 +73,8 @@ class PolicyBenchmarksKind(StepKind):
 
 
 def lmms_eval_options(config: RunConfig) -> dict[str, Any]:
-    """Arguments of `policy.command`, with the benchmarks by name."""
+    """Arguments of `policy.command`, with the benchmarks by name and the run's limits on images."""
     options = config.evaluation.policy_benchmarks
     assert options is not None
-    return as_dict(options) | {"benchmarks": options.benchmarks or list(policy.SELF_SCORED)}
+    named = {"benchmarks": options.benchmarks or list(policy.SELF_SCORED)}
+    return as_dict(options) | named | {"model_args": config.pixel_limits | options.model_args}
