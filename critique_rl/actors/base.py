@@ -43,8 +43,9 @@ class Actor(Protocol):
         prompt `i` from its own stream, `child_seed(sampling.seed, i)`.
 
         Raises:
-            ActorError: A prompt is malformed or too long, an image cannot be read, the model takes no images, or
-                the backend fails. A reply of a server that cannot be read is no error: its text is None.
+            ActorError: A prompt is malformed, an image cannot be read, the model takes no images, or the backend
+                fails. A prompt that does not fit the context, and a reply of a server that cannot be read, are no
+                errors: the text is None. Many of them are, see `actors.unknown`.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
@@ -27,6 +27,7 @@ from critique_rl.actors.replies import (
     without_echo,
 )
 from critique_rl.actors.server import Server
+from critique_rl.actors.unknown import Unknown
 from critique_rl.types import NO_REPLY, Conversation, Generation, Sampling, UserError, child_seed
 from critique_rl.vision.images import shown_url
 
@@ -34,8 +35,8 @@ Prefill = Literal["continue", "user"]
 
 logger = logging.getLogger(__name__)
 
-_FEW = 4.0  # unknown replies that are no reason to stop, however few were asked for
 _LOOK_S = 0.5  # between two looks at a server that may be silent
+_TOO_LONG = re.compile(r"context (length|size|window)|(too|so) long|longer than the model", re.IGNORECASE)
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -53,13 +54,14 @@ class OpenAIActor:
 
     Servers render prefills with `transformers`, which drops white space at their end if the chat template trims
     messages (Llama 3, Gemma; not Qwen). `TransformersActor` repairs that, a client cannot. Images are sent as
-    `data:` URLs, which all of these servers take. The server reports a model without vision or a context that is
-    too short; both become an `ActorError` with the prompt's index.
+    `data:` URLs, which all of these servers take. The server reports a model without vision, which becomes an
+    `ActorError` with the prompt's index.
 
     A reply without a text (cut or garbled, an error in its place, an empty content that no token limit explains)
-    is asked for again. If it stays so the generation has the text None: unknown, counted in `unknown`, logged, and
-    never an empty answer. Lone surrogates in a text become U+FFFD. A reply that names another model than the one
-    asked for is an error; `replies.names_model` and `/v1/models` say which other names one model may have.
+    is asked for again. If it stays so, or the server says that the prompt does not fit its context, the generation
+    has the text None: unknown, counted in `unknown`, logged, and never an empty answer. Lone surrogates in a text
+    become U+FFFD. A reply that names another model than the one asked for is an error; `replies.names_model` and
+    `/v1/models` say which other names one model may have.
 
     Args:
         base_url: URL of the server, for instance `http://localhost:8000/v1`. A login in it
@@ -71,8 +73,7 @@ class OpenAIActor:
         max_retries: Further attempts after a reply that cannot be used.
         outage_s: Seconds of further attempts after connection errors, timeouts and status 408, 409, 429 and 5xx,
             longer than a server takes to start again.
-        max_unknown: Largest share of replies that may stay unknown, of each call and of all; four always may,
-            except with 0.
+        max_unknown: Largest share of replies that may stay unknown, see `actors.unknown`.
         prefill: Treatment of a trailing assistant message. "continue": the model continues it. "user", for
             servers without continuation: "Begin your reply with: ..." is appended to the last user message, and
             the two prompts differ. Either way a beginning that the reply repeats is removed from it.
@@ -86,7 +87,6 @@ class OpenAIActor:
         identity: What tells the served model from another: `served`, its name, and `root`, the weights that the
             server says it has loaded. Records remember it.
         sequences_generated: Sequences generated so far; cache hits and duplicates do not count.
-        unknown: Replies so far that never came in a form that can be read.
 
     Raises:
         ActorError: An option is invalid, the server is down, or it does not serve the model (see `check`).
@@ -112,30 +112,33 @@ class OpenAIActor:
     ) -> None:
         if prefill not in get_args(Prefill):
             raise ActorError(f"prefill must be one of {', '.join(get_args(Prefill))}, got {prefill!r}")
-        if concurrency < 1 or max_retries < 0 or timeout_s <= 0 or outage_s < 0 or not 0 <= max_unknown <= 1:
+        if concurrency < 1 or max_retries < 0 or timeout_s <= 0 or outage_s < 0:
             raise ActorError(
-                "concurrency must be at least 1, max_retries and outage_s at least 0, timeout_s positive and "
-                f"max_unknown in [0, 1], got {concurrency}, {max_retries}, {outage_s}, {timeout_s} and "
-                f"{max_unknown}"
+                "concurrency must be at least 1, max_retries and outage_s at least 0 and timeout_s positive, got "
+                f"{concurrency}, {max_retries}, {outage_s} and {timeout_s}"
             )
         self._server = Server(
             base_url, api_key, timeout_s=timeout_s, max_retries=max_retries, outage_s=outage_s
         )
         self._url = self._server.url
         self._concurrency = concurrency
-        self._max_unknown = max_unknown
+        self._unknown = Unknown(self._url, max_unknown, "mend the server, then give the same command.")
         self._prefill = prefill
         self._extra_body = dict(extra_body or {})
         self._progress = progress
         self._cache = GreedyCache(cache_size)
         self._lock = Lock()
-        self._asked = self._unmetered = 0
-        self.sequences_generated = self.unknown = 0
+        self._unmetered = self.sequences_generated = 0
         self.name = model or ""
         self._listed: dict[str, str | None] = {}  # names that the server lists, with the weights of each
         self._stated: str | None = None  # name in its first reply
         self.check()
         self._samples = EqualSamples(f"{self.name} at {self._url}")
+
+    @property
+    def unknown(self) -> int:
+        """Replies so far that never came in a form that can be read, or to prompts that do not fit."""
+        return self._unknown.unknown
 
     @property
     def identity(self) -> dict[str, str]:
@@ -230,7 +233,7 @@ class OpenAIActor:
     ) -> list[Generation]:
         # For tqdm None means: no bar without a terminal.
         no_bar = None if self._progress is not None and len(indices) > 4 * self._concurrency else True
-        unknown, given_up = _Unknown(self, len(indices)), Event()
+        unknown, given_up = self._unknown.call(len(indices)), Event()
         self._server.listen()
         try:
             jobs = [partial(self._one, requests[i], i, sampling, given_up) for i in indices]
@@ -246,7 +249,7 @@ class OpenAIActor:
                             replies[futures[future]] = future.result()
                         except UnusableReplyError as error:
                             replies[futures[future]] = NO_REPLY
-                            unknown.add(futures[future], str(error))
+                            unknown.add(futures[future], self._server.public(error))
                         bar.update()
         finally:
             given_up.set()  # after a failure: drop the queued requests, ignore the running ones
@@ -290,6 +293,8 @@ class OpenAIActor:
         try:
             return self._server.reply(fields, read_reply, label, given_up)
         except (openai.OpenAIError, UnicodeEncodeError) as error:
+            if isinstance(error, openai.BadRequestError) and _TOO_LONG.search(str(error)):
+                raise UnusableReplyError(f"does not fit the context: {error}") from None
             hint = ""
             if self._prefill == "continue" and fields["messages"][-1]["role"] == "assistant":
                 hint = ' (a server that cannot continue an assistant message needs prefill="user")'
@@ -324,45 +329,6 @@ class OpenAIActor:
         root = self._listed.get(self.name)
         same_weights = root is not None and self._listed.get(stated) == root
         return same_weights or (self.name not in self._listed and stated in self._listed)
-
-
-class _Unknown:
-    """The unknown replies of one call, with the ceiling."""
-
-    def __init__(self, actor: OpenAIActor, size: int) -> None:
-        self._actor, self._size = actor, size
-        self._reasons: Counter[str] = Counter()
-        self._first = ""
-        with actor._lock:
-            actor._asked += size
-
-    def add(self, index: int, reason: str) -> None:
-        """Count one unknown reply; the one above the ceiling is an `ActorError`."""
-        actor = self._actor
-        self._first = self._first or f"prompt {index}: {actor._server.public(reason)}"
-        self._reasons[actor._server.public(reason).partition(":")[0]] += 1
-        with actor._lock:
-            actor.unknown += 1
-            counts = ((self._reasons.total(), self._size), (actor.unknown, actor._asked))
-        share = actor._max_unknown
-        for unknown, asked in counts:
-            if unknown > (max(_FEW, share * asked) if share else 0):
-                raise ActorError(
-                    f"{actor._url}: {unknown} of {asked} replies cannot be used, more than max_unknown={share:g} "
-                    f"allows; {self._words()}. Nothing of this call was scored; mend the server, then give the "
-                    "same command."
-                )
-
-    def report(self) -> None:
-        """Log how many replies of the call are unknown."""
-        if self._reasons:
-            logger.warning(
-                "%s: %d of %d replies cannot be used; they count as unknown, not as wrong (%s)",
-                *(self._actor._url, self._reasons.total(), self._size, self._words()),
-            )
-
-    def _words(self) -> str:
-        return f"{'; '.join(f'{n} x {reason}' for reason, n in self._reasons.items())}; first {self._first}"
 
 
 def _listed(body: bytes) -> dict[str, str | None]:

@@ -37,7 +37,8 @@ from critique_rl.actors.decoding import (
 from critique_rl.actors.encoding import EncodedPrompt, Features
 from critique_rl.actors.loading import has_vision, load_encoder, load_frozen, placement
 from critique_rl.actors.sampler import SeededSampler
-from critique_rl.types import Conversation, Generation, Sampling, child_seed
+from critique_rl.actors.unknown import Unknown
+from critique_rl.types import NO_REPLY, Conversation, Generation, Sampling, child_seed
 
 _VISION_TOKEN = re.compile(r"(image|video|vision|boi|eoi)\w*_token_(id|index)")
 
@@ -79,11 +80,13 @@ class TransformersActor:
             greedy output depend on the batch and the processor, and elsewhere `fastest`.
         cache_size: Greedy generations remembered; by default 50,000, and 0 for a model in memory, whose
             weights may change between calls.
+        max_unknown: Largest share of prompts that may not fit the context, see `actors.unknown`.
         progress: Label of a progress bar for calls of more than four batches, if stderr is a terminal.
 
     Attributes:
         name: The path or hub id.
         sequences_generated: Sequences generated so far; cache hits and duplicates do not count.
+        unknown: Prompts so far that did not fit the context.
         control_tokens: Prompts so far with special tokens of the model inside a text. They are read as plain text.
 
     Raises:
@@ -101,6 +104,7 @@ class TransformersActor:
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         cache_size: int | None = None,
+        max_unknown: float = 0.05,
         progress: str | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
@@ -135,9 +139,16 @@ class TransformersActor:
         self._generate_reason = refusal(self._model)  # why `generate` of transformers writes the replies
         pad_id = self._tokenizer.pad_token_id
         self._pad_id = self._stop_ids[0] if pad_id is None else int(pad_id)
+        remedy = "lower the limits of `lengths`, or take a model with a longer context."
+        self._unknown = Unknown(self.name, max_unknown, remedy)
         self._lock = Lock()  # train/eval mode is state of the model: one call at a time
         self.sequences_generated = 0
         self.control_tokens = 0
+
+    @property
+    def unknown(self) -> int:
+        """Prompts so far that did not fit the context; their replies are unknown."""
+        return self._unknown.unknown
 
     @property
     def context(self) -> int | None:
@@ -154,21 +165,30 @@ class TransformersActor:
         """Generate one reply per prompt, in order; see `Actor.generate`.
 
         Raises:
-            ActorError: A prompt plus `max_tokens` exceeds the model's context, the chat template refuses
-                a prompt, an image cannot be read, or the model takes no images. All prompts are checked
-                before any reply is generated.
+            ActorError: More prompts than `max_unknown` allows exceed the model's context with `max_tokens`, the
+                chat template refuses a prompt, an image cannot be read, or the model takes no images. All prompts
+                are checked before any reply is generated.
         """
         check_request(prompts, sampling)
         if not prompts:
             return []
         encoded = self._encoder.encode(prompts)
         self.control_tokens += self._encoder.warn_of_control_tokens(prompts, "actor")
-        self._check_lengths(encoded, sampling.max_tokens)
-        run = partial(self._run, encoded, sampling)
+        fitting = self._fitting(encoded, sampling.max_tokens)
+        replies = [NO_REPLY] * len(prompts)
+        for i, reply in zip(fitting, self._write(encoded, sampling, fitting), strict=True):
+            replies[i] = reply
+        return replies
+
+    def _write(
+        self, encoded: Sequence[EncodedPrompt], sampling: Sampling, indices: list[int]
+    ) -> list[Generation]:
+        """One reply for each of the `indices`; greedy ones that are remembered are not generated."""
         if sampling.temperature > 0:
-            return run(list(range(len(prompts))))
-        keys = [(p.text, *(image.digest for image in p.images), sampling.max_tokens) for p in encoded]
-        return self._cache.generate(keys, run)
+            return self._run(encoded, sampling, indices)
+        asked = [encoded[i] for i in indices]
+        keys = [(p.text, *(image.digest for image in p.images), sampling.max_tokens) for p in asked]
+        return self._cache.generate(keys, partial(self._run, asked, sampling))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -211,13 +231,23 @@ class TransformersActor:
         ids = {value for name, value in fields if isinstance(value, int) and _VISION_TOKEN.fullmatch(name)}
         return sorted(ids - set(self._stop_ids))
 
-    def _check_lengths(self, encoded: Sequence[EncodedPrompt], max_tokens: int) -> None:
+    def _fitting(self, encoded: Sequence[EncodedPrompt], max_tokens: int) -> list[int]:
+        """Numbers of the prompts that fit the context; the others are counted."""
+        if self.context is not None and max_tokens >= self.context:
+            raise ActorError(
+                f"max_tokens={max_tokens} leaves no room for a prompt in the context of {self.context} tokens of "
+                f"{self.name}: lower it."
+            )
+        unknown, fitting = self._unknown.call(len(encoded)), []
         for index, prompt in enumerate(encoded):
-            if self.context is not None and len(prompt.ids) + max_tokens > self.context:
-                raise ActorError(
-                    f"prompt {index} has {len(prompt.ids)} tokens; with max_tokens={max_tokens} it exceeds the "
-                    f"context of {self.context} tokens of {self.name}"
-                )
+            length = len(prompt.ids)
+            if self.context is None or length + max_tokens <= self.context:
+                fitting.append(index)
+            else:
+                limits = f"{length} tokens and max_tokens={max_tokens} exceed {self.context}"
+                unknown.add(index, f"does not fit the context: {limits}")
+        unknown.report()
+        return fitting
 
     def _run(
         self, prompts: Sequence[EncodedPrompt], sampling: Sampling, indices: list[int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from critique_rl.adapters import is_adapter
@@ -95,28 +96,41 @@ def check_models(context: Context) -> None:
     tasks = [*config.train, *context.folder.tasks()]
     for task in tasks:
         _check_pictures(context, task, reader)
-    if window is None:
-        return
+    if window is not None:
+        _check_lengths(context, tasks, reader, window)
+
+
+def _check_lengths(context: Context, tasks: Sequence[TaskConfig], reader: Any, window: int) -> None:
+    """Check that prompts fit a context of `window` tokens, and note it where they only fit if texts stay short.
+
+    Raises:
+        UserError: A prompt does not fit even with an empty response and critique.
+    """
+    config, prompts, lengths = context.config, context.prompts, context.config.lengths
     for task in tasks:
+        could_be = dict[str, int]()
         longest = sorted(context.problems(task), key=lambda p: len(p.question))[-20:]  # hardly more in tokens
         for p in longest:
-            asked: list[tuple[str, Conversation, int]] = [
-                (
-                    "critique",
-                    context.prompts.critique_prompt(p.question, "", image=p.image),
-                    config.lengths.critique,
-                )
-            ]
+            # each with its limit, and the most tokens of the texts that will stand in the prompt
+            asked = {"critique": (prompts.critique_prompt(p.question, "", image=p.image), lengths.response)}
             if config.own_actor:
-                user = context.prompts.reasoning_prompt(p.question, image=p.image)[:1]
-                asked.append(("response", user, config.lengths.response))
-            for what, prompt, most in asked:
-                tokens = _length(reader, prompt)
+                user = prompts.reasoning_prompt(p.question, image=p.image)[:1]
+                after = prompts.refinement_prompt(p.question, "", "", image=p.image)
+                asked |= {"response": (user, 0), "refinement": (after, lengths.response + lengths.critique)}
+            for what, (prompt, texts) in asked.items():
+                tokens, most = _length(reader, prompt), getattr(lengths, what)
                 if tokens + most > window:
                     raise UserError(
                         f"{_place(task, p)}: the prompt for its {what} has at least {tokens} tokens; with "
                         f"lengths.{what}={most} that exceeds the context of {window} tokens of {config.base}."
                     )
+                could_be[what] = max(could_be.get(what, 0), tokens + texts + most)
+        for what, tokens in could_be.items():
+            if tokens > window:
+                context.display.note(
+                    f"task {task.name}: a {what} with its prompt may need {tokens:,} tokens if all texts reach "
+                    f"their limits, and the context has {window:,}: where it does not fit the {what} is unknown."
+                )
 
 
 def _check_pictures(context: Context, task: TaskConfig, reader: Any) -> None:

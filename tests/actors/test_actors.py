@@ -372,19 +372,34 @@ def test_few_sorted_tokens_draw_what_all_sorted_ones_draw(
 # --- errors -------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_beyond_the_context_is_refused_before_anything_is_generated(
-    actor: TransformersActor,
+def test_prompts_beyond_the_context_are_unknown_and_many_are_an_error(
+    model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fits, too_long = ask("1+1?"), ask("9" * 400)
+    """One over-long prompt does not end a run of days; a limit that fits nothing does, before anything is done."""
+    actor = TransformersActor(model_dir)
+    fits, other, too_long = ask("1+1?"), ask("2+2?"), ask("9" * 400)
     tokens = actor.generate([ask("9" * 100)], GREEDY)[0].prompt_tokens + 300
-    generated = actor.sequences_generated
-    with pytest.raises(ActorError, match=rf"prompt 2 has {tokens} tokens.*context of {CONTEXT} tokens"):
-        actor.generate([fits, fits, too_long], GREEDY)
-    assert actor.sequences_generated == generated
+    for sampling in (GREEDY, SAMPLED):
+        alone = [actor.generate([p], sampling)[0] for p in (fits, other)]
+        first, none, last = actor.generate([fits, too_long, other], sampling)
+        assert none.text is None and none.tokens is None
+        if sampling is GREEDY:
+            assert [first, last] == alone
+        else:  # each draws from the stream of its place
+            assert first == alone[0]
+            assert last == actor.generate([fits, fits, other], sampling)[2]
+    assert actor.unknown == 2
+    why = f"1 x does not fit the context; first prompt 1: does not fit the context: {tokens} tokens"
+    assert f"1 of 3 replies cannot be used; they count as unknown, not as wrong ({why}" in caplog.text
     room = CONTEXT - actor.generate([fits], GREEDY)[0].prompt_tokens
-    with pytest.raises(ActorError, match="prompt 0"):
-        actor.generate([fits], Sampling(room + 1))
     assert actor.generate([fits], Sampling(room))[0].prompt_tokens == CONTEXT - room  # exactly full is fine
+    assert actor.generate([fits], Sampling(room + 1))[0].text is None
+    actor = TransformersActor(model_dir)
+    with pytest.raises(ActorError, match=r"5 of 9 replies cannot be used.*lower the limits of `lengths`"):
+        actor.generate([too_long] * 5 + [ask(f"{i}+1?") for i in range(4)], GREEDY)
+    assert actor.sequences_generated == 0
+    with pytest.raises(ActorError, match=r"1 of 1 replies cannot be used, more than max_unknown=0 allows"):
+        TransformersActor(model_dir, max_unknown=0.0).generate([too_long], GREEDY)
 
 
 @pytest.mark.parametrize(
@@ -622,6 +637,9 @@ class Handler(BaseHTTPRequestHandler):
             reply = self.server.actor.generate([as_conversation(body["messages"])], sampling)[0]
         except ActorError as error:
             return self.send(400, {"error": {"message": str(error)}})
+        if reply.text is None:  # in the words of vLLM
+            said = f"This model's maximum context length is {CONTEXT} tokens. However, you requested more."
+            return self.send(400, {"error": {"message": said}})
         message = {"role": "assistant", "content": self.server.reply(reply.text)}
         finish = "length" if reply.truncated else "stop"
         return self.send(
@@ -780,9 +798,16 @@ def test_one_failure_does_not_wait_for_the_other_requests(server: Server) -> Non
     assert len(server.requests) < 10
 
 
-def test_a_prompt_that_the_server_refuses_is_named(server: Server) -> None:
-    with pytest.raises(ActorError, match=rf"refused prompt 1: .*context of {CONTEXT} tokens"):
-        connect(server, concurrency=1).generate([ask("1"), ask("9" * 400)], GREEDY)
+def test_a_prompt_that_does_not_fit_the_server_is_unknown(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = connect(server, concurrency=1)
+    first, none = remote.generate([ask("1"), ask("9" * 400)], GREEDY)
+    assert first == server.actor.generate([ask("1")], GREEDY)[0] and none.text is None
+    assert remote.unknown == 1 and len(server.requests) == 2  # asked once, not again
+    assert "1 x does not fit the context; first prompt 1: does not fit the context" in caplog.text
+    with pytest.raises(ActorError, match=r"1 of 1 replies cannot be used.*mend the server"):
+        connect(server, max_unknown=0.0).generate([ask("9" * 400)], GREEDY)
 
 
 def test_a_server_without_continuation_needs_prefill_user(server: Server) -> None:

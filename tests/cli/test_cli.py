@@ -50,6 +50,7 @@ from critique_rl.display import Display, Outcome
 from critique_rl.evaluation.episodes import read_episodes
 from critique_rl.manifest import only_process
 from critique_rl.prompts import COMPACT
+from critique_rl.runs import preflight
 from critique_rl.runs.dry_run import describe
 from critique_rl.runs.run import Measurement, Run
 from critique_rl.studies.study import Row
@@ -1097,3 +1098,15 @@ def test_what_is_kept_of_a_run_is_a_finished_run(config: Path, finished: Path, t
     refused = keep(copy)
     assert refused.returncode == 2 and "stage1 is not as the step left it" in refused.stderr
     assert "holds no step of a run" in keep(tmp_path / "configs").stderr
+
+
+def test_a_run_whose_texts_may_outgrow_the_context_says_so_before_it_starts(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"output={tmp_path}", f"base={finished / 'base'}", "cold_start.base=null"]
+    lengths = "lengths={response: 200, critique: 200, refinement: 200}"
+    for more, noted in (([lengths], True), ([], False)):
+        preflight.check(Run(load_config(config, [*given, *more]), display=Display()).context)
+        said = capsys.readouterr()
+        words = "a refinement with its prompt may need 6"
+        assert ((words in said.out + said.err) is noted) and "a critique with its" not in said.out + said.err

@@ -465,7 +465,9 @@ def test_a_judge_whose_context_is_too_short_says_so(
 ) -> None:
     given = ["self-critique", str(records), str(tmp_path), "--judge", str(actor_dir), "--quiet"]
     assert cli.main(given) == 2
-    assert "with max_tokens=2048 it exceeds the context of 512 tokens" in capsys.readouterr().err
+    assert (
+        "max_tokens=2048 leaves no room for a prompt in the context of 512 tokens" in capsys.readouterr().err
+    )
     assert not (tmp_path / "self_critique.json").exists()
 
 
