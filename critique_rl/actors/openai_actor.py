@@ -26,7 +26,8 @@ from critique_rl.actors.replies import (
     read_reply,
     without_echo,
 )
-from critique_rl.actors.server import Server
+from critique_rl.actors.server import OutageError, Server
+from critique_rl.actors.servers import Servers
 from critique_rl.actors.unknown import Unknown
 from critique_rl.types import NO_REPLY, Conversation, Generation, Sampling, UserError, child_seed
 from critique_rl.vision.images import shown_url
@@ -64,11 +65,12 @@ class OpenAIActor:
     `/v1/models` say which other names one model may have.
 
     Args:
-        base_url: URL of the server, for instance `http://localhost:8000/v1`. A login in it
-            (`http://user:password@host/v1`) is sent as a header and shown nowhere.
+        base_url: URL of the server, for instance `http://localhost:8000/v1`, or of several servers of one model,
+            with commas between them; see `Servers`. A login in it (`http://user:password@host/v1`) is sent as a
+            header and shown nowhere.
         model: Served name; by default the first of `/v1/models`.
         api_key: Key; by default the environment's `OPENAI_API_KEY`, else "EMPTY", which local servers accept.
-        concurrency: Most requests in flight; servers batch them.
+        concurrency: Most requests in flight to each server; servers batch them.
         timeout_s: Longest wait for one reply, per attempt. Silence is logged after 20 s.
         max_retries: Further attempts after a reply that cannot be used.
         outage_s: Seconds of further attempts after connection errors, timeouts and status 408, 409, 429 and 5xx,
@@ -117,11 +119,11 @@ class OpenAIActor:
                 "concurrency must be at least 1, max_retries and outage_s at least 0 and timeout_s positive, got "
                 f"{concurrency}, {max_retries}, {outage_s} and {timeout_s}"
             )
-        self._server = Server(
+        self._server = Servers(
             base_url, api_key, timeout_s=timeout_s, max_retries=max_retries, outage_s=outage_s
         )
         self._url = self._server.url
-        self._concurrency = concurrency
+        self._concurrency = concurrency * len(self._server.each)
         self._unknown = Unknown(self._url, max_unknown, "mend the server, then give the same command.")
         self._prefill = prefill
         self._extra_body = dict(extra_body or {})
@@ -148,48 +150,69 @@ class OpenAIActor:
         return {"served": served} | ({"root": root} if root else {})
 
     def check(self) -> None:
-        """Ask the server whether it serves the model; takes seconds, also if the server is down.
+        """Ask each server whether it serves the model; takes seconds, also if one is down.
 
-        The constructor calls this; without a model name it takes the first model listed.
+        The constructor calls this; without a model name it takes the first model listed. Of several servers some
+        may be down, which is logged.
 
         Raises:
-            ActorError: The server is down or refuses the model; the message has the models that it lists.
+            ActorError: No server answers, one refuses the model, or they serve different ones; the message has the
+                models that are listed.
         """
-        failure = ""
+        away, listed = list[ActorError](), dict[str, dict[str, str | None]]()
+        for server in self._server.each:
+            try:
+                listed[server.url] = self._check_server(server)
+            except OutageError as error:
+                away.append(error)
+        if not listed:
+            raise away[0]
+        for absent in away:
+            logger.warning("%s", absent)
+        self._listed = next(iter(listed.values()))
+        roots = {url: names.get(self.name) for url, names in listed.items() if names.get(self.name)}
+        if len(set(roots.values())) > 1:
+            each = ", ".join(f"{url} has {root}" for url, root in roots.items())
+            raise ActorError(f"the servers of {self.name!r} have loaded different weights: {each}")
+
+    def _check_server(self, server: Server) -> dict[str, str | None]:
+        """Names that a server lists, with their weights; see `check`."""
+        failure, url, listed = "", server.url, dict[str, str | None]()
         try:
-            self._listed = _listed(self._server.models())
+            listed = _listed(server.models())
         except openai.AuthenticationError as error:
-            message = f"{self._url} refuses the API key; set OPENAI_API_KEY or api_key"
-            raise ActorError(f"{message} ({self._server.describe(error)})") from None
+            message = f"{url} refuses the API key; set OPENAI_API_KEY or api_key"
+            raise ActorError(f"{message} ({server.describe(error)})") from None
         except openai.APIConnectionError as error:
-            raise ActorError(
-                f"no server answers at {self._url} ({self._server.describe(error)}); start it, for instance "
-                f"`vllm serve {self.name or 'MODEL'} --generation-config vllm`, or correct base_url"
+            raise OutageError(
+                f"no server answers at {url} ({server.describe(error)}); start it, for instance "
+                f"`vllm serve {self.name or 'MODEL'} --generation-config vllm`, or correct base_url",
+                server.describe(error),
             ) from None
         except (openai.OpenAIError, UnusableReplyError) as error:  # some servers lack or break this endpoint
-            failure = f" (asking for the list failed: {self._server.describe(error)})"
+            failure = f" (asking for the list failed: {server.describe(error)})"
         if not self.name:
-            if not self._listed:
+            if not listed:
                 raise ActorError(
-                    f"{self._url} lists no model{failure}; is the URL right? Most end in /v1. "
+                    f"{url} lists no model{failure}; is the URL right? Most end in /v1. "
                     "If it is, name the model: OpenAIActor(base_url, model=...)"
                 )
-            self.name = next(iter(self._listed))
-        if self.name in self._listed:
-            return
+            self.name = next(iter(listed))
+        if self.name in listed:
+            return listed
+        self._listed = listed  # which names one model may have
         # `transformers serve` does not list a model given by path, llama.cpp answers to any name: just try.
         greeting: Conversation = [{"role": "user", "content": "Hi"}]
         fields = {"model": self.name, "messages": greeting, "max_tokens": 1}
         try:
-            self._check_model(self._server.first_reply(fields, read_reply).model)
+            self._check_model(server.first_reply(fields, read_reply).model)
         except UnusableReplyError:
-            return  # it answers; what it answers is looked at when it counts
+            pass  # it answers; what it answers is looked at when it counts
         except openai.OpenAIError as error:
-            names = ", ".join(self._listed) or "none"
-            failure += f". {self._server.describe(error)}"
-            raise ActorError(
-                f"{self._url} does not serve {self.name!r}; it lists: {names}{failure}"
-            ) from None
+            names = ", ".join(listed) or "none"
+            failure += f". {server.describe(error)}"
+            raise ActorError(f"{url} does not serve {self.name!r}; it lists: {names}{failure}") from None
+        return listed
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
         """Generate one reply per prompt, in order; see `Actor.generate`.

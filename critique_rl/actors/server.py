@@ -31,6 +31,14 @@ _MOST_SECRET = 4  # letters; shorter keys are names such as "x", which are no se
 _pause = tenacity.wait_random_exponential(multiplier=0.5, max=_LONGEST_PAUSE_S)
 
 
+class OutageError(ActorError):
+    """A server does not answer at all; `failure` says how."""
+
+    def __init__(self, message: str, failure: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
 class Server:
     """Sends requests, and tries again after failures.
 
@@ -106,7 +114,7 @@ class Server:
 
         Raises:
             UnusableReplyError: No reply to this request could be read, though the server answers others.
-            ActorError: The server does not answer within the budget.
+            OutageError: The server does not answer within the budget.
             openai.OpenAIError: The server refuses the request.
         """
         budget = _Budget(self._max_retries, self._outage_s, given_up)
@@ -128,10 +136,11 @@ class Server:
             failure = f"failed on {label} after {tries} attempts in {budget.failing_s:.0f} s"
             if self._heard > budget.failing_since:
                 raise UnusableReplyError(f"the server {failure}: {self.describe(error)}") from None
-            raise ActorError(
+            raise OutageError(
                 f"{self.url} {failure}; {self.describe(error)}. Start the server again, then the same command: "
                 "it goes on from its last checkpoint and its finished records. For longer outages raise the "
-                "actor's `outage_s`."
+                "actor's `outage_s`.",
+                self.describe(error),
             ) from None
 
     def _attempt(self, fields: Mapping[str, Any], read: Callable[[bytes], Read]) -> Read:
@@ -153,6 +162,11 @@ class Server:
 
     def _hasty(self) -> openai.OpenAI:
         return self._client.with_options(timeout=_CHECK_TIMEOUT_S, max_retries=1)
+
+    @property
+    def heard(self) -> float:
+        """When the server last answered, on the monotonic clock."""
+        return self._heard
 
     def listen(self) -> None:
         """Measure the silence from now on; called before requests are sent."""

@@ -44,7 +44,8 @@ class RunConfig:
         base_gguf: GGUF file inside `base`.
         actor: Frozen actor, with the settings of `make_actor`; empty is the SFT actor in this process, for which
             `batch_size` and `device` may be set.
-        actor_server: Base URL of an OpenAI-compatible server with this run's own actor; no step depends on it.
+        actor_server: Base URL of an OpenAI-compatible server with this run's own actor, or of several with commas
+            between them; no step depends on it.
         cold_start: Supervised fine-tuning before RL.
         pool: The response pool.
         lengths: Token limits.

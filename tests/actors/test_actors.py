@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -551,9 +552,9 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, actor: TransformersActor) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.actor = actor
+    def __init__(self, actor: TransformersActor, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.actor, self.root = actor, "weights"
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.models: Any = ["tiny", "other"]
         self.rejects_continuation = False
@@ -598,7 +599,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send(404, "<html>not found</html>", "text/html")
         elif isinstance(self.server.models, list):
             self.send(
-                200, {"object": "list", "data": [{"id": m, "object": "model"} for m in self.server.models]}
+                200,
+                {
+                    "object": "list",
+                    "data": [
+                        {"id": m, "object": "model", "root": self.server.root} for m in self.server.models
+                    ],
+                },
             )
         else:
             self.send(self.server.models, "broken", "text/plain")
@@ -659,21 +666,112 @@ class Handler(BaseHTTPRequestHandler):
         )
 
 
+@contextmanager
+def running(actor: TransformersActor, port: int = 0) -> Iterator[Server]:
+    """A server, on a port of its own unless one is given."""
+    server = Server(actor, port)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.let_go.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 @pytest.fixture
 def server(actor: TransformersActor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    server = Server(actor)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.let_go.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running(actor) as server:
+        yield server
 
 
 def connect(server: Server, **options: Any) -> OpenAIActor:
     return OpenAIActor(server.url, "tiny", **{"max_retries": 1, "timeout_s": 20, **options})
+
+
+class TestSeveralServers:
+    """Chats that begin alike go to one server of several, and those of one that is away to the others."""
+
+    @pytest.fixture
+    def second(self, actor: TransformersActor) -> Iterator[Server]:
+        with running(actor) as server:
+            yield server
+
+    @staticmethod
+    def both(server: Server, second: Server, **options: Any) -> OpenAIActor:
+        return OpenAIActor(f"{server.url}, {second.url}", "tiny", **{"timeout_s": 20, **options})
+
+    def test_chats_that_begin_alike_go_to_one_server(
+        self, server: Server, second: Server, actor: TransformersActor
+    ) -> None:
+        remote = self.both(server, second)
+        prompts = [
+            [*ask(f"{n}+1?"), {"role": "assistant", "content": "So"}, *ask(f"Critique {k}.")]
+            for n in range(8)
+            for k in range(3)
+        ]
+        assert remote.generate(prompts, GREEDY) == actor.generate(prompts, GREEDY)
+        asked = [{str(r["messages"][0]) for r in s.requests} for s in (server, second)]
+        assert asked[0] and asked[1] and not asked[0] & asked[1]
+        assert len(server.requests) + len(second.requests) == 24
+        assert remote._concurrency == 2 * connect(server)._concurrency
+
+    def test_the_others_take_the_requests_of_one_that_is_away(
+        self,
+        server: Server,
+        actor: TransformersActor,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("critique_rl.actors.servers._SWITCH_S", 0.2)
+        monkeypatch.setattr("critique_rl.actors.servers._REST_S", 0.5)
+        prompts = [ask(f"{n}+1?") for n in range(8)]
+        expected = actor.generate(prompts, GREEDY)
+        with running(actor) as second:
+            port, remote = second.server_port, self.both(server, second, cache_size=0)
+            remote.generate(prompts, GREEDY)
+            own = len(second.requests)
+        assert 0 < own < 8
+        assert remote.generate(prompts, GREEDY) == expected
+        assert len(server.requests) == 8 - own + 8
+        assert f":{port}/v1 is away (APIConnectionError" in caplog.text
+        assert "1 of 2 servers answer, and take its requests" in caplog.text
+        time.sleep(0.6)
+        with running(actor, port) as again:
+            assert remote.generate(prompts, GREEDY) == expected
+            assert 0 < len(again.requests) <= own and "answers again" in caplog.text
+
+    def test_when_all_are_away_the_run_ends_after_the_outage(
+        self, actor: TransformersActor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("critique_rl.actors.servers._SWITCH_S", 0.1)
+        with running(actor) as server, running(actor) as second:
+            remote = self.both(server, second, outage_s=1.0)
+        began = time.monotonic()
+        with pytest.raises(ActorError, match="Start the server again, then the same command"):
+            remote.generate([ask("1+1?")], GREEDY)
+        assert 1.0 <= time.monotonic() - began < 5.0
+
+    def test_servers_are_checked_before_they_are_asked(
+        self, server: Server, second: Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        second.root = "other weights"
+        with pytest.raises(ActorError, match=r"'tiny' have loaded different weights: .*has other weights"):
+            self.both(server, second)
+        second.models = ["another"]
+        with pytest.raises(ActorError, match=rf"{second.url} does not serve 'other'; it lists: another"):
+            OpenAIActor(f"{server.url},{second.url}", "other", max_retries=0)
+        away = "http://127.0.0.1:9/v1"
+        assert OpenAIActor(f"{away},{server.url}", "tiny").name == "tiny"
+        assert f"no server answers at {away}" in caplog.text
+        with pytest.raises(ActorError, match="no server answers"):
+            OpenAIActor(f"{away},http://127.0.0.1:10/v1", "tiny")
+        for url, what in ((" , ", "no server"), (f"{server.url},{server.url}", "a server twice")):
+            with pytest.raises(ActorError, match=f"base_url names {what}"):
+                OpenAIActor(url, "tiny")
 
 
 @pytest.mark.slow
