@@ -225,7 +225,7 @@ class OpenAIActor:
         if not prompts:
             return []
         prompt_keys = _keys(prompts)
-        requests = [self._request(prompt, index) for index, prompt in enumerate(prompts)]
+        requests = [_request(prompt, index, self._prefill) for index, prompt in enumerate(prompts)]
         run = partial(self._run, requests, sampling)
         if sampling.temperature > 0:
             replies = run(list(range(len(prompts))))
@@ -235,21 +235,6 @@ class OpenAIActor:
                     self._samples.add(key, seed, reply.text, sampling.temperature)
             return replies
         return self._cache.generate([(key, sampling.max_tokens) for key in prompt_keys], run)
-
-    def _request(self, prompt: Conversation, index: int) -> tuple[Conversation, str | None]:
-        """The messages to send, and the prefill that the reply begins with or continues; None without one."""
-        if prompt[-1]["role"] != "assistant":
-            return prompt, None
-        prefill = prompt[-1]["content"]
-        if self._prefill == "continue" and prefill:
-            return prompt, prefill
-        *earlier, last = prompt[:-1]
-        if last["role"] != "user":
-            raise ActorError(f"prompt {index}: the message before the prefill must be the user's")
-        if not prefill.strip():
-            return [*earlier, last], None
-        content = f"{last['content']}\n\nBegin your reply with: {prefill.strip()}"
-        return [*earlier, {**last, "content": content}], prefill
 
     def _run(
         self, requests: Sequence[tuple[Conversation, str | None]], sampling: Sampling, indices: list[int]
@@ -352,6 +337,22 @@ class OpenAIActor:
         root = self._listed.get(self.name)
         same_weights = root is not None and self._listed.get(stated) == root
         return same_weights or (self.name not in self._listed and stated in self._listed)
+
+
+def _request(prompt: Conversation, index: int, treatment: Prefill) -> tuple[Conversation, str | None]:
+    """The messages to send, and the prefill that the reply begins with or continues; None without one."""
+    if prompt[-1]["role"] != "assistant":
+        return prompt, None
+    prefill = prompt[-1]["content"]
+    if treatment == "continue" and prefill:
+        return prompt, prefill
+    *earlier, last = prompt[:-1]
+    if last["role"] != "user":
+        raise ActorError(f"prompt {index}: the message before the prefill must be the user's")
+    if not prefill.strip():
+        return [*earlier, last], None
+    content = f"{last['content']}\n\nBegin your reply with: {prefill.strip()}"
+    return [*earlier, {**last, "content": content}], prefill
 
 
 def _listed(body: bytes) -> dict[str, str | None]:
