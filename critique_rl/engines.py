@@ -31,7 +31,7 @@ class EngineReward:
     """The reward of a stage, one critique at a time or many at once.
 
     Engines want a number for each critique. One whose reward is unknown, because its refinement never came or
-    could not be graded, gets `when_unknown`, which enters the engine's baseline; `unknown: 1.0` in its log says so.
+    could not be graded, gets `when_unknown`, which enters the engine's baseline; its log has `unknown: 1.0`.
 
     Args:
         actor: Frozen model that refines; None for Stage I.
