@@ -112,7 +112,8 @@ def _stage(folder: RunFolder, name: str, parameters: int | None) -> list[str]:
         f"    at most {critique:,} critique tokens and {rollout.refinement_tokens:,} refinement tokens an RL step",
     ]
     if parameters:
-        state = memory(parameters, lora=stage.lora is not None, reference=args.beta != 0) / GIB
+        adapts = bool(stage.lora or folder.config.cold_start.lora)
+        state = memory(parameters, lora=adapts, reference=args.beta != 0) / GIB
         lines.append(f"    about {state:,.2f} GiB per GPU, unsharded, before activations and actor")
     return lines
 
