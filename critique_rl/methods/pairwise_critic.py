@@ -154,9 +154,10 @@ def _filtered(inputs: Inputs, options: PairOptions, ties: bool) -> list[dict[str
         benchmark = load_benchmark(REWARD_BENCHMARKS[name] if file == "hub" else file, name=name)
         selection = selection.through(lambda pairs, benchmark=benchmark: decontaminate(pairs, benchmark))
     if options.max_prompt_tokens is not None:
+        limits = {name: inputs.options.get(name) for name in ("min_pixels", "max_pixels")}
         sees = is_vision_model(inputs.start)
         length = token_length(
-            load_processor(inputs.start) if sees else AutoTokenizer.from_pretrained(inputs.start),
+            load_processor(inputs.start, **limits) if sees else AutoTokenizer.from_pretrained(inputs.start),
             lambda p: inputs.prompts.pairwise_prompt(p.question, p.response_1, p.response_2, ties=ties),
         )
         most = options.max_prompt_tokens
