@@ -14,12 +14,11 @@ A step that is there already, and as it was finished, is not copied again.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
 
-from critique_rl.manifest import damages, in_short, watched
+from critique_rl.manifest import damages, in_short, watched, write_atomically
 from critique_rl.runs.folder import MARKER, read_marker
 from critique_rl.runs.process import guarded
 from critique_rl.runs.step import NOT_NEEDED
@@ -84,14 +83,12 @@ def keep(run: Path, target: Path) -> int:
 def copy(step: Path, place: Path) -> None:
     """Copy one step; its marker comes last, so that a copy that was cut short is no finished step."""
     shutil.rmtree(place, ignore_errors=True)
-    cards = [path for path in (step / CARD,) if path.is_file()]
-    for path in [*watched(step, NOT_NEEDED), *cards]:
+    for path in [*watched(step, NOT_NEEDED), *step.glob(CARD)]:
         goal = place / path.relative_to(step)
         goal.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, goal)
     place.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(step / MARKER, place / f"{MARKER}.new")
-    os.replace(place / f"{MARKER}.new", place / MARKER)
+    write_atomically(place / MARKER, (step / MARKER).read_bytes())
 
 
 if __name__ == "__main__":

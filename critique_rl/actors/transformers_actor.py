@@ -42,7 +42,7 @@ from critique_rl.types import NO_REPLY, Conversation, Generation, Sampling, chil
 
 _VISION_TOKEN = re.compile(r"(image|video|vision|boi|eoi)\w*_token_(id|index)")
 
-_BATCH_TOKENS = 32_768
+BATCH_TOKENS = 32_768
 """Most tokens of a batch whose number of sequences is not given."""
 
 
@@ -158,7 +158,7 @@ class TransformersActor:
     @property
     def settings(self) -> dict[str, Any]:
         """What can change its texts besides the weights: batch size, type of the weights, device."""
-        model, size = self._model, self._batch_size or f"{_BATCH_TOKENS} tokens"
+        model, size = self._model, self._batch_size or f"{BATCH_TOKENS} tokens"
         return {"batch_size": size, "dtype": str(model.dtype), "device": str(model.device)}
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[Generation]:
@@ -233,18 +233,19 @@ class TransformersActor:
 
     def _fitting(self, encoded: Sequence[EncodedPrompt], max_tokens: int) -> list[int]:
         """Numbers of the prompts that fit the context; the others are counted."""
-        if self.context is not None and max_tokens >= self.context:
+        context = self.context
+        if context is not None and max_tokens >= context:
             raise ActorError(
-                f"max_tokens={max_tokens} leaves no room for a prompt in the context of {self.context} tokens of "
+                f"max_tokens={max_tokens} leaves no room for a prompt in the context of {context} tokens of "
                 f"{self.name}: lower it."
             )
         unknown, fitting = self._unknown.call(len(encoded)), []
         for index, prompt in enumerate(encoded):
             length = len(prompt.ids)
-            if self.context is None or length + max_tokens <= self.context:
+            if context is None or length + max_tokens <= context:
                 fitting.append(index)
             else:
-                limits = f"{length} tokens and max_tokens={max_tokens} exceed {self.context}"
+                limits = f"{length} tokens and max_tokens={max_tokens} exceed {context}"
                 unknown.add(index, f"does not fit the context: {limits}")
         unknown.report()
         return fitting
@@ -290,7 +291,7 @@ class TransformersActor:
         longest = 0
         for index, length in zip(ordered, lengths, strict=True):
             longest = max(longest, length)
-            if not batches or (len(batches[-1]) + 1) * longest > _BATCH_TOKENS:
+            if not batches or (len(batches[-1]) + 1) * longest > BATCH_TOKENS:
                 batches.append([])
                 longest = length
             batches[-1].append(index)

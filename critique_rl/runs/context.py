@@ -71,9 +71,8 @@ class Context:
                 spec["model"] = self.folder.actor_path
                 limits = self.config.pixel_limits
                 if limits and self.config.actor.get("model") and is_vision_model(spec["model"]):
-                    spec["tokenizer"] = load_processor(
-                        spec["model"], **limits
-                    )  # the run's own is saved with them
+                    # the run's own actor is saved with its limits
+                    spec["tokenizer"] = load_processor(spec["model"], **limits)
             self._actor = make_actor(spec)
             if "served" in identity_of(self._actor):  # what this process loads is a step's artifact
                 path = self.folder.directory / "actor.models.json"

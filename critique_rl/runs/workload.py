@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from critique_rl.actors.loading import fastest_dtype, init_options, placement
+from critique_rl.actors.transformers_actor import BATCH_TOKENS
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.reading import as_dict
 from critique_rl.methods.options import defaults, option
@@ -28,8 +29,6 @@ from critique_rl.types import UserError, first_line
 
 KEPT = 0.5
 """Share of the critiques that the filter of the cold start keeps."""
-BATCH_TOKENS = 32_768
-"""Tokens of a batch of an actor without `batch_size`."""
 DEPTH = 32
 """Layers of a model whose config cannot be read here."""
 NOT_HERE = (RuntimeError, AssertionError, AttributeError)

@@ -44,6 +44,10 @@ class Part:
     def __str__(self) -> str:
         return f"{self.path} ({self.split})"
 
+    def rows(self) -> list[Row]:
+        """The rows of the split, in their order."""
+        return [row for row in read_rows(self.path) if self.split_of(row) == self.split]
+
 
 def published_task(
     name: str,
@@ -97,6 +101,7 @@ def load_published(
     path = None if source is None else Path(source).expanduser()
     if path is not None and not path.exists():
         raise DataError(f"{path}: no such file or directory")
+    available: Mapping[str, Path | HubSplit | Part]
     if splits is not None:
         if path is None or path.is_dir():
             raise DataError(
@@ -109,12 +114,9 @@ def load_published(
         if splits != PUBLISHED or split_of is None:
             also = "" if split_of is None else f", or {PUBLISHED!r}"
             raise DataError(f"splits: found {splits!r}, expected the share of each split{also}")
-
-    available: Mapping[str, Path | HubSplit | Part] = hub
-    if path is not None and splits == PUBLISHED and split_of is not None:
         available = {name: Part(path, name, split_of) for name in hub}
-    elif path is not None:
-        available = _files_by_split(path)
+    else:
+        available = hub if path is None else _files_by_split(path)
     if split in available and (split != "train" or "validation" in available or held_out == 0):
         return _read(parse, available[split])
     if split in ("train", "validation") and "train" in available:
@@ -129,10 +131,8 @@ def load_published(
 
 
 def _read(parse: Parse, origin: Path | HubSplit | Part) -> list[Problem]:
-    rows = read_rows(origin.path if isinstance(origin, Part) else origin)
-    parsed = [
-        parse(row) for row in rows if not isinstance(origin, Part) or origin.split_of(row) == origin.split
-    ]
+    rows = origin.rows() if isinstance(origin, Part) else read_rows(origin)
+    parsed = [parse(row) for row in rows]
     return unique([problem for problem in parsed if problem is not None], str(origin))
 
 

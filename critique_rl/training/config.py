@@ -240,9 +240,8 @@ class CriticConfig(GRPOConfig):
     @property
     def init_options(self) -> dict[str, Any]:
         """Arguments of `from_pretrained` for the critic, with the type that `fastest` stands for here."""
-        return init_options(
-            cast("dict[str, Any] | None", self.model_init_kwargs)
-        )  # no text after trl read it
+        given = cast("dict[str, Any] | None", self.model_init_kwargs)  # no text after trl read it
+        return init_options(given)
 
     @property
     def optimizer_steps_per_rl_step(self) -> int:

@@ -183,7 +183,7 @@ def test_a_batch_holds_a_number_of_tokens(
 ) -> None:
     prompts, most = varied_prompts(), 500
     expected = actor.generate(prompts, GREEDY)
-    monkeypatch.setattr(transformers_actor, "_BATCH_TOKENS", most)
+    monkeypatch.setattr(transformers_actor, "BATCH_TOKENS", most)
     batches: list[list[int]] = []
     decode = transformers_actor.decode
     monkeypatch.setattr(
