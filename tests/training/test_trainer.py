@@ -353,7 +353,8 @@ class TestRecord:
                 )
                 assert row["kl"] == pytest.approx(kl_NT[i][tokens].mean().item(), abs=1e-6)
                 assert row["rl_step"] == number
-            assert len({row["advantage"] for row in rows}) > 2
+        # A group of equal rewards has advantages of exactly 0, and one rollout may hold no other.
+        assert len({row["advantage"] for rows in records.values() for row in rows}) > 2
         assert max(abs(row["kl"]) for row in records["completions_00006"]) > 1e-4
 
     def test_no_pass_is_made_for_a_kl_that_nobody_needs(
