@@ -3,10 +3,10 @@
     python experiments/keep.py runs/qwen2.5-0.5b experiments/results/qwen2.5-0.5b/run
 
 The base, checkpoints and the texts of rollouts stay behind. `critique-rl view` reads the copy, and
-`critique-rl eval` its models. To go on with the run on another machine, copy it back and make the base there:
+`critique-rl eval` its models. To go on with the run on another machine, copy it back; the first step makes the base anew:
 
     cp -r experiments/results/qwen2.5-0.5b/run runs/qwen2.5-0.5b
-    critique-rl base experiments/configs/qwen2.5-0.5b.yaml
+    critique-rl sft experiments/configs/qwen2.5-0.5b.yaml
 
 A step that is there already, and as it was finished, is not copied again.
 """

@@ -7,19 +7,20 @@ actor's refinement is right (paper, section 4.1). This filter does not look at t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig
-from transformers import AutoTokenizer, PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, TrainerState
+from trl import SFTConfig
 
 from critique_rl.actors.base import Actor
 from critique_rl.actors.encoding import PromptEncoder
 from critique_rl.actors.loading import init_options, load_pretrained
+from critique_rl.cold_start.completion_head import CompletionSFTTrainer
 from critique_rl.cold_start.teachers import Problems, ScriptedTeacher, Teacher, Texts, prompts_for
 from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Scorer
@@ -190,6 +191,7 @@ def fine_tune(
     options: Mapping[str, Any],
     lora: PeftConfig | None = None,
     limits: Mapping[str, int] | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, float]:
     """Fine-tune on the completions only, and save model and tokenizer, or the adapter alone, to `output`.
 
@@ -201,6 +203,7 @@ def fine_tune(
         options: Fields of trl's `SFTConfig`.
         lora: Adapter to train; None trains all weights.
         limits: Those of a processor on the area of images, see `load_processor`.
+        on_progress: Called at every log with the optimizer steps done, all of them, and the loss.
 
     Returns:
         Number of examples, of those that `max_length` has cut if there are any, and of optimizer steps; mean loss;
@@ -213,7 +216,7 @@ def fine_tune(
     args = sft_args(output, seed=seed, options=options)
     reader: Any = load_processor(model, **(limits or {})) if is_vision_model(model) else None
     encoder = PromptEncoder.of(model, reader or load_pretrained(AutoTokenizer, "tokenizer", model))
-    trainer = SFTTrainer(
+    trainer = CompletionSFTTrainer(
         model=model,
         args=args,
         train_dataset=sft_dataset(_plain(examples, encoder)),
@@ -231,6 +234,8 @@ def fine_tune(
             len(examples),
         )
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no bar
+    if on_progress is not None:
+        trainer.add_callback(_Progress(on_progress))
     trained = trainer.train()
     tuned: Any = trainer.model
     require_finite(tuned, f"SFT of {model}", "not saved; lower learning_rate, and start the step anew.")
@@ -246,7 +251,20 @@ def fine_tune(
     }
 
 
-def _count_cut(trainer: SFTTrainer, encoder: PromptEncoder, examples: Sequence[Example]) -> int:
+class _Progress(TrainerCallback):
+    """Tells how far a supervised training is."""
+
+    def __init__(self, tell: Callable[[int, int, str], None]) -> None:
+        self.tell = tell
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer at every log."""
+        last = state.log_history[-1]
+        if "loss" in last and state.is_world_process_zero:  # the log at the end of a training has none
+            self.tell(state.global_step, state.max_steps, f"loss {last['loss']:.3f}")
+
+
+def _count_cut(trainer: CompletionSFTTrainer, encoder: PromptEncoder, examples: Sequence[Example]) -> int:
     """Number of examples that `max_length` cuts before the token that ends their turn."""
     args: Any = trainer.args
     if args.max_length is None or args.packing or args.truncation_mode != "keep_start":

@@ -19,6 +19,7 @@ from critique_rl.types import Conversation, Problem, Sampling, UserError, child_
 Problems = Sequence[Problem]
 Texts = Sequence[str]
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_OPERATION = re.compile(r"(\d+(?:\.\d+)?) ?([-+*/x]) ?(\d+(?:\.\d+)?)( ?= ?\$?)")
 
 
 def prompts_for(write: Callable[..., Conversation], problems: Problems, *texts: Texts) -> list[Conversation]:
@@ -32,6 +33,10 @@ class Teacher(Protocol):
     def solve(self, problems: Problems, *, seed: int) -> list[str]:
         """Reasoning that ends in the answer: the data set's own, unless a teacher writes another."""
         return [gold_reasoning(problem) for problem in problems]
+
+    def draft(self, problems: Problems, *, seed: int) -> list[str]:
+        """Responses that the actor learns to refine; some of them wrong, or it learns to copy."""
+        return self.solve(problems, seed=seed)
 
     def critique(self, problems: Problems, responses: Texts, *, seed: int, polished: bool) -> list[str]:
         """Critiques of responses; `polished` ones may lack the faults that the critic shall start with."""
@@ -61,6 +66,10 @@ class ModelTeacher(Teacher):
         prompts = prompts_for(self.prompts.refinement_prompt, problems, responses, critiques)
         return self._write(prompts, seed, "refine")
 
+    def draft(self, problems: Problems, *, seed: int) -> list[str]:
+        """Responses by the model."""
+        return self._write(prompts_for(self.prompts.reasoning_prompt, problems), seed, "draft")
+
     def _write(self, prompts: list[Conversation], seed: int, purpose: str) -> list[str]:
         sampling = Sampling(self.max_tokens, self.temperature, seed=child_seed(seed, f"teacher {purpose}"))
         return [generation.text or "" for generation in self.model.generate(prompts, sampling)]
@@ -70,8 +79,9 @@ class ReferenceTeacher(Teacher):
     """Critiques and refinements composed from the gold reasoning, without a model; not the paper's recipe.
 
     A line of a response counts as right if its last number occurs in the gold reasoning or the question. The
-    critique calls the first other line wrong, and explains it with the gold reasoning. This is rough, but it
-    teaches a model of 135 M parameters the format, which the prompt alone does not.
+    critique calls the first other line wrong, and explains it with the gold reasoning. A last line that states the
+    answer is no step of its own: the verdict judges it. This is rough, but it teaches a small model the format,
+    which the prompt alone does not.
     """
 
     def critique(self, problems: Problems, responses: Texts, *, seed: int, polished: bool) -> list[str]:
@@ -82,20 +92,30 @@ class ReferenceTeacher(Teacher):
         """The gold reasoning again."""
         return self.solve(problems, seed=seed)
 
+    def draft(self, problems: Problems, *, seed: int) -> list[str]:
+        """The gold reasoning, every other time with another result; see `with_wrong_result`."""
+        return [
+            gold_reasoning(p) if i % 2 else with_wrong_result(p, random.Random(child_seed(seed, "draft", i)))
+            for i, p in enumerate(problems)
+        ]
+
     @staticmethod
     def _critique(problem: Problem, response: str) -> str:
         gold = f"{problem.question} {problem.solution} {problem.answer}"
-        known, steps, verdict = _numbers(gold), [], "Correct"
-        for line in filter(None, map(str.strip, response.split("\n"))):
-            numbers = _numbers(line)
-            wrong = bool(numbers) and numbers[-1] not in known
-            verdict = "Wrong" if wrong else "Correct"
-            why = f"It should be: {gold_reasoning(problem)}" if wrong else "This follows from the question."
-            judged = f"{STEP_LABEL} {line}\nCorrectness of the step: {verdict}"
-            steps.append(f"{judged}\nExplanation: {' '.join(why.split())}")
+        known, blocks = set(_numbers(gold)), []
+        why = f"Explanation: It should be: {' '.join(gold_reasoning(problem).split())}"
+        *steps, last = [line for line in map(str.strip, response.split("\n")) if line] or [""]
+        if not steps or "answer is" not in last:
+            steps, last = [*steps, last], ""
+        for line in steps:
+            wrong = bool(numbers := _numbers(line)) and numbers[-1] not in known
+            judged = f"{STEP_LABEL} {line}\nCorrectness of the step: {'Wrong' if wrong else 'Correct'}"
+            blocks.append(f"{judged}\n{why if wrong else 'Explanation: It follows.'}")
             if wrong:
-                break
-        return "\n".join([*steps, f"\n{VERDICT_LABEL} {verdict}"])
+                return "\n".join([*blocks, f"\n{VERDICT_LABEL} Wrong"])
+        wrong = bool(numbers := _numbers(last)) and numbers[-1] not in known
+        verdict = f"\n{VERDICT_LABEL} {'Wrong' if wrong else 'Correct'}"
+        return "\n".join([*blocks, verdict, *([why] if wrong else [])])
 
 
 class ScriptedTeacher(Teacher):
@@ -154,3 +174,34 @@ def gold_reasoning(problem: Problem) -> str:
     if problem.kind == "score" or (problem.answer in solution.split("\n")[-1] and "answer is" in solution):
         return solution
     return f"{solution}\nThe answer is {problem.answer}.".strip()
+
+
+def with_wrong_result(problem: Problem, random_numbers: random.Random) -> str:
+    """The gold reasoning with another result: of another operation on its last numbers, or a number near it.
+
+    Reasoning whose result is no number stays as it is.
+
+    >>> problem = Problem("id", "toy", "How many are left?", "4 - 3 = 1", "1", "number")
+    >>> with_wrong_result(problem, random.Random(1))
+    '4 * 3 = 12\\nThe answer is 12.'
+    """
+    text, answer = gold_reasoning(problem), problem.answer.replace(",", "")
+    if not _NUMBER.fullmatch(answer):
+        return text
+    gold = float(answer)
+    wrong = {f"{gold + step:g}": "" for step in (-10, -2, -1, 1, 2, 10)}
+    operation = next(
+        (m for m in reversed([*_OPERATION.finditer(text)]) if text.startswith(answer, m.end())), None
+    )
+    if operation:
+        first, _, second, _ = operation.groups()
+        a, b = float(first), float(second)
+        results = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else gold}
+        whole = {f"{r:g}": sign for sign, r in results.items() if r != gold and r >= 0 and r == int(r)}
+        wrong = whole or wrong
+    value = random_numbers.choice(sorted(wrong))
+    if operation and wrong[value]:
+        text = text[: operation.start(2)] + wrong[value] + text[operation.end(2) :]
+    start = operation.end() if operation else text.rstrip().rfind("\n") + 1
+    shown = re.compile(rf"(?<![\d.,]){re.escape(answer)}(?![\d]|[.,]\d)")
+    return text[:start] + shown.sub(value, text[start:])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from helpers import CHATML, ToyActor, retold
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
-from critique_rl.actors import TransformersActor
+from critique_rl.actors import TransformersActor, decoding
+from critique_rl.cold_start.completion_head import CompletionSFTTrainer
 from critique_rl.cold_start.sft import (
     actor_examples,
     base_examples,
@@ -184,15 +188,41 @@ def test_the_model_teacher_asks_a_model_and_shows_it_no_gold_answer(apples: list
 def test_the_reference_teacher_flags_the_first_line_that_the_gold_reasoning_does_not_bear_out() -> None:
     problem = Problem("p", "toy", "A tray holds 6 cups, 4 trays?", "6 * 4 = 24", "24", "number")
     teacher = ReferenceTeacher()
-    wrong, fine = teacher.critique(
-        [problem] * 2,
-        ["6 * 4 = 25\nThe answer is 25", "6 * 4 = 24\nThe answer is 24"],
-        seed=0,
-        polished=False,
-    )
+    responses = [
+        "6 * 4 = 25\nThe answer is 25",
+        "6 * 4 = 24\nThe answer is 24",
+        "6 * 4 = 24\nThe answer is 25",
+        "25",
+    ]
+    wrong, fine, slip, bare = teacher.critique([problem] * 4, responses, seed=0, polished=False)
     assert parse_verdict(wrong) is Verdict.WRONG and "It should be: 6 * 4 = 24" in wrong
     assert wrong.count("Step sentence:") == 1
-    assert parse_verdict(fine) is Verdict.CORRECT and fine.count("Correctness of the step: Correct") == 2
+    assert parse_verdict(fine) is Verdict.CORRECT and fine.count("Correctness of the step: Correct") == 1
+    # The answer is no step of its own, unless there is nothing else.
+    assert parse_verdict(slip) is Verdict.WRONG and "Correctness of the step: Wrong" not in slip
+    assert slip.endswith("It should be: 6 * 4 = 24 The answer is 24.")
+    assert bare.count("Step sentence:") == 1 and parse_verdict(bare) is Verdict.WRONG
+
+
+def test_every_other_draft_of_the_reference_teacher_has_a_wrong_result() -> None:
+    solutions = {
+        "6 * 4 = 24": "24",
+        "He has 6 - 2 = $4 left.": "4",
+        "Half of 10 is 5.": "5",
+        "8 / 3 = 2.5": "2.5",
+    }
+    problems = [Problem(s, "toy", "?", s, a, "number") for s, a in solutions.items() for _ in range(2)]
+    problems += [Problem(str(i), "toy", "?", "x + y", "x + y", "math") for i in range(2)]
+    drafts = ReferenceTeacher().draft(problems, seed=0)
+    assert drafts[1::2] == ReferenceTeacher().solve(problems, seed=0)[1::2]
+    grades = [grade(gold=p.answer, reply=y, kind=p.kind) for p, y in zip(problems, drafts, strict=True)]
+    assert grades[::2] == [False] * 4 + [True]  # no number, no other result
+    # Another operation, with its own result, and the same value in both lines.
+    first = drafts[0].split("\n")
+    sign, value = re.fullmatch(r"6 ([-+/*]) 4 = (\d+)", first[0]).groups()
+    assert sign in "+-" and int(value) == {"+": 10, "-": 2}[sign] and first[1] == f"The answer is {value}."
+    assert drafts[2].startswith("He has 6 ") and "4" not in drafts[2]
+    assert drafts[0] != drafts[1] and drafts == ReferenceTeacher().draft(problems, seed=0)
 
 
 def test_the_scripted_teacher_without_faults_makes_none_and_with_faults_does() -> None:
@@ -297,6 +327,43 @@ def test_only_completions_are_trained_on(untrained: Path, tmp_path: Path, prompt
     solution = problem.solution + "<|im_end|>"  # the model learns to stop, too
     assert learned == {prompts.reasoning_prefill + solution, prompts.refinement_prefill + solution}
     assert (batch["labels"][batch["labels"] != -100] == batch["input_ids"][batch["labels"] != -100]).all()
+
+
+@pytest.mark.parametrize(
+    "lora", [None, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)]
+)
+def test_the_head_that_scores_completions_alone_gives_the_loss_and_gradient_of_the_plain_pass(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraConfig | None
+) -> None:
+    problems = load_task("modular_chain", split="train", steps=2, size=60)[:3]
+    texts = [
+        example(COMPACT.reasoning_prompt(p.question * (i + 1)), "7 " * i) for i, p in enumerate(problems)
+    ]
+    args = sft_args(tmp_path, seed=0, options={**FAST, "per_device_train_batch_size": 3, "max_length": None})
+    results: list[tuple[Any, ...]] = []
+    for kind in (SFTTrainer, CompletionSFTTrainer):
+        torch.manual_seed(0)  # of the adapter
+        data = Dataset.from_list(texts)
+        trainer = kind(model=str(untrained), args=args, train_dataset=data, peft_config=lora)
+        model: Any = trainer.model
+        batch = next(iter(trainer.get_train_dataloader()))
+        scored: list[int] = []
+        layers = decoding.without_adapter(model).base_model
+        layers.register_forward_hook(
+            lambda *call, seen=scored: seen.append(call[2].last_hidden_state.size(1))
+        )
+        loss = trainer.compute_loss(model, batch, num_items_in_batch=20)
+        loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        results.append((loss.detach(), gradients, dict(trainer._metrics["train"]), scored))
+    (loss, gradients, metrics, whole), (own_loss, own_gradients, own_metrics, parts) = results
+    torch.testing.assert_close(own_loss, loss, rtol=1e-5, atol=1e-6)
+    assert own_gradients.keys() == gradients.keys() and gradients
+    for name, expected in gradients.items():
+        torch.testing.assert_close(own_gradients[name], expected, rtol=1e-3, atol=1e-6)
+    for name, values in metrics.items():
+        assert own_metrics[name] == pytest.approx(values, rel=1e-4)
+    assert len(parts) == 2 and parts[1] < whole[0] / 2  # the head sees the second part
 
 
 def completion_loss(directory: Path, examples: list[dict[str, Conversation]]) -> float:

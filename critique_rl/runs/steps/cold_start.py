@@ -16,7 +16,7 @@ from critique_rl.runs.folder import Artifact, RunFolder
 from critique_rl.runs.kind import Plan, Recipe, StepKind
 from critique_rl.runs.step import Step
 from critique_rl.tasks.scripted import SCRIPTED
-from critique_rl.types import Problem, Sampling, UserError, child_seed
+from critique_rl.types import Sampling, UserError, child_seed
 
 if TYPE_CHECKING:
     from critique_rl.cold_start.sft import Example
@@ -110,7 +110,7 @@ class ActorKind(_ColdStart):
             problems, teacher = context.train_problems(cold.reasoning, "reasoning"), _teacher(context)
             return sft.actor_examples(
                 problems,
-                _drafts(context, problems[: cold.refinements], teacher),
+                teacher.draft(problems[: cold.refinements], seed=child_seed(cold.seed, "drafts")),
                 teacher,
                 context.prompts,
                 refinements=cold.refinements,
@@ -182,6 +182,7 @@ def _fine_tune(
         options=options,
         lora=lora,
         limits=context.config.pixel_limits,
+        on_progress=context.display.advance,
     )
     context.display.note(_short(figures))
 
@@ -204,19 +205,6 @@ def _teacher(context: Context) -> Teacher:
         scripts.annotator(**config.polished),
         scripts.judging(**config.judge),
     )
-
-
-def _drafts(context: Context, problems: Sequence[Problem], teacher: Teacher) -> list[str]:
-    """Responses that the actor learns to refine: those of the teaching model, or of the teacher."""
-    from critique_rl.cold_start.teachers import ModelTeacher
-
-    config = context.config
-    seed = child_seed(config.cold_start.seed, "drafts")
-    if not isinstance(teacher, ModelTeacher):
-        return teacher.solve(problems, seed=seed)
-    sampling = Sampling(config.lengths.response, config.pool.temperature, seed=seed)
-    prompts = [context.prompts.reasoning_prompt(p.question, image=p.image) for p in problems]
-    return [g.text or "" for g in teacher.model.generate(prompts, sampling)]
 
 
 def _short(figures: Mapping[str, float]) -> str:
