@@ -309,10 +309,16 @@ def test_a_shipped_config_plans_a_run_without_hub_gpu_or_weights(
         "pairs: " if paired else "problems",
         "optimizer steps",
         "critique tokens",
-        "GiB per GPU",
+        "launch: ",
+        "    stays: weights ",
+        "  in all: about ",
         "  to do  seed",
     ):
         assert part in plan
+    memory = re.findall(r"^  (\S.*): ([\d.,]+) GiB (?:on the CPU|per GPU, of ([\d.]+) )", plan, re.MULTILINE)
+    assert {name for name, *_ in memory} >= set(load_config(path).stages)
+    for name, needed, available in memory:
+        assert not available or float(needed.replace(",", "")) < float(available), name
     assert not (tmp_path / "run").exists()
 
 
