@@ -88,9 +88,9 @@ def trainings(config: RunConfig, launch: Launch, gpu: Gpu, size: Size) -> Iterat
             )
             yield _planned(name, given, training, launch)
     for name, stage in config.stages.items():
-        training = _stage(config, name, stage, launch, gpu, size)
-        if training is not None:
-            yield _planned(name, stage.trainer, training, launch)
+        by_rl = _stage(config, name, stage, launch, gpu, size)
+        if by_rl is not None:
+            yield _planned(name, stage.trainer, by_rl, launch)
 
 
 def _planned(name: str, options: Mapping[str, Any], training: Training, launch: Launch) -> Planned:

@@ -107,9 +107,10 @@ def likely_shape(parameters: int) -> Shape:
 def _shape(config: Any) -> Shape | None:
     text = config.get_text_config()
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
-    layers, hidden, inner, vocabulary = (getattr(text, name, None) for name in names)
-    if not all(isinstance(number, int) for number in (layers, hidden, inner, vocabulary)):
+    numbers: list[Any] = [getattr(text, name, None) for name in names]
+    if not all(isinstance(number, int) for number in numbers):
         return None
+    layers, hidden, inner, vocabulary = numbers
     heads = getattr(text, "num_attention_heads", None) or 1
     groups = getattr(text, "num_key_value_heads", None) or heads
     keys = groups * (getattr(text, "head_dim", None) or hidden // heads)

@@ -18,7 +18,7 @@ from critique_rl.prompts import PromptSet
 from critique_rl.runs.dry_run import describe
 from critique_rl.runs.estimate import Estimate, estimate, plan
 from critique_rl.runs.lengths import token_counts
-from critique_rl.runs.roofline import Limits, Model, fixed, reading, updating, writing
+from critique_rl.runs.roofline import Limits, Model, fixed, phase_seconds, reading, updating, writing
 from critique_rl.runs.run import Run
 from critique_rl.types import Problem
 
@@ -186,24 +186,8 @@ def test_an_rl_step_of_tiny_is_right_within_a_factor_of_two(stage: str, tmp_path
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b-lora", "qwen2.5-0.5b-full"])
 def test_each_phase_of_half_a_billion_weights_is_right_within_a_factor_of_two(name: str) -> None:
     bench = json.loads((BENCH / f"{name}.json").read_text(encoding="utf-8"))
-    ours, limits = bench["stage2"]["ours"], bench["limits"]
-    turns = len(ours["all"])
-    positions = {phase: count / turns for phase, count in ours["positions"].items()}
-    rows = ours["texts"]["critiques"]["rows"] / turns
-    rate = Limits(limits["flop_per_second"]["bfloat16"], limits["bytes_per_second"])
-    model = Model(494_032_768, layers=24, weight_bytes=2, limits=rate)
-    calls = {"adapter": name.endswith("lora"), "recomputes": False}
-    phases = {
-        "critique prefill": reading(model, positions["critique prefill"]),
-        "critique decode": writing(model, rows, 96, rows),
-        "refine prefill": reading(model, positions["refine prefill"]),
-        "refine decode": writing(model, rows, 96, rows),
-        "forward and backward": updating(model, positions["forward and backward"], rows / 8, **calls),
-        "old and reference log-probabilities": reading(
-            model, positions["old and reference log-probabilities"], rows / 8
-        ),
-    }
-    ratios = {phase: value / ours["phases"][phase] for phase, value in phases.items()}
+    phases = phase_seconds(bench, adapter=name.endswith("lora"))
+    ratios = {phase: value / bench["stage2"]["ours"]["phases"][phase] for phase, value in phases.items()}
     assert {phase: ratio for phase, ratio in ratios.items() if not 0.5 < ratio < 2} == {}
 
 
