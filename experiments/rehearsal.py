@@ -1,7 +1,7 @@
 """Rehearse a run on several machines: two "nodes" on this one train what one process trains.
 
     python experiments/rehearsal.py
-    python experiments/rehearsal.py --output runs/rehearsal --rl-steps 3
+    python experiments/rehearsal.py --output runs/rehearsal --rl-steps 5
 
 Pool, both stages, evaluation and report of `tiny` run twice, with the actor behind `transformers serve`: in one
 process, and in two that torchrun starts as machines 0 and 1, on 127.0.0.1 and 127.0.0.2, with gloo. The global
@@ -34,9 +34,9 @@ TINY = ROOT / "experiments" / "configs" / "tiny.yaml"
 ACTOR = ROOT / "critique_rl" / "assets" / "tiny" / "actor"
 TOLERANCE = 1e-4
 """Largest difference of a weight over the largest change of any weight: sums in float32 have another order."""
-ROLLOUT = 64
+ROLLOUT = 32
 STAGES = ("stage1", "stage2")
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds after which a process that has not answered or ended is given up."""
 
 
@@ -46,7 +46,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("runs/rehearsal"), help="folder, made anew")
-    parser.add_argument("--rl-steps", type=int, default=3, help="RL steps of each stage")
+    parser.add_argument("--rl-steps", type=int, default=2, help="RL steps of each stage")
     given = parser.parse_args()
     shutil.rmtree(given.output, ignore_errors=True)
     given.output.mkdir(parents=True)
@@ -73,7 +73,7 @@ def written_config(folder: Path, name: str, machines: int, url: str, rl_steps: i
     # `transformers serve` lists no model that is no download, so the model is named.
     config["actor"] = {"backend": "openai", "base_url": url, "model": str(ACTOR)}
     config["train"][0]["options"] = {"size": 2000}
-    config["pool"] = {"problems": 120, "samples": 1, "temperature": 0.0, "balanced": False}
+    config["pool"] = {"problems": 32, "samples": 1, "temperature": 0.0, "balanced": False}
     config["stages"] = {stage: config["stages"][stage] for stage in STAGES}
     for stage in config["stages"].values():
         stage["trainer"] |= {
@@ -81,9 +81,8 @@ def written_config(folder: Path, name: str, machines: int, url: str, rl_steps: i
             "generation_batch_size": ROLLOUT,
             "per_device_train_batch_size": ROLLOUT // machines,
         }
-    config["evaluation"] = {
-        "tasks": [{**config["evaluation"]["tasks"][0], "limit": 40, "options": {"size": 2000}}]
-    }
+    task = {**config["evaluation"]["tasks"][0], "limit": 12, "options": {"size": 2000}}
+    config["evaluation"] = {"rows": ["no_critic", *STAGES], "tasks": [task]}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
