@@ -343,13 +343,13 @@ def cluster() -> str:
         config = load_config(CONFIGS / f"{preset}.yaml")
         for gpus in GPU_COUNTS:
             found = _step(config, gpus, config.stages["stage2"].trainer["generation_batch_size"] / 8)
-            parts = [f"{part.seconds:,.0f} ({part.bound})" for part in found.parts.values()]
+            parts = [f"{part.arithmetic:,.0f} / {part.network:,.1f}" for part in found.parts.values()]
             slower = f"{found.by_transformers:,.0f}"
-            few = max(1, gpus // 8)
+            few, bound = max(1, gpus // 8), f"{found.longest}, {found.parts[found.longest].bound}"
             busy = f"{100 * found.busy(few):.0f} %"
             rows.append(
                 [
-                    *(f"`{preset}`", f"{gpus}", *parts, f"{found.seconds:,.0f}", found.longest, slower),
+                    *(f"`{preset}`", f"{gpus}", *parts, f"{found.seconds:,.0f}", bound, slower),
                     *(f"{found.servers:,}", busy),
                 ]
             )

@@ -17,6 +17,7 @@ from critique_rl.display import Display
 from critique_rl.prompts import PromptSet
 from critique_rl.runs.dry_run import describe
 from critique_rl.runs.estimate import Estimate, estimate, plan
+from critique_rl.runs.launch import Launch
 from critique_rl.runs.lengths import token_counts
 from critique_rl.runs.roofline import Limits, Model, fixed, phase_seconds, reading, updating, writing
 from critique_rl.runs.run import Run
@@ -157,6 +158,24 @@ def test_more_work_takes_longer(mini: Path, part: str, change: str) -> None:
 )
 def test_less_work_takes_less(mini: Path, part: str, change: str) -> None:
     assert seconds(estimated(mini, change))[part] < seconds(estimated(mini))[part]
+
+
+def test_the_processes_of_a_launch_share_trainings_and_nothing_is_measured(mini: Path) -> None:
+    def never(device: str, dtype: str) -> Limits:
+        raise AssertionError((device, dtype))
+
+    run = run_of(mini)
+    one, eight = (
+        estimate(run.context, run.steps(), measure=never, launch=Launch("ddp", processes))
+        for processes in (1, 8)
+    )
+    before, after = seconds(one), seconds(eight)
+    for part in ("base SFT", "actor SFT", "critic SFT"):
+        assert after[part] < before[part]
+    assert after["actor SFT"] == pytest.approx(before["actor SFT"] / 8)
+    assert after["stage1, Stage I"] < before["stage1, Stage I"] and after["pool"] == before["pool"]
+    assert list(eight.limits) == ["bfloat16 on A100-80GB"]
+    assert any("on 8 x A100-80GB" in line for line in eight.lines())
 
 
 def test_a_finished_step_costs_nothing(mini: Path) -> None:

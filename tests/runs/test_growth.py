@@ -29,10 +29,10 @@ def test_one_gpu_has_no_network() -> None:
     assert one.by_transformers == pytest.approx(one.parts["critiques"].seconds + calls, rel=0.05)
 
 
-def test_the_network_bounds_an_update_on_many_gpus_alone() -> None:
+def test_the_network_takes_longer_on_many_gpus() -> None:
     few, many = (step(SEVEN_B, SHAPE, WORK, gpus, A100) for gpus in (8, 512))
     assert few.parts["update"].bound == "arithmetic and memory"
-    assert many.parts["update"].network > 3 * few.parts["update"].network
+    assert many.parts["update"].network > 2 * few.parts["update"].network
     assert few.by_transformers > 3 * few.parts["critiques"].seconds
 
 
