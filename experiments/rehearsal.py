@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "experiments" / "configs" / "tiny.yaml"
 ACTOR = ROOT / "critique_rl" / "assets" / "tiny" / "actor"
 TOLERANCE = 1e-3
-"""Norm of the difference of all weights over that of their change by the training. Sums in float32 have another order,
-and AdamW divides by the size of a gradient: where that is close to 0, single weights differ more."""
+"""Norm of the difference of all weights over that of their change by the training. Sums in float32 have another
+order, and AdamW divides by the size of a gradient: where that is close to 0, single weights differ more."""
 ROLLOUT = 32
 STAGES = ("stage1", "stage2")
 PATIENCE = 600.0

@@ -222,7 +222,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if isinstance(extensions, list):
         data["extensions"] = [str(path.parent / e) if str(e).endswith(".py") else e for e in extensions]
     if isinstance(data.get("launch"), str):
-        data["launch"] = str(path.parent / data["launch"])
+        data["launch"] = os.path.normpath(path.parent / data["launch"])
     config: RunConfig = typed(RunConfig, data, str(path))
     import_extensions(config.extensions or ())
     config.check()

@@ -73,7 +73,11 @@ def memory_lines(config: RunConfig, launch: Launch, gpu: Gpu, size: Size) -> lis
     for one in planned:
         if not one.on_cpu and one.need.total > gpu.memory:
             raise UserError(_refusal(one, launch, gpu))
-    return ["memory, a rough formula in GiB (critique_rl/runs/memory.py):", *lines] if lines else []
+    return (
+        ["memory in GiB, a rough formula with every text at its limit (critique_rl/runs/memory.py):", *lines]
+        if lines
+        else []
+    )
 
 
 def trainings(config: RunConfig, launch: Launch, gpu: Gpu, size: Size) -> Iterator[Planned]:
@@ -159,7 +163,7 @@ def _training(
     rank = (lora or {}).get("r", 8)
     adapter = adapter_weights(shape, rank) if (bool(lora) if adapts is None else adapts) else None
     dtype = str(init_options(options.get("model_init_kwargs")).get("dtype") or "float32")
-    checkpointing = options.get("gradient_checkpointing")
+    checkpointing, sixteen = options.get("gradient_checkpointing"), "16" in dtype
     return Training(
         parameters=size.parameters,
         shape=shape,
@@ -167,8 +171,8 @@ def _training(
         rows=rows,
         tokens=tokens,
         completion=completion,
-        half=options.get("bf16") is not False and not options.get("use_cpu"),
-        weight_bytes=2 if "16" in dtype else 4,
+        half=sixteen or (options.get("bf16") is not False and not options.get("use_cpu")),
+        weight_bytes=2 if sixteen else 4,
         recomputes=checkpointing is not False,
     )
 
