@@ -61,6 +61,20 @@ def describe(
         f"actor: {_actor(config, folder)}",
         "data:",
     ]
+    lines += _data(run)
+    lines.append("stages:")
+    for name in config.stages:
+        lines += _stage(folder, name, started or Launch())
+    lines.append(f"launch: {started or Launch()}")
+    lines += memory_lines(config, started or Launch(), card, size)
+    lines += time_lines(run.context, planned, size, started, card)
+    lines += [f"seeds: {', '.join(map(str, config.seeds))}", f"steps: {len(steps)}"]
+    return str(redacted("\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])))
+
+
+def _data(run: Run) -> list[str]:
+    """Lines about tasks, scorer, pairs and benchmarks."""
+    config, lines = run.config, list[str]()
     for role, tasks in (("train", config.train), ("evaluation", config.evaluation.tasks)):
         lines += [
             f"  {role}: {t.name}, {t.split}, from {t.source or _hub(t)}: {_size(run.context, t)}"
@@ -72,17 +86,10 @@ def describe(
         pairs = stage.trainer.get("pairs", {}).get("origin")
         lines += [f"  pairs: {pairs}"] if pairs else []
     lines += [f"  benchmark: {b.name}, from {b.origin or 'the hub'}" for b in config.evaluation.benchmarks]
-    if folder.policies:
+    if run.folder.policies:
         names = lmms_eval_options(config)["benchmarks"]
         lines.append(f"  policy benchmarks through lmms-eval: {', '.join(names)}")
-    lines.append("stages:")
-    for name in config.stages:
-        lines += _stage(folder, name, started or Launch())
-    lines.append(f"launch: {started or Launch()}")
-    lines += memory_lines(config, started or Launch(), card, size)
-    lines += time_lines(run.context, planned, size, started, card)
-    lines += [f"seeds: {', '.join(map(str, config.seeds))}", f"steps: {len(steps)}"]
-    return str(redacted("\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])))
+    return lines
 
 
 def _stage(folder: RunFolder, name: str, launch: Launch) -> list[str]:
