@@ -58,10 +58,8 @@ class _Given:
     processing_class: Any
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
-        ids = [
-            [*self.processing_class(text)["input_ids"], self.processing_class.eos_token_id]
-            for text in CRITIQUES
-        ]
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in CRITIQUES]
         asked: Counter[tuple[int, ...]] = Counter()
         written = []
         for prompt in map(tuple, prompt_ids):
@@ -124,16 +122,22 @@ def work(folder: Path, launch: str, url: str, settings: dict[str, Any]) -> None:
         save_trained(trainer, Path(trainer.args.output_dir))
         trainer.accelerator.wait_for_everyone()
 
-    first, second = folder / "stage1", folder / "stage2"
+    def resume(cls: type[CritiqueTrainer], start: Path, name: str, actor: Actor | None) -> None:
+        resumed, checkpoint = folder / f"{name}_resumed", "checkpoint-2"
+        if rank == 0:
+            shutil.copytree(folder / name / checkpoint, resumed / checkpoint)
+        trainer = build(cls, start, resumed.name, actor)
+        trainer.accelerator.wait_for_everyone()
+        train(trainer, resumed / checkpoint)
+
+    first, seeing = folder / "stage1", shipped_directory("assets/tiny-vl") / "sft"
     train(build(First, MODELS / "sft", "stage1", None))
     actor = TransformersActor(MODELS / "actor")  # beside a trainer that is still there
     train(build(Second, first, "stage2", actor))
-    if rank == 0:
-        shutil.copytree(second / "checkpoint-2", folder / "resumed" / "checkpoint-2")
-    resumed = build(Second, first, "resumed", actor)
-    resumed.accelerator.wait_for_everyone()
-    train(resumed, folder / "resumed" / "checkpoint-2")
+    resume(Second, first, "stage2", actor)
     train(build(Second, first, "served", OpenAIActor(url, model="tiny"), rl_steps=1))
+    train(build(First, seeing, "seeing", None))
+    resume(First, seeing, "seeing", None)
     measure(folder, folder / "records.jsonl", rank, ranks)
 
 

@@ -78,8 +78,8 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
     Raises:
         UserError: The dataset lacks a column or holds an empty or mistyped value, a prompt exceeds the model's
             context, nothing is trainable, several processes do not see each other, the reference is not the model
-            that the run starts from, only some rows have an image, the model has no vision, or no value model can be
-            made from it.
+            that the run starts from, only some rows have an image, the model has no vision, or no value model can
+            be made from it.
     """
 
     _tag_names = ["critique-rl", "trl"]  # noqa: RUF012 - trl reads this class attribute for the model card

@@ -17,8 +17,8 @@ from several_processes import LAUNCHES, enter, measure, work
 
 from critique_rl.tasks import load_task
 
-TOLERANCE = 2e-5
-"""Largest difference of a weight after four optimizer steps of 1e-3: float32 adds up in another order."""
+TOLERANCE = 1e-6
+"""Largest difference of a weight after four optimizer steps of 3e-4: float32 adds up in another order."""
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def alone(shared: Path, url: str) -> Path:
 
 
 def difference(one: Path, other: Path) -> float:
-    """Largest difference between the saved weights of two folders."""
+    """Largest difference between two saved models; FSDP also saves a head that is the embedding."""
     a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
-    assert a.keys() == b.keys()
+    assert b.keys() - a.keys() <= {"lm_head.weight"} and a.keys() <= b.keys()
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
@@ -76,10 +76,11 @@ def test_two_processes_do_as_one(launch: str, shared: Path, alone: Path, url: st
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert difference(alone / "stage1", alone / "stage2") > 1e-3, "nothing is learned, so nothing is compared"
-    for name in ("stage1", "stage2", "served"):
+    assert difference(alone / "stage1", alone / "stage2") > 5e-4, "nothing is learned, so nothing is compared"
+    for name in ("stage1", "stage2", "served", "seeing"):
         assert difference(alone / name, folder / name) < TOLERANCE, name
-    assert difference(folder / "resumed", folder / "stage2") < TOLERANCE
+    for name in ("stage2", "seeing"):
+        assert difference(folder / name, folder / f"{name}_resumed") < TOLERANCE, name
     measure(folder, shared / f"{launch}.jsonl")
     assert (folder / "records.jsonl").read_bytes() == (shared / f"{launch}.jsonl").read_bytes()
     assert not list(folder.glob("records.rank*"))
