@@ -3,7 +3,8 @@
     python experiments/keep.py runs/qwen2.5-0.5b experiments/results/qwen2.5-0.5b/run
 
 The base, checkpoints and the texts of rollouts stay behind. `critique-rl view` reads the copy, and
-`critique-rl eval` its models. To go on with the run on another machine, copy it back; the first step makes the base anew:
+`critique-rl eval` its models. To go on with the run on another machine, copy it back. The first step makes the
+base anew:
 
     cp -r experiments/results/qwen2.5-0.5b/run runs/qwen2.5-0.5b
     critique-rl sft experiments/configs/qwen2.5-0.5b.yaml

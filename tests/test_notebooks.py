@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,7 @@ NAMES = (
     "05_inference_scaling",
     "06_multimodal_critic",
     "07_bring_your_own_model_and_data",
+    "08_real_model",
 )
 
 
@@ -180,7 +182,7 @@ def results(tmp_path: Path) -> Path:
     content: Mapping[str, Any] = {
         "config": {"base": "toy"},
         "commit": "abc",
-        "versions": {},
+        "versions": {"device": "CPU"},
         "seeds": [0, 1],
         "rows": rows,
         "table": "table3_ablation",
@@ -220,6 +222,17 @@ def test_what_was_not_run_is_said_and_is_no_error(results: Path) -> None:
     assert "not run" in notebook.claims("figure8_sft_vs_rl", preset="toy", results=results).markdown
     with pytest.raises(UserError, match=r"table3_ablatoin.py is not there. Did you mean 'table3_ablation'"):
         notebook.table("table3_ablatoin", preset="toy", results=results)
+
+
+def test_the_table_of_a_run_stands_with_its_origin(results: Path) -> None:
+    for show in (notebook.report, partial(notebook.figure, "curves")):
+        assert show(preset="toy", results=results).markdown.endswith(
+            "`critique-rl run experiments/configs/toy.yaml`"
+        )
+    (results / "toy" / "table3_ablation.json").rename(results / "toy" / "report.json")
+    made = notebook.report(preset="toy", results=results).markdown
+    row = next(line for line in made.splitlines() if line.startswith("| w/o Stage II"))
+    assert "| 0.0 (0.0 to 79.3) |" in row and "Commit abc" in made
 
 
 def test_claims_are_judged_as_in_the_ledger(results: Path) -> None:

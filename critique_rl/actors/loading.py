@@ -88,6 +88,9 @@ def load_frozen(auto: Any, location: str, *, base: str | None = None, **options:
 
     The model is whole in this process, also beside a training that shares its weights with other processes.
 
+    Weights and adapter are added in float32 and rounded once: bfloat16 would swallow most of what RL changes, a
+    fraction of the distance between two of its numbers.
+
     Args:
         auto: Auto class of `transformers` that loads it.
         location: Directory or hub id of whole weights, or directory of an adapter.
@@ -104,6 +107,10 @@ def load_frozen(auto: Any, location: str, *, base: str | None = None, **options:
     from peft import PeftModel
 
     named = base or base_of(location)
+    dtype = options.get("dtype")
+    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype  # None is the type of the file
+    if dtype is not None:
+        options["dtype"] = torch.float32
     try:
         model = load_pretrained(auto, "model", named, **options)
     except ActorError as error:
@@ -112,9 +119,10 @@ def load_frozen(auto: Any, location: str, *, base: str | None = None, **options:
         ) from error
     try:
         with loading_whole():
-            return PeftModel.from_pretrained(model, location).merge_and_unload()
+            merged = PeftModel.from_pretrained(model, location).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         raise ActorError(f"the adapter {location} does not fit {named}: {first_line(error)}") from error
+    return merged if dtype is None else merged.to(dtype)
 
 
 def load_pretrained(auto: Any, kind: str, location: str, **options: Any) -> Any:

@@ -17,6 +17,8 @@ from PIL import Image
 from critique_rl.config.run import EXPERIMENTS
 from critique_rl.evaluation.episodes import Episode
 from critique_rl.markdown import table as markdown_table
+from critique_rl.reports.markdown import caption
+from critique_rl.reports.markdown import markdown_table as result_table
 from critique_rl.runs.process import go_offline_without_hub, quiet_libraries
 from critique_rl.studies import tables
 from critique_rl.studies.blocks import (
@@ -38,10 +40,13 @@ from critique_rl.studies.results import load_result
 from critique_rl.types import UserError, nearest
 
 __all__ = ["COLOURS", "COMMITTED", "EXPERIMENTS", "WIDTH", "Html", "Picture", "Text", "cases", "claims"]
-__all__ += ["episodes", "examples", "figure", "lines", "measured", "run_scripts", "sheet", "start", "table"]
+__all__ += ["episodes", "examples", "figure", "lines", "measured", "report", "run_scripts", "sheet", "start"]
+__all__ += ["table"]
 
 COMMITTED = EXPERIMENTS / "results"
 """Result files of the repository, a folder for each preset."""
+OF_A_RUN = ("report", "curves")
+"""Files that no script makes, but the run of a preset; `experiments/update_readme.py` copies them."""
 FOLDERS = ("", "llava_critic_r1")
 """Folders of `experiments` with scripts and the numbers of a paper."""
 
@@ -95,8 +100,23 @@ def table(
     return Text(tables.markdown(content, paper, columns_there))
 
 
+def report(*, preset: str = "tiny", results: Path = COMMITTED) -> Text:
+    """Show the table of a preset's own run and where it comes from, or that it was not run.
+
+    Raises:
+        UserError: The result file is broken.
+    """
+    content = _load("report", preset, results)
+    if content is None:
+        return _not_run("report", preset)
+    return Text(f"{result_table(content['rows'])}\n\n{caption(content)}")
+
+
 def figure(stem: str, *, preset: str = "tiny", results: Path = COMMITTED) -> Picture | Text:
-    """Show the figure of a result file, or that there is none; arguments as of `table`."""
+    """Show the figure of a result file, or that there is none; arguments as of `table`.
+
+    `curves` is the figure of a preset's own run.
+    """
     path = results / preset / f"{stem}.png"
     if not path.exists():
         return _not_run(stem, preset)
@@ -177,5 +197,7 @@ def _load(stem: str, preset: str, results: Path) -> dict[str, Any] | None:
 
 
 def _not_run(stem: str, preset: str) -> Text:
+    if stem in OF_A_RUN:
+        return Text(f"**Not run.** To make it: `critique-rl run experiments/configs/{preset}.yaml`")
     script = _script(stem).relative_to(EXPERIMENTS.parent)
     return Text(f"**Not run.** To make it: `python {script.as_posix()} --preset {preset}`")
