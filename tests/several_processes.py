@@ -28,6 +28,7 @@ from critique_rl.training.stage_config import CritiqueConfig, Stage1Config, Stag
 from critique_rl.training.stages import CritiqueTrainer, Stage1Trainer, Stage2Trainer
 
 MODELS = shipped_directory("assets/tiny")
+SEEING = shipped_directory("assets/tiny-vl") / "sft"
 CRITIQUES = [
     f"{STEP_LABEL} {digit} + 1 = {digit + 1}\nExplanation: {digit}\n{VERDICT_LABEL} {verdict}"
     for digit, verdict in ((1, "Correct"), (4, "Wrong"), (7, "Wrong"), (2, "Correct"))
@@ -77,12 +78,14 @@ class Second(_Given, Stage2Trainer):
 
 
 def enter(launch: str) -> dict[str, Any]:
-    """Prepare the libraries for a launch on CPU; returns settings of a trainer that it needs."""
+    """Prepare the libraries for the next trainer of a launch on CPU; returns the settings that it needs."""
     if launch == "fsdp2":
         # torch shards on CPU, but accelerate asks for it on accelerators alone.
         from accelerate import PartialState
+        from accelerate.state import AcceleratorState
         from accelerate.utils import DistributedType
 
+        AcceleratorState._reset_state()  # it knows the layers of the model before
         PartialState(cpu=True)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         return {"use_cpu": True, "accelerator_config": {"use_configured_state": True}}
@@ -94,7 +97,7 @@ def enter(launch: str) -> dict[str, Any]:
     return {"use_cpu": True, "ddp_find_unused_parameters": False}
 
 
-def work(folder: Path, launch: str, url: str, settings: dict[str, Any]) -> None:
+def work(folder: Path, launch: str, url: str) -> None:
     """Both stages, once more from a checkpoint, Stage II with a server, and an evaluation, all below `folder`."""
     rank, ranks = rank_of_ranks()
     pool = load_from_disk(str(folder.parent / "pool"))
@@ -109,9 +112,12 @@ def work(folder: Path, launch: str, url: str, settings: dict[str, Any]) -> None:
             **{"per_device_train_batch_size": 16 // ranks, "num_iterations": 2, "learning_rate": 3e-4},
             adam_epsilon=1e-3,  # or rounding would decide the sign of the step of a weight without gradient
             **{"beta": 0.05, "temperature": 1.0, "save_strategy": "steps", "save_steps": 2},
-            **{"rl_steps": 2, **settings, **more},
+            **{"rl_steps": 2, **enter(launch), **more},
         )
-        trainer: Any = cls(str(start), actor, args, pool)
+        rows = pool
+        if start == SEEING:
+            rows = pool.add_column("image", [str(folder.parent / "picture.png")] * len(pool))
+        trainer: Any = cls(str(start), actor, args, rows)
         assert trainer.accelerator.num_processes == ranks
         kind = {"ddp": "MULTI_CPU" if ranks > 1 else "NO", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}[launch]
         assert trainer.accelerator.distributed_type.value == kind
@@ -130,14 +136,14 @@ def work(folder: Path, launch: str, url: str, settings: dict[str, Any]) -> None:
         trainer.accelerator.wait_for_everyone()
         train(trainer, resumed / checkpoint)
 
-    first, seeing = folder / "stage1", shipped_directory("assets/tiny-vl") / "sft"
+    first = folder / "stage1"
     train(build(First, MODELS / "sft", "stage1", None))
     actor = TransformersActor(MODELS / "actor")  # beside a trainer that is still there
     train(build(Second, first, "stage2", actor))
     resume(Second, first, "stage2", actor)
     train(build(Second, first, "served", OpenAIActor(url, model="tiny"), rl_steps=1))
-    train(build(First, seeing, "seeing", None))
-    resume(First, seeing, "seeing", None)
+    train(build(First, SEEING, "seeing", None))
+    resume(First, SEEING, "seeing", None)
     measure(folder, folder / "records.jsonl", rank, ranks)
 
 
@@ -159,5 +165,5 @@ def measure(models: Path, records: Path, rank: int = 0, ranks: int = 1) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    work(Path(sys.argv[1]), sys.argv[2], sys.argv[3], enter(sys.argv[2]))
+    work(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
     torch.distributed.destroy_process_group()

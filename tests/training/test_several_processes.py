@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import several_processes
 from datasets import Dataset
-from helpers import chat_completion, environment, follow_critique, serving
+from helpers import chat_completion, environment, follow_critique, png, serving
 from safetensors.torch import load_file
-from several_processes import LAUNCHES, enter, measure, work
+from several_processes import LAUNCHES, measure, work
 
 from critique_rl.tasks import load_task
 
@@ -30,7 +30,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the rows of the trainings, right and wrong responses in turn."""
+    """A folder with the rows of the trainings, right and wrong responses in turn, and a picture."""
     rows = [
         {
             "question": p.question,
@@ -43,13 +43,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     folder = tmp_path_factory.mktemp("processes")
     Dataset.from_list(rows).save_to_disk(str(folder / "pool"))
+    (folder / "picture.png").write_bytes(png())
     return folder
 
 
 @pytest.fixture(scope="module")
 def alone(shared: Path, url: str) -> Path:
     """Results of one process with the same batch."""
-    work(shared / "alone", "ddp", url, enter("ddp"))
+    work(shared / "alone", "ddp", url)
     return shared / "alone"
 
 
