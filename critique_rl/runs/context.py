@@ -102,7 +102,10 @@ class Context:
         from critique_rl.grading.scoring import Rater
         from critique_rl.pool import score_range
 
-        scorer, pool = self.scorer(), self.pool(seed)
+        scorer = self.scorer()
+        pool = (
+            None if scorer is None else self.pool(seed)
+        )  # where replies are graded, nobody may have drawn one
         return None if scorer is None or pool is None else Rater(scorer, score_range(pool))
 
     def pool(self, seed: int | None) -> Dataset | None:

@@ -58,6 +58,7 @@ def gathering_weights(trainer: Trainer) -> Iterator[None]:
     if engine is not None:
         zero = engine._config.zero_config
         gathers, zero.gather_16bit_weights_on_model_save = zero.gather_16bit_weights_on_model_save, True
+        _restore_names(trainer.model)
     try:
         yield
     finally:
@@ -65,6 +66,24 @@ def gathering_weights(trainer: Trainer) -> Iterator[None]:
             setattr(plugin, name, value)
         if engine is not None:
             zero.gather_16bit_weights_on_model_save = gathers
+
+
+def _restore_names(model: Any) -> None:
+    """Let a model save its weights under the names that it was loaded from.
+
+    Under ZeRO-3 `transformers` notes all renamings that a model's class knows, and not those of its files: a model
+    with vision would be saved with `model.model.` in its names, which no server reads.
+    """
+    if isinstance(model, PreTrainedModel) and getattr(model, "_weight_conversions", None):
+        with loading_whole():
+            plain: Any = _class_of(model).from_pretrained(model.config._name_or_path, device_map="meta")
+        model._weight_conversions = getattr(plain, "_weight_conversions", None)
+
+
+def _class_of(model: PreTrainedModel) -> Any:
+    return next(
+        c for c in type(model).__mro__ if not c.__name__.startswith("FSDP")
+    )  # FSDP2 puts itself before it
 
 
 def check_saved(model: Any, directory: Path) -> None:
@@ -104,7 +123,7 @@ def _missing(model: PreTrainedModel, directory: Path) -> list[str]:
         "ignore_mismatched_sizes": True,
     }
     with loading_whole():
-        _, report = cls.from_pretrained(directory, **options)  # type: ignore[attr-defined]
+        _, report = _class_of(model).from_pretrained(directory, **options)
     lines = [f"{name} is missing" for name in sorted(report["missing_keys"])]
     return lines + [f"{name} has another shape" for name, *_ in sorted(report["mismatched_keys"])]
 
