@@ -81,9 +81,8 @@ def _restore_names(model: Any) -> None:
 
 
 def _class_of(model: PreTrainedModel) -> Any:
-    return next(
-        c for c in type(model).__mro__ if not c.__name__.startswith("FSDP")
-    )  # FSDP2 puts itself before it
+    """The class of a model without that which FSDP2 puts before it."""
+    return next(c for c in type(model).__mro__ if not c.__name__.startswith("FSDP"))
 
 
 def check_saved(model: Any, directory: Path) -> None:
@@ -114,9 +113,6 @@ def check_saved(model: Any, directory: Path) -> None:
 
 def _missing(model: PreTrainedModel, directory: Path) -> list[str]:
     """Weights of the model that `from_pretrained` does not find in a folder, or finds with another shape."""
-    cls = next(
-        c for c in type(model).__mro__ if not c.__name__.startswith("FSDP")
-    )  # FSDP2 puts itself before it
     options: dict[str, Any] = {
         "device_map": "meta",
         "output_loading_info": True,
