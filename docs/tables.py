@@ -22,6 +22,11 @@ from trl import GRPOConfig
 from critique_rl.config.run import RunConfig, load_config
 from critique_rl.markdown import table as markdown_table
 from critique_rl.reports.columns import label
+from critique_rl.runs import growth as growth_model
+from critique_rl.runs.launch import DEFAULT_GPU, GPUS
+from critique_rl.runs.lengths import assumed_counts
+from critique_rl.runs.roofline import READING, WORKING, phase_seconds
+from critique_rl.runs.sizes import PUBLISHED
 from critique_rl.training.config import SOURCE, CriticConfig
 from critique_rl.training.metrics import GROUPS
 from critique_rl.training.pairwise import PairwiseCriticConfig
@@ -30,6 +35,7 @@ from critique_rl.training.stage_config import Stage1Config, Stage2Config
 PAGES = (
     "configuration.md",
     "scale.md",
+    "several_machines.md",
     "metrics.md",
     "performance.md",
     *(f"trainers/{name}.md" for name in ("common", "ppo", "stage1", "stage2", "pairwise")),
@@ -323,6 +329,97 @@ def growth() -> str:
     return f"{said}\n\n{markdown_table(head, rows, raw=True)}\n\n{facts} {begin}"
 
 
+# -- growth on paper ------------------------------------------------------------------------------------------
+
+GPU_COUNTS = (1, 8, 64, 512)
+CLUSTER_PRESETS = ("qwen2.5-3b", "qwen2.5-7b")
+
+
+def cluster() -> str:
+    """A row for each model and number of GPUs, with as much work for each GPU as the paper's eight have."""
+    card = GPUS[DEFAULT_GPU]
+    rows = []
+    for preset in CLUSTER_PRESETS:
+        config = load_config(CONFIGS / f"{preset}.yaml")
+        for gpus in GPU_COUNTS:
+            found = _step(config, gpus, config.stages["stage2"].trainer["generation_batch_size"] / 8)
+            parts = [f"{part.arithmetic:,.0f} / {part.network:,.1f}" for part in found.parts.values()]
+            slower = f"{found.by_transformers:,.0f}"
+            few, bound = max(1, gpus // 8), f"{found.longest}, {found.parts[found.longest].bound}"
+            busy = f"{100 * found.busy(few):.0f} %"
+            rows.append(
+                [
+                    *(f"`{preset}`", f"{gpus}", *parts, f"{found.seconds:,.0f}", bound, slower),
+                    *(f"{found.servers:,}", busy),
+                ]
+            )
+    head = ["config", "GPUs", "critiques, s", "log-probabilities, s", "update, s", "step, s", "bound by"]
+    head += ["critiques by transformers, s", "actor servers", "busy with one for eight GPUs"]
+    limits = f"{card.limits.flop / 1e12:,.0f} TFLOP/s and {card.limits.bandwidth / 1e12:.2f} TB/s of memory"
+    network = (
+        f"{growth_model.INSIDE / 1e9:.0f} GB/s to the GPUs of a machine, {growth_model.BETWEEN / 1e9:.0f} GB/s "
+        f"to other machines, of which {100 * growth_model.MOVED:.0f} % are reached; "
+        f"{1e6 * growth_model.HOP:.0f} µs a hop"
+    )
+    shares = (
+        f"{100 * READING:.0f} % of the arithmetic in passes, {100 * WORKING:.0f} % in updates and decoding"
+    )
+    return f"{markdown_table(head, rows, raw=True)}\n\n{card.name}: {limits}; {shares}; {network}."
+
+
+def cluster_paper() -> str:
+    """Seconds of the paper's 256 critiques on more and more GPUs."""
+    rows = []
+    for preset in CLUSTER_PRESETS:
+        config = load_config(CONFIGS / f"{preset}.yaml")
+        options = config.stages["stage2"].trainer
+        batch, rows_of_one = options["generation_batch_size"], options["per_device_train_batch_size"]
+        for gpus in GPU_COUNTS:
+            if batch / gpus < rows_of_one:
+                most = batch // rows_of_one
+                rows.append(
+                    [f"`{preset}`", f"{gpus}", f"at most {most} GPUs have a micro-batch each", "", ""]
+                )
+                continue
+            found = _step(config, gpus, batch / gpus)
+            first = _step(config, 1, batch).seconds
+            rows.append(
+                [
+                    *(f"`{preset}`", f"{gpus}", f"{found.seconds:,.0f}"),
+                    *(f"{first / found.seconds:.1f}", f"{found.servers:,}"),
+                ]
+            )
+    return markdown_table(["config", "GPUs", "step, s", "faster than one", "actor servers"], rows, raw=True)
+
+
+def _step(config: RunConfig, gpus: int, critiques: float) -> growth_model.Step:
+    """A Stage II step of a preset; texts are half as long as their limits."""
+    parameters, shape = PUBLISHED[config.base]
+    options = config.stages["stage2"].trainer
+    work = growth_model.Shapes(
+        critiques,
+        options["num_generations"],
+        options["per_device_train_batch_size"],
+        options["num_iterations"],
+        assumed_counts(config.lengths, pictured=False),
+    )
+    return growth_model.step(parameters, shape, work, gpus, GPUS[DEFAULT_GPU])
+
+
+def cluster_measured() -> str:
+    """Seconds of each phase that was measured on one machine beside those of the same formulas."""
+    rows = []
+    for name in ("qwen2.5-0.5b-lora", "qwen2.5-0.5b-full"):
+        content = measured(name)
+        if content is None:
+            rows.append([f"`{name}`", "not run", "", "", ""])
+            continue
+        for phase, seconds in phase_seconds(content, adapter=name.endswith("lora")).items():
+            found = content["stage2"]["ours"]["phases"][phase]
+            rows.append([f"`{name}`", phase, f"{found:.1f}", f"{seconds:.1f}", f"{seconds / found:.2f}"])
+    return markdown_table(["shape", "phase", "measured, s", "formula, s", "ratio"], rows, raw=True)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "costs": costs,
@@ -337,6 +434,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "phases": phases,
     "refinements": refinements,
     "growth": growth,
+    "cluster": cluster,
+    "cluster-paper": cluster_paper,
+    "cluster-measured": cluster_measured,
     **{f"metrics-{group}": functools.partial(metrics, group) for group in GROUPS},
 }
 

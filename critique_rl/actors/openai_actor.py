@@ -79,6 +79,8 @@ class OpenAIActor:
         prefill: Treatment of a trailing assistant message. "continue": the model continues it. "user", for
             servers without continuation: "Begin your reply with: ..." is appended to the last user message, and
             the two prompts differ. Either way a beginning that the reply repeats is removed from it.
+        seeded: Whether a request for a sample carries a seed, so that the same request gives the same text. False
+            for vLLM on CPU, which stops at one ("CPU Generator does not use offset").
         extra_body: Further fields of every request, for instance `{"chat_template_kwargs": {...}}`.
         cache_size: Greedy generations remembered.
         progress: Label of a progress bar on stderr, shown for calls of more than `4 * concurrency` requests.
@@ -108,6 +110,7 @@ class OpenAIActor:
         outage_s: float = 300.0,
         max_unknown: float = 0.05,
         prefill: Prefill = "continue",
+        seeded: bool = True,
         extra_body: Mapping[str, Any] | None = None,
         cache_size: int = 50_000,
         progress: str | None = None,
@@ -125,7 +128,7 @@ class OpenAIActor:
         self._url = self._server.url
         self._concurrency = concurrency * len(self._server.each)
         self._unknown = Unknown(self._url, max_unknown, "mend the server, then give the same command.")
-        self._prefill = prefill
+        self._prefill, self._seeded = prefill, seeded
         self._extra_body = dict(extra_body or {})
         self._progress = progress
         self._cache = GreedyCache(cache_size)
@@ -282,7 +285,8 @@ class OpenAIActor:
         messages, prefill = request
         fields: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
         if sampling.temperature > 0:
-            fields |= {"top_p": sampling.top_p, "seed": child_seed(sampling.seed, index)}
+            fields |= {"top_p": sampling.top_p}
+            fields |= {"seed": child_seed(sampling.seed, index)} if self._seeded else {}
         continues = prefill is not None and self._prefill == "continue"
         fields["extra_body"] = {**(_CONTINUE if continues else {}), **self._extra_body}
         fields |= {"model": self.name, "messages": _with_parts(messages)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from critique_rl.runs.process import go_offline_without_hub, quiet_libraries, set_threads
+from critique_rl.types import UserError
 
 if TYPE_CHECKING:
     from critique_rl.config.run import RunConfig
@@ -25,8 +26,14 @@ def config_arguments(parser: argparse.ArgumentParser, *, plans: bool = False) ->
     parser.add_argument("--from-scratch", action="store_true", help="make the shipped cold-start models anew")
     if plans:
         parser.add_argument(
-            "--dry-run", action="store_true", help="check the configuration and print the plan with its hours"
+            "--dry-run",
+            action="store_true",
+            help="check the configuration and print the plan: memory by part and hours",
         )
+        parser.add_argument(
+            "--launch", metavar="FILE", help="accelerate configuration to plan for, see experiments/launch"
+        )
+        parser.add_argument("--gpu", metavar="NAME", help="card to plan for (default: A100-80GB)")
 
 
 def _load(arguments: argparse.Namespace) -> RunConfig:
@@ -42,14 +49,25 @@ def _load(arguments: argparse.Namespace) -> RunConfig:
 def run(arguments: argparse.Namespace) -> Outcome | int:
     """Run all steps and write the report; with `--dry-run` only print the plan."""
     if not arguments.dry_run:
+        if arguments.launch or arguments.gpu:
+            raise UserError(
+                "--launch and --gpu are for --dry-run; to start a run with a launch: accelerate launch "
+                f"--config_file {arguments.launch or 'FILE'} -m critique_rl.cli run {arguments.config}"
+            )
         return report(arguments) if run_steps(arguments) else 0
     config = _load(arguments)  # before what is slow to import
     from critique_rl.display import Outcome
     from critique_rl.runs.dry_run import describe
+    from critique_rl.runs.launch import DEFAULT_GPU
 
     set_threads(config)  # the hours are for them
     quiet_libraries()
-    plan = describe(config, from_scratch=arguments.from_scratch)
+    plan = describe(
+        config,
+        from_scratch=arguments.from_scratch,
+        launch=arguments.launch,
+        gpu=arguments.gpu or DEFAULT_GPU,
+    )
     return Outcome(plan, paths={"run": config.directory}, more={"plan": plan.splitlines()})
 
 

@@ -78,10 +78,11 @@ class ModelTeacher(Teacher):
 class ReferenceTeacher(Teacher):
     """Critiques and refinements composed from the gold reasoning, without a model; not the paper's recipe.
 
-    A line of a response counts as right if its last number occurs in the gold reasoning or the question. The
-    critique calls the first other line wrong, and explains it with the gold reasoning. A last line that states the
-    answer is no step of its own: the verdict judges it. This is rough, but it teaches a small model the format,
-    which the prompt alone does not.
+    A critique solves the problem first, with the gold reasoning, and judges the lines of the response by it: a
+    small model sees an error by comparison. A line counts as right if its last number occurs in the gold reasoning
+    or the question; the critique ends at the first other line. A last line that states the answer is no step of
+    its own: the verdict judges it. This is rough, but it teaches a small model the format, which the prompt alone
+    does not.
     """
 
     def critique(self, problems: Problems, responses: Texts, *, seed: int, polished: bool) -> list[str]:
@@ -103,19 +104,21 @@ class ReferenceTeacher(Teacher):
     def _critique(problem: Problem, response: str) -> str:
         gold = f"{problem.question} {problem.solution} {problem.answer}"
         known, blocks = set(_numbers(gold)), []
-        why = f"Explanation: It should be: {' '.join(gold_reasoning(problem).split())}"
+        why = f"\nExplanation: It should be: {' '.join(gold_reasoning(problem).split())}"
         *steps, last = [line for line in map(str.strip, response.split("\n")) if line] or [""]
         if not steps or "answer is" not in last:
             steps, last = [*steps, last], ""
+
+        def differs(line: str) -> bool:
+            return bool(numbers := _numbers(line)) and numbers[-1] not in known
+
         for line in steps:
-            wrong = bool(numbers := _numbers(line)) and numbers[-1] not in known
-            judged = f"{STEP_LABEL} {line}\nCorrectness of the step: {'Wrong' if wrong else 'Correct'}"
-            blocks.append(f"{judged}\n{why if wrong else 'Explanation: It follows.'}")
-            if wrong:
-                return "\n".join([*blocks, f"\n{VERDICT_LABEL} Wrong"])
-        wrong = bool(numbers := _numbers(last)) and numbers[-1] not in known
-        verdict = f"\n{VERDICT_LABEL} {'Wrong' if wrong else 'Correct'}"
-        return "\n".join([*blocks, verdict, *([why] if wrong else [])])
+            judged = f"Correctness of the step: {'Wrong' if differs(line) else 'Correct'}"
+            blocks.append(f"{STEP_LABEL} {line}{'' if blocks else why}\n{judged}")
+            if differs(line):
+                break
+        wrong = any(map(differs, [*steps, last]))
+        return "\n".join([*blocks, f"\n{VERDICT_LABEL} {'Wrong' if wrong else 'Correct'}"])
 
 
 class ScriptedTeacher(Teacher):

@@ -56,6 +56,8 @@ class RunConfig:
         max_pixels: Larger images are scaled down to this area.
         seeds: Seeds; each repeats pool, stages and evaluation.
         threads: CPU threads of torch; None keeps torch's own number.
+        launch: accelerate configuration, relative to the configuration's folder, to start the run with;
+            `--dry-run` plans for it. None is one process on this machine.
         output: Directory of the run.
         extensions: Python files, relative to the configuration's folder, and installed modules. They are imported
             first and add your own tasks, prompt sets, rewards and actor backends to the registries.
@@ -78,6 +80,7 @@ class RunConfig:
     max_pixels: int | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     threads: int | None = None
+    launch: str | None = None
     output: str | None = None
     extensions: list[str] | None = None
 
@@ -178,6 +181,11 @@ class RunConfig:
         """Whether this process loads the actor's weights; else a server or a backend of the user answers."""
         return self.actor.get("backend", "transformers") == "transformers" and not self.actor_server
 
+    def trains_adapter(self, stage: str) -> bool:
+        """Whether a stage trains an adapter: its own, or that of the cold start or stage it starts from."""
+        own = self.stages.get(stage)
+        return own is not None and bool(own.lora or self.cold_start.lora or self.trains_adapter(own.start))
+
     @property
     def directory(self) -> Path:
         """Directory of the run's files."""
@@ -213,6 +221,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     extensions = data.get("extensions")
     if isinstance(extensions, list):
         data["extensions"] = [str(path.parent / e) if str(e).endswith(".py") else e for e in extensions]
+    if isinstance(data.get("launch"), str):
+        data["launch"] = os.path.normpath(path.parent / data["launch"])
     config: RunConfig = typed(RunConfig, data, str(path))
     import_extensions(config.extensions or ())
     config.check()

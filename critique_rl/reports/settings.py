@@ -27,10 +27,10 @@ OF_PAPERS = {
 }
 """Configurations of the papers' settings, the main one first."""
 SFT = ("actor_sft", "critic_sft")
-NOT_COMPARED = ("name", "seeds", "threads", "output", "actor_server", "stages")
+NOT_COMPARED = ("name", "seeds", "threads", "launch", "output", "actor_server", "stages")
 OF_MACHINE = {
     *("checkpoint_rl_steps", "dataloader_pin_memory", "disable_tqdm", "gradient_checkpointing"),
-    *("logging_steps", "report_to", "use_cpu"),
+    *("logging_steps", "report_to", "use_cpu", "use_vllm", "vllm_mode"),
 }
 """Options of a trainer that change no result."""
 

@@ -10,45 +10,39 @@ from critique_rl.config.data import TaskConfig
 from critique_rl.config.run import RunConfig
 from critique_rl.runs.context import Context
 from critique_rl.runs.estimate import time_lines
+from critique_rl.runs.fit import memory_lines
 from critique_rl.runs.folder import RunFolder
+from critique_rl.runs.launch import DEFAULT_GPU, GPUS, Launch, read_launch
+from critique_rl.runs.problems import PUBLISHED, published_size
 from critique_rl.runs.run import Run
-from critique_rl.runs.sizes import memory, model_size
+from critique_rl.runs.sizes import model_size
 from critique_rl.runs.steps.policy_benchmarks import lmms_eval_options
 from critique_rl.runs.steps.train import trainer_args
 from critique_rl.tasks import TASKS, DataError
 from critique_rl.types import UserError, redacted
 
-GIB = 2**30
-PUBLISHED = {
-    ("aqua", "train"): 97_467,
-    ("aqua", "validation"): 254,
-    ("aqua", "test"): 254,
-    ("cnn_dailymail", "train"): 287_113,
-    ("cnn_dailymail", "validation"): 13_368,
-    ("cnn_dailymail", "test"): 11_490,
-    ("gsm8k", "train"): 7_473,
-    ("gsm8k", "test"): 1_319,
-    ("math", "train"): 7_500,
-    ("math", "test"): 5_000,
-    ("math", "math500"): 500,
-    ("svamp", "train"): 700,
-    ("svamp", "test"): 300,
-    ("theoremqa", "test"): 800,
-}
-"""Sizes of the published splits, with duplicates; for plans made out of the hub's reach."""
-HELD_OUT = 0.1
-"""Share of train that is held out by default where there is no published validation split."""
 
-
-def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
+def describe(
+    config: RunConfig, *, from_scratch: bool = False, launch: str | None = None, gpu: str = DEFAULT_GPU
+) -> str:
     """Plan of a run as text.
 
     The configuration is checked as `run` checks it. A hub or a GPU that is missing here is no error, since
     a plan is often made on another machine than the run.
 
+    Args:
+        config: The configuration.
+        from_scratch: Make the cold-start models even if the package ships them.
+        launch: accelerate configuration to plan for; None takes that of the configuration, or else one process.
+        gpu: Name of the cards, a key of `GPUS`.
+
     Raises:
-        UserError: A setting is invalid, or a local file is missing or malformed.
+        UserError: A setting is invalid, a local file is missing or malformed, or a training does not fit the GPU.
     """
+    if gpu not in GPUS:
+        raise UserError(unknown("--gpu", gpu, list(GPUS)))
+    card, path = GPUS[gpu], launch or config.launch
+    started = read_launch(path) if path else None
     run = Run(config, from_scratch=from_scratch)
     folder, prompts = run.folder, run.context.prompts
     if folder.shipped is None and config.base != "tiny" and not config.base_gguf:
@@ -67,6 +61,20 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
         f"actor: {_actor(config, folder)}",
         "data:",
     ]
+    lines += _data(run)
+    lines.append("stages:")
+    for name in config.stages:
+        lines += _stage(folder, name, started or Launch())
+    lines.append(f"launch: {started or Launch()}")
+    lines += memory_lines(config, started or Launch(), card, size)
+    lines += time_lines(run.context, planned, size, started, card)
+    lines += [f"seeds: {', '.join(map(str, config.seeds))}", f"steps: {len(steps)}"]
+    return str(redacted("\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])))
+
+
+def _data(run: Run) -> list[str]:
+    """Lines about tasks, scorer, pairs and benchmarks."""
+    config, lines = run.config, list[str]()
     for role, tasks in (("train", config.train), ("evaluation", config.evaluation.tasks)):
         lines += [
             f"  {role}: {t.name}, {t.split}, from {t.source or _hub(t)}: {_size(run.context, t)}"
@@ -78,18 +86,13 @@ def describe(config: RunConfig, *, from_scratch: bool = False) -> str:
         pairs = stage.trainer.get("pairs", {}).get("origin")
         lines += [f"  pairs: {pairs}"] if pairs else []
     lines += [f"  benchmark: {b.name}, from {b.origin or 'the hub'}" for b in config.evaluation.benchmarks]
-    if folder.policies:
+    if run.folder.policies:
         names = lmms_eval_options(config)["benchmarks"]
         lines.append(f"  policy benchmarks through lmms-eval: {', '.join(names)}")
-    lines.append("stages:")
-    for name in config.stages:
-        lines += _stage(folder, name, size.parameters)
-    lines += time_lines(run.context, planned, size)
-    lines += [f"seeds: {', '.join(map(str, config.seeds))}", f"steps: {len(steps)}"]
-    return str(redacted("\n".join([*lines, *(f"  {state}  {name}" for state, name in steps)])))
+    return lines
 
 
-def _stage(folder: RunFolder, name: str, parameters: int | None) -> list[str]:
+def _stage(folder: RunFolder, name: str, launch: Launch) -> list[str]:
     """Lines about one stage."""
     from critique_rl.methods import PlannedMethod, method
     from critique_rl.training.config import machine_defaults
@@ -102,20 +105,15 @@ def _stage(folder: RunFolder, name: str, parameters: int | None) -> list[str]:
         return [f"  {name} ({stage.label}): from {stage.start}, baseline {stage.method}"]
     rollout = planned.rollout(args)
     batch, group = args.generation_batch_size or 0, args.num_generations or 1
+    processes = 1 if stage.trainer.get("use_cpu") else launch.processes
     critique = batch * (args.max_completion_length or 0)
-    lines = [
+    return [
         f"  {name} ({stage.label}): from {stage.start}, reward {rollout.reward}, {args.advantage}, "
         f"KL {args.beta:g} {args.kl_estimator} in the {args.kl_placement}",
         f"    {args.rl_steps} RL steps of {batch // group} {rollout.asked} x {group} critiques; learning rate "
-        f"{args.learning_rate:g}; {args.optimizer_steps_per_rl_step} optimizer steps each"
-        + (" in this one process, an N-th of that in N" if args.world_size == 1 else ""),
+        f"{args.learning_rate:g}; {args.optimizer_steps_per_rl_step / processes:g} optimizer steps each",
         f"    at most {critique:,} critique tokens and {rollout.refinement_tokens:,} refinement tokens an RL step",
     ]
-    if parameters:
-        adapts = bool(stage.lora or folder.config.cold_start.lora)
-        state = memory(parameters, lora=adapts, reference=args.beta != 0) / GIB
-        lines.append(f"    about {state:,.2f} GiB per GPU, unsharded, before activations and actor")
-    return lines
 
 
 def _size(context: Context, task: TaskConfig) -> str:
@@ -129,21 +127,11 @@ def _size(context: Context, task: TaskConfig) -> str:
         splits = {"train", "validation", "test", *(s for name, s in PUBLISHED if name == task.name)}
         if task.split not in splits:
             raise UserError(unknown(f"task {task.name}: split", task.split, sorted(splits))) from error
-        published = _published(task)
+        published = published_size(task)
         why = str(error).splitlines()[0][:60]
         if published is None:
             return f"size unknown here ({why}...)"
         return f"{min(published, task.limit or published):,} problems as published ({why}...)"
-
-
-def _published(task: TaskConfig) -> int | None:
-    """How many problems the task has, as far as its published size tells."""
-    size, options = PUBLISHED.get((task.name, task.split)), dict(task.options)
-    held_out = options.pop("held_out", HELD_OUT)
-    if size is None or options:
-        return None
-    cut = task.split == "train" and (task.name, "validation") not in PUBLISHED
-    return round(size * (1 - held_out)) if cut else size
 
 
 def _hub(task: TaskConfig) -> str:

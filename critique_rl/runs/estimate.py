@@ -7,6 +7,7 @@ from textwrap import shorten
 from typing import NamedTuple
 
 from critique_rl.runs.context import Context
+from critique_rl.runs.launch import DEFAULT_GPU, GPUS, Gpu, Launch
 from critique_rl.runs.roofline import Limits, quick_limits
 from critique_rl.runs.sizes import Size
 from critique_rl.runs.step import Step
@@ -30,29 +31,38 @@ class Part(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Hours of all parts, the limits that they come from by type and device, and whether a server writes texts."""
+    """Hours of all parts, the limits that they come from by type and device, and whether a server writes texts.
+
+    `place` says where they are spent, `source` where the limits come from, and `assumed` that lengths are unknown.
+    """
 
     parts: list[Part]
     limits: dict[str, Limits]
     served: bool
+    place: str = "on this machine"
+    source: str = "measured now"
+    assumed: bool = False
 
     def lines(self) -> list[str]:
         """Text: the source, a line for each part and for all, and what is missing; none without parts."""
         hours = {str(part): part.hours for part in self.parts if part.hours}  # 0 where there is nothing to do
-        lines = [f"  {name}: about {span(each)} on this machine" for name, each in hours.items()]
+        lines = [f"  {name}: about {span(each)} {self.place}" for name, each in hours.items()]
         if hours:
-            lines.append(f"  in all: about {span(sum(hours.values()))} on this machine")
+            lines.append(f"  in all: about {span(sum(hours.values()))} {self.place}")
         gaps: dict[str, list[str]] = {}
         for part in self.parts:
             if part.hours is None:
                 gaps.setdefault(part.why, []).append(str(part))
         lines += [f"  not estimated: {', '.join(names)}: {why}" for why, names in gaps.items()]
         lines += ["  texts that a server writes are not counted"] * self.served
+        lines += [
+            "  problems that cannot be read here: all texts are half as long as their limits"
+        ] * self.assumed
         measured = ", ".join(
             f"{limits.flop / 1e9:,.0f} GFLOP/s in {name}, {limits.bandwidth / 1e9:,.0f} GB/s of memory"
             for name, limits in self.limits.items()
         )
-        source = f", an estimate within about a factor of two from {measured}, measured now" if hours else ""
+        source = f", an estimate within about a factor of two from {measured}, {self.source}" if hours else ""
         return [f"time{source}:", *lines] if lines else []
 
 
@@ -69,6 +79,8 @@ def estimate(
     *,
     size: Size | None = None,
     measure: Callable[[str, str], Limits] = quick_limits,
+    launch: Launch | None = None,
+    gpu: Gpu = GPUS[DEFAULT_GPU],
 ) -> Estimate:
     """Hours of the steps among `steps` that are not finished; a part that cannot be estimated says why.
 
@@ -77,8 +89,10 @@ def estimate(
         steps: Steps of the run.
         size: Size of the base; None reads it.
         measure: Gives the limits of a kind of device in a type.
+        launch: Launch to plan for; None is one process on this machine.
+        gpu: Its cards.
     """
-    work, parts = Workload(context, size, measure), dict[str, Part]()
+    work, parts = Workload(context, size, measure, launch, gpu), dict[str, Part]()
     for step in steps:
         if step.finished():
             continue
@@ -93,13 +107,22 @@ def estimate(
         known = parts.get(label, Part(label, 0, 0.0))
         both = None if hours is None or known.hours is None else known.hours + hours
         parts[label] = Part(label, known.steps + 1, both, why or known.why)
-    return Estimate(list(parts.values()), work.limits, work.served)
+    place, source = ("on this machine", "measured now")
+    if launch is not None:
+        place, source = f"on {launch.processes} x {gpu.name}", "by data sheet"
+    return Estimate(list(parts.values()), work.limits, work.served, place, source, work.assumed)
 
 
-def time_lines(context: Context, steps: Sequence[Step], size: Size | None = None) -> list[str]:
+def time_lines(
+    context: Context,
+    steps: Sequence[Step],
+    size: Size | None = None,
+    launch: Launch | None = None,
+    gpu: Gpu = GPUS[DEFAULT_GPU],
+) -> list[str]:
     """The estimate as text, see `estimate`; where it fails, one line with the reason."""
     try:
-        lines = estimate(context, steps, size=size).lines()
+        lines = estimate(context, steps, size=size, launch=launch, gpu=gpu).lines()
     except Exception as error:  # noqa: BLE001 - whatever fails here, a run without an estimate is as good
         lines = [f"time not estimated: {first_line(error)}"]
     return [str(redacted(line)) for line in lines]

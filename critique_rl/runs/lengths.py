@@ -14,6 +14,8 @@ CHARACTERS = 3.5
 """Characters of a token."""
 PIXELS = 28 * 28
 """Pixels of a token, as Qwen-VL reads images."""
+ASKED = 512
+"""Assumed tokens of a question with its instructions, where no problem can be read."""
 SAMPLED = 200
 """Most problems whose lengths are counted."""
 
@@ -57,6 +59,21 @@ def token_counts(problems: Sequence[Problem], prompts: PromptSet, limits: Length
         asks_refinement=asks(prompts.refinement_prompt, y, c),
         asks_preference=asks(prompts.pairwise_prompt, y, y),
         pictured=bool(pictures),
+    )
+
+
+def assumed_counts(limits: LengthConfig, *, pictured: bool) -> Tokens:
+    """Tokens where no problem can be read: every text is half as long as its limit."""
+    response, critique, refinement = limits.response / 2, limits.critique / 2, limits.refinement / 2
+    return Tokens(
+        response,
+        critique,
+        refinement,
+        asks_response=ASKED,
+        asks_critique=ASKED + response,
+        asks_refinement=ASKED + response + critique,
+        asks_preference=ASKED + 2 * response,
+        pictured=pictured,
     )
 
 

@@ -12,6 +12,26 @@ from critique_rl.prompts import PromptSet
 from critique_rl.tasks import drop_overlap, gold_report, load_task, subsample
 from critique_rl.types import Problem, Sampling, UserError, child_seed
 
+PUBLISHED = {
+    ("aqua", "train"): 97_467,
+    ("aqua", "validation"): 254,
+    ("aqua", "test"): 254,
+    ("cnn_dailymail", "train"): 287_113,
+    ("cnn_dailymail", "validation"): 13_368,
+    ("cnn_dailymail", "test"): 11_490,
+    ("gsm8k", "train"): 7_473,
+    ("gsm8k", "test"): 1_319,
+    ("math", "train"): 7_500,
+    ("math", "test"): 5_000,
+    ("math", "math500"): 500,
+    ("svamp", "train"): 700,
+    ("svamp", "test"): 300,
+    ("theoremqa", "test"): 800,
+}
+"""Sizes of the published splits, with duplicates; for plans made out of the hub's reach."""
+HELD_OUT = 0.1
+"""Share of train that is held out by default where there is no published validation split."""
+
 
 def load_problems(task: TaskConfig, display: Display) -> list[Problem]:
     """Load the problems of one task without those that it excludes or drops; the number dropped is shown.
@@ -45,3 +65,13 @@ def protocol_of(p: ProtocolConfig, prompts: PromptSet, lengths: LengthConfig, se
         seed=child_seed(seed, "evaluation"),
         **{field.name: getattr(p, field.name) for field in fields(Course)},
     )
+
+
+def published_size(task: TaskConfig) -> int | None:
+    """How many problems the task has, as far as its published size tells."""
+    size, options = PUBLISHED.get((task.name, task.split)), dict(task.options)
+    held_out = options.pop("held_out", HELD_OUT)
+    if size is None or options:
+        return None
+    cut = task.split == "train" and (task.name, "validation") not in PUBLISHED
+    return round(size * (1 - held_out)) if cut else size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ QUICK_MATMULS: dict[str, tuple[Shape, ...]] = {"cpu": ((256, 896, 4864),), "cuda
 QUICK_BYTES = 1 << 28
 """Size of the array of a plan, above most caches; a larger one takes a second to fill."""
 
+LOGPS = "old and reference log-probabilities"
 READING = 0.7
 """Share of the best matmul that a pass without a gradient reaches: 66 to 79 % with 0.5 B weights, see
 docs/performance.md and experiments/results/bench/qwen2.5-0.5b-lora.json."""
@@ -142,6 +143,30 @@ def updating(model: Model, tokens: float, calls: float, *, adapter: bool, recomp
     """Forward and backward passes: 6 FLOP a weight and token, 4 if the weights are frozen, 2 more to recompute."""
     flop = (4 if adapter else 6) + 2 * recomputes
     return flop * model.parameters * tokens / (WORKING * model.limits.flop) + fixed(model, 3 * calls)
+
+
+def phase_seconds(bench: Mapping[str, Any], *, adapter: bool) -> dict[str, float]:
+    """Seconds that the formulas give the phases of a Stage II step that `experiments/bench.py` measured.
+
+    Args:
+        bench: Content of its result file, of a shape with 0.5 B weights.
+        adapter: Whether the weights were frozen.
+    """
+    ours, limits = bench["stage2"]["ours"], bench["limits"]
+    turns = len(ours["all"])
+    positions = {phase: count / turns for phase, count in ours["positions"].items()}
+    rows, limit = ours["texts"]["critiques"]["rows"] / turns, 96
+    rate = Limits(limits["flop_per_second"]["bfloat16"], limits["bytes_per_second"])
+    model = Model(494_032_768, layers=24, weight_bytes=2, limits=rate)
+    update, scored = (positions[phase] for phase in ("forward and backward", LOGPS))
+    return {
+        "critique prefill": reading(model, positions["critique prefill"]),
+        "critique decode": writing(model, rows, limit, rows),
+        "refine prefill": reading(model, positions["refine prefill"]),
+        "refine decode": writing(model, rows, limit, rows),
+        "forward and backward": updating(model, update, rows / 8, adapter=adapter, recomputes=False),
+        LOGPS: reading(model, scored, rows / 8),
+    }
 
 
 def fixed(model: Model, calls: float) -> float:

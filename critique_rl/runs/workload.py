@@ -20,11 +20,13 @@ from critique_rl.config.data import TaskConfig
 from critique_rl.config.reading import as_dict
 from critique_rl.methods.options import defaults, option
 from critique_rl.runs.context import Context
-from critique_rl.runs.lengths import Tokens, token_counts
-from critique_rl.runs.problems import protocol_of
+from critique_rl.runs.launch import DEFAULT_GPU, GPUS, Gpu, Launch
+from critique_rl.runs.lengths import Tokens, assumed_counts, token_counts
+from critique_rl.runs.problems import protocol_of, published_size
 from critique_rl.runs.roofline import Limits, Model, reading, updating, writing
 from critique_rl.runs.sizes import Size, model_size
 from critique_rl.runs.step import Step
+from critique_rl.tasks import DataError
 from critique_rl.types import UserError, first_line
 
 KEPT = 0.5
@@ -42,18 +44,29 @@ class Workload:
         context: Problems and configuration of the run.
         size: Size of the base; None reads it when it is needed.
         measure: Gives the limits of a kind of device in a type.
+        launch: Launch to plan for instead of one process on this machine.
+        gpu: Its cards; `measure` is not asked about them.
 
     Attributes:
         limits: Limits that were asked for, by type and device.
         served: Whether texts were left out that a server writes.
+        assumed: Whether lengths are half of their limits, because no problem could be read.
     """
 
-    def __init__(self, context: Context, size: Size | None, measure: Callable[[str, str], Limits]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        size: Size | None,
+        measure: Callable[[str, str], Limits],
+        launch: Launch | None = None,
+        gpu: Gpu = GPUS[DEFAULT_GPU],
+    ) -> None:
         self.context, self.config, self._measure = context, context.config, measure
+        self._launch, self._gpu = launch, gpu
         self._sizes = {} if size is None else {self.config.base: size}
         self._lengths: dict[str, tuple[Tokens, int]] = {}
         self.limits: dict[str, Limits] = {}
-        self.served = False
+        self.served = self.assumed = False
 
     def seconds(self, step: Step) -> float:
         """Seconds of one step.
@@ -118,12 +131,13 @@ class Workload:
         get = {**defaults("sft"), **options}.__getitem__
         batch, count = get("per_device_train_batch_size"), sum(number for number, _ in examples)
         tokens = sum(number * min(length, get("max_length") or math.inf) for number, length in examples)
-        epochs = get("num_train_epochs")
+        epochs, processes = get("num_train_epochs"), self._processes(options)
         if get("max_steps") > 0:
-            epochs = get("max_steps") * get("gradient_accumulation_steps") * batch / count
+            epochs = get("max_steps") * get("gradient_accumulation_steps") * batch * processes / count
         adapter, recomputes = self.config.cold_start.lora is not None, get("gradient_checkpointing")
         model = self._trained(options)
-        return epochs * updating(model, tokens, count / batch, adapter=adapter, recomputes=recomputes)
+        updates = updating(model, tokens, count / batch, adapter=adapter, recomputes=recomputes)
+        return epochs * updates / processes
 
     # -- RL ---------------------------------------------------------------------------------------------------
 
@@ -141,16 +155,21 @@ class Workload:
         if asks is None or rl_steps is None:
             raise UserError("there is no formula for its method" if asks is None else "`rl_steps` is not set")
         micro, accumulated = get("per_device_train_batch_size"), get("gradient_accumulation_steps")
-        texts = get("generation_batch_size") or micro * (get("steps_per_generation") or accumulated)
+        processes = self._processes(stage.trainer)  # each has its share of a rollout
+        texts = get("generation_batch_size") or micro * processes * (
+            get("steps_per_generation") or accumulated
+        )
+        texts /= processes
         calls, passes = texts / micro, get("num_iterations")
         share = 1 / get("num_generations") if get("share_prompts") and not t.pictured else 1.0
         whole = texts * (length + asks * (1.0 if get("gradient_checkpointing") else share))
         scored = (get("beta") != 0) + (accumulated != calls * passes)  # for the reference, and off-policy
+        adapts = self.config.trains_adapter(step.subject)
         critic, gae = self._trained(stage.trainer), get("advantage") == "gae"
         seconds = reading(critic, texts * share * asks) + writing(critic, texts, length, texts)
         seconds += (scored + gae) * reading(critic, whole, calls)
         updates = partial(updating, critic, whole, calls, recomputes=get("gradient_checkpointing"))
-        seconds += passes * (updates(adapter=self._adapter(step.subject)) + gae * updates(adapter=False))
+        seconds += passes * (updates(adapter=adapts) + gae * updates(adapter=False))
         if get("response_source") == "online":
             asked = texts / get("num_generations")
             seconds += self._asked(self._actor(), asked, t.asks_response, t.response)
@@ -159,11 +178,6 @@ class Workload:
             own = t.asks_refinement - alike + share * alike
             seconds += self._asked(self._actor(), texts, own, t.refinement)
         return rl_steps * seconds
-
-    def _adapter(self, name: str) -> bool:
-        """Whether a stage trains an adapter, its own or the one that it starts from."""
-        stages, cold = self.config.stages, self.config.cold_start
-        return name in stages and bool(stages[name].lora or cold.lora or self._adapter(stages[name].start))
 
     # -- texts of frozen models -------------------------------------------------------------------------------
 
@@ -206,26 +220,56 @@ class Workload:
         """Mean tokens of the problems of tasks, and the number of problems."""
         key = repr(tasks)
         if key not in self._lengths:
-            problems = [p for task in tasks for p in self.context.problems(task)]
-            if not problems:
-                raise UserError("no problems tell how long its texts are")
-            tokens = token_counts(problems, self.context.prompts, self.config.lengths)
-            self._lengths[key] = tokens, len(problems)
+            self._lengths[key] = self._counted(tasks)
         return self._lengths[key]
+
+    def _counted(self, tasks: Sequence[TaskConfig]) -> tuple[Tokens, int]:
+        try:
+            problems = [p for task in tasks for p in self.context.problems(task)]
+        except DataError:
+            raise
+        except UserError:  # the hub is out of reach
+            sizes = [published_size(task) for task in tasks]
+            if None in sizes or any(task.source is not None for task in tasks):
+                raise
+            counts = (
+                min(size or 0, task.limit or size or 0) for size, task in zip(sizes, tasks, strict=True)
+            )
+            return self._assumed(), sum(counts)
+        if not problems:
+            return self._assumed(), 0
+        return token_counts(problems, self.context.prompts, self.config.lengths), len(problems)
+
+    def _assumed(self) -> Tokens:
+        """Lengths where no problem can be read; pairs are as long as half of their limit."""
+        self.assumed, shape = True, self._size(self.config.base).shape
+        tokens = assumed_counts(self.config.lengths, pictured=shape is not None and shape.sees)
+        pairs = (stage.trainer.get("pairs", {}) for stage in self.config.stages.values())
+        limit = max((each.get("max_prompt_tokens") or 0 for each in pairs), default=0)
+        return tokens._replace(asks_preference=max(tokens.asks_preference, limit / 2))
 
     def _actor(self) -> Model | None:
         return self._frozen(self.config.actor, self.config.base) if self.config.loads_actor else None
+
+    def _processes(self, options: Mapping[str, Any]) -> int:
+        return 1 if self._launch is None or options.get("use_cpu") else self._launch.processes
 
     def _frozen(self, spec: Mapping[str, Any], base: str = "") -> Model | None:
         """A model that `make_actor` loads; None where another program has it."""
         if spec.get("backend", "transformers") != "transformers":
             return None
-        device, dtype = placement(spec.get("device"), spec.get("dtype"))
+        if self._launch is not None and spec.get("device") in (None, "cuda"):
+            device, dtype = "cuda", spec.get("dtype") or "bfloat16"
+        else:
+            device, dtype = placement(spec.get("device"), spec.get("dtype"))
         model = self._model(str(spec.get("model") or base), device, dtype)
         return replace(model, batch_size=spec.get("batch_size"))
 
     def _trained(self, options: Mapping[str, Any]) -> Model:
         """The model that a trainer with these options loads; on a GPU it computes in the fastest type."""
+        if self._launch is not None and not options.get("use_cpu"):
+            bf16 = options.get("bf16") is not False
+            return self._model(self.config.base, "cuda", torch.bfloat16 if bf16 else torch.float32)
         device = "cuda" if torch.cuda.is_available() and not options.get("use_cpu") else "cpu"
         dtype = init_options(options.get("model_init_kwargs")).get("dtype")
         if dtype is None:
@@ -233,17 +277,25 @@ class Workload:
         return self._model(self.config.base, device, dtype)
 
     def _model(self, base: str, device: str, dtype: Any) -> Model:
-        task = self.config.train[0].name if self.config.train else "modular_chain"
-        if base not in self._sizes:
-            gguf = self.config.base_gguf if base == self.config.base else None
-            self._sizes[base] = model_size(base, gguf, task=task)
-        size = self._sizes[base]
+        size = self._size(base)
         if size.parameters is None:
             raise UserError(f"{base}: {size.remark}")
-        kind, name = torch.device(device).type, str(dtype).removeprefix("torch.").replace("auto", "bfloat16")
+        kind, name = torch.device(device).type, str(dtype).removeprefix("torch.")
+        name = "bfloat16" if name in ("auto", "fastest") else name
+        layers = size.shape.layers if size.shape else DEPTH
+        if self._launch is not None and kind == "cuda":
+            self.limits[f"{name} on {self._gpu.name}"] = self._gpu.limits
+            return Model(size.parameters, layers, getattr(torch, name).itemsize, self._gpu.limits)
         try:
             limits = self._measure(kind, name)
         except NOT_HERE as error:
             raise UserError(f"{name} on {kind} cannot be measured here: {first_line(error)}") from error
         self.limits[f"{name} on {kind}"] = limits
-        return Model(size.parameters, size.layers or DEPTH, getattr(torch, name).itemsize, limits)
+        return Model(size.parameters, layers, getattr(torch, name).itemsize, limits)
+
+    def _size(self, base: str) -> Size:
+        if base not in self._sizes:
+            task = self.config.train[0].name if self.config.train else "modular_chain"
+            gguf = self.config.base_gguf if base == self.config.base else None
+            self._sizes[base] = model_size(base, gguf, task=task)
+        return self._sizes[base]

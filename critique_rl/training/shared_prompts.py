@@ -104,8 +104,10 @@ class SharedPromptTrainer(GRPOTrainer):
             given.get("temperature", config.temperature),
             given.get("top_p", config.top_p),
         )
-        path = ("critique", self.state.global_step, config.process_index)
-        sampler = SeededSampler([child_seed(config.seed, *path, i) for i in range(len(prompt_ids))], sampling)
+        # A row has the seed of its place in the whole rollout: so many processes draw what one would.
+        path, first = ("critique", self.state.global_step, 0), config.process_index * len(prompt_ids)
+        seeds = [child_seed(config.seed, *path, first + i) for i in range(len(prompt_ids))]
+        sampler = SeededSampler(seeds, sampling)
         logps_NT = torch.zeros(len(prompt_ids), sampling.max_tokens, device=self.accelerator.device)
 
         def choose(logits_BV: torch.Tensor, rows_B: torch.Tensor, step: int) -> torch.Tensor:

@@ -692,6 +692,14 @@ def connect(server: Server, **options: Any) -> OpenAIActor:
     return OpenAIActor(server.url, "tiny", **{"max_retries": 1, "timeout_s": 20, **options})
 
 
+def test_a_sample_is_asked_for_with_a_seed_unless_the_server_takes_none(server: Server) -> None:
+    for seeded, sent in ((True, 2), (False, 0)):
+        server.requests.clear()
+        connect(server, seeded=seeded).generate([ask("1+1?"), ask("2+2?")], SAMPLED)
+        assert sum("seed" in request for request in server.requests) == sent
+        assert all("top_p" in request for request in server.requests)
+
+
 class TestSeveralServers:
     """Chats that begin alike go to one server of several, and those of one that is away to the others."""
 

@@ -1080,8 +1080,8 @@ def test_no_model_of_a_step_outlives_it(config: Path, fresh: Fresh) -> None:
 def test_what_is_kept_of_a_run_is_a_finished_run(config: Path, finished: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
 
-    def keep(source: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "experiments" / "keep.py"), str(source), str(kept)]
+    def keep(source: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "experiments" / "keep.py"), str(source), str(kept), *options]
         return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
 
     assert f"{len(STEPS) - 1} steps copied" in keep(finished).stdout
@@ -1097,6 +1097,13 @@ def test_what_is_kept_of_a_run_is_a_finished_run(config: Path, finished: Path, t
     (kept / "seed0/stage1/model.safetensors").unlink()
     refused = keep(copy)
     assert refused.returncode == 2 and "stage1 is not as the step left it" in refused.stderr
+    shutil.copy2(finished / "seed0/stage1/model.safetensors", copy / "seed0/stage1")
+    assert "left out: seed0/stage2" in keep(copy).stdout
+    said = keep(copy, "--unfinished").stdout
+    (checkpoint,) = (kept / "seed0/stage2").glob("checkpoint-*")
+    assert f"seed0/stage2: not finished, {checkpoint.name} kept" in said and "left out" not in said
+    assert last_checkpoint(kept / "seed0/stage2") == str(checkpoint)
+    assert not (kept / "seed0/stage2/model.safetensors").exists()
     assert "holds no step of a run" in keep(tmp_path / "configs").stderr
 
 

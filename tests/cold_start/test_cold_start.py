@@ -195,13 +195,17 @@ def test_the_reference_teacher_flags_the_first_line_that_the_gold_reasoning_does
         "25",
     ]
     wrong, fine, slip, bare = teacher.critique([problem] * 4, responses, seed=0, polished=False)
-    assert parse_verdict(wrong) is Verdict.WRONG and "It should be: 6 * 4 = 24" in wrong
-    assert wrong.count("Step sentence:") == 1
+    assert parse_verdict(wrong) is Verdict.WRONG and wrong.count("Step sentence:") == 1
     assert parse_verdict(fine) is Verdict.CORRECT and fine.count("Correctness of the step: Correct") == 1
     # The answer is no step of its own, unless there is nothing else.
     assert parse_verdict(slip) is Verdict.WRONG and "Correctness of the step: Wrong" not in slip
-    assert slip.endswith("It should be: 6 * 4 = 24 The answer is 24.")
     assert bare.count("Step sentence:") == 1 and parse_verdict(bare) is Verdict.WRONG
+    for critique in (wrong, fine, slip, bare):  # solves first, judges then, and solves once
+        solved = critique.index("Explanation: It should be: 6 * 4 = 24 The answer is 24.")
+        assert solved < critique.index("Correctness of the step:") and critique.count("Explanation") == 1
+    steps = "He has 6.\nThat makes 4 + 6 = 11.\nSo 24.\nThe answer is 24."
+    (several,) = teacher.critique([problem], [steps], seed=0, polished=False)
+    assert several.count("Step sentence:") == 2 and parse_verdict(several) is Verdict.WRONG
 
 
 def test_every_other_draft_of_the_reference_teacher_has_a_wrong_result() -> None:

@@ -14,7 +14,7 @@ from critique_rl.cli import commands as cli
 from critique_rl.config.data import LengthConfig, TaskConfig
 from critique_rl.config.reading import as_dict, check_options, differences
 from critique_rl.config.run import load_config
-from critique_rl.runs import dry_run as plan
+from critique_rl.runs.problems import published_size
 from critique_rl.runs.run import Run
 from critique_rl.runs.steps.train import trainer_args
 from critique_rl.training.stage_config import CritiqueConfig
@@ -309,10 +309,16 @@ def test_a_shipped_config_plans_a_run_without_hub_gpu_or_weights(
         "pairs: " if paired else "problems",
         "optimizer steps",
         "critique tokens",
-        "GiB per GPU",
+        "launch: ",
+        "    stays: weights ",
+        "  in all: about ",
         "  to do  seed",
     ):
         assert part in plan
+    memory = re.findall(r"^  (\S.*): ([\d.,]+) GiB (?:on the CPU|per GPU, of ([\d.]+) )", plan, re.MULTILINE)
+    assert {name for name, *_ in memory} >= set(load_config(path).stages)
+    for name, needed, available in memory:
+        assert not available or float(needed.replace(",", "")) < float(available), name
     assert not (tmp_path / "run").exists()
 
 
@@ -385,11 +391,11 @@ def test_the_paper_configs_hold_the_papers_values() -> None:
     ],
 )
 def test_a_plan_knows_what_is_held_out(task: TaskConfig, size: int | None) -> None:
-    assert plan._published(task) == size
+    assert published_size(task) == size
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-3b", "qwen2.5-7b", "llama3.2-3b"])
 def test_the_papers_number_of_traces_can_be_reached(name: str) -> None:
     config = load_config(CONFIGS / f"{name}.yaml")
-    sizes = [(plan._published(task) or 0, task.limit) for task in config.train]
+    sizes = [(published_size(task) or 0, task.limit) for task in config.train]
     assert sum(min(size, limit or size) for size, limit in sizes) >= config.cold_start.reasoning
