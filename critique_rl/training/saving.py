@@ -74,7 +74,7 @@ def _restore_names(model: Any) -> None:
     Under ZeRO-3 `transformers` notes all renamings that a model's class knows, and not those of its files: a model
     with vision would be saved with `model.model.` in its names, which no server reads.
     """
-    if isinstance(model, PreTrainedModel) and getattr(model, "_weight_conversions", None):
+    if not isinstance(model, PeftModel) and getattr(model, "_weight_conversions", None):
         with loading_whole():
             plain: Any = _class_of(model).from_pretrained(model.config._name_or_path, device_map="meta")
         model._weight_conversions = getattr(plain, "_weight_conversions", None)
