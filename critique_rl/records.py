@@ -20,7 +20,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 def is_first_process() -> bool:
     """Whether this is the only process of the run, or rank 0 of a distributed launch."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank_of_ranks()[0] == 0
+
+
+def rank_of_ranks() -> tuple[int, int]:
+    """Rank of this process and number of processes of a distributed launch; 0 and 1 without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def wait_for(ready: Callable[[], bool]) -> None:
@@ -90,6 +95,24 @@ def _append(path: Path, content: bytes, *, sync: bool) -> None:
             os.fsync(file.fileno())
 
 
+def _sums_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sums")
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse a line whose checksum was not written before it; a file of earlier versions has none."""
+    if not (_sums_of(path).exists() and path.exists()):
+        return
+    *lines, _ = path.read_bytes().split(b"\n")  # before the checksums: another process may add to both
+    known = set(_sums_of(path).read_text().splitlines(keepends=True))
+    for number, line in enumerate(lines, start=1):
+        if line and checksum_of(line) not in known:
+            raise UserError(
+                f"{path}, line {number} has changed since it was written: delete that line, and its record is "
+                "made anew."
+            )
+
+
 class Journal(Generic[Key, Record]):
     """Finished records in a JSON-lines file: ask for what is missing, append it, go on after a kill.
 
@@ -119,18 +142,40 @@ class Journal(Generic[Key, Record]):
         others: str,
         sync_every: float = 0.0,
     ) -> None:
-        self._path, self._key = path, key
+        self._path, self._cls, self._key, self._known, self._others = path, cls, key, known, others
+        self._adopted = False
         self._sync_every, self._synced = sync_every, time.monotonic()
-        self._sums = path.with_name(f"{path.name}.sums")
-        self._check_lines()
+        self._sums = _sums_of(path)
+        _check_lines(path)
         records = read_records(path, cls) if path.exists() else []
         self.done = {key(r): r for r in records}
         if len(self.done) < len(records):
             twice = len(records) - len(self.done)
             raise UserError(f"{path} holds {twice:,} records twice: delete it, and they are made anew.")
-        if not all(map(known, self.done)):
-            raise UserError(f"{path} holds {others}: delete it, or choose another folder.")
+        self._check_known(path, self.done)
         path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _check_known(self, path: Path, keys: Iterable[Key]) -> None:
+        if not all(map(self._known, keys)):
+            raise UserError(f"{path} holds {self._others}: delete it, or choose another folder.")
+
+    def adopt(self, paths: Iterable[Path]) -> None:
+        """Take over the finished records of other processes' files, which are only read and may still grow.
+
+        `put_in_order` writes them to the file of this journal.
+
+        Raises:
+            UserError: A line of a file is no record or has changed, or its key is not known.
+        """
+        for path in paths:
+            try:
+                _check_lines(path)
+                records = {self._key(r): r for r in read_records(path, self._cls, mend=False)}
+            except FileNotFoundError:  # joined by now
+                continue
+            self._check_known(path, records)
+            self._adopted |= not records.keys() <= self.done.keys()
+            self.done = records | self.done
 
     def missing(self, keys: Sequence[Key], size: int) -> list[tuple[Sequence[Key], int]]:
         """Chunks of at most `size` keys without a record, each with the number of `keys` done after it."""
@@ -176,22 +221,12 @@ class Journal(Generic[Key, Record]):
     def _is_sync_due(self) -> bool:
         return time.monotonic() - self._synced >= self._sync_every
 
-    def _check_lines(self) -> None:
-        """Refuse a line whose checksum was not written before it; a file of earlier versions has none."""
-        if not (self._sums.exists() and self._path.exists()):
-            return
-        known = set(self._sums.read_text().splitlines(keepends=True))
-        *lines, _ = self._path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, start=1):
-            if line and checksum_of(line) not in known:
-                raise UserError(
-                    f"{self._path}, line {number} has changed since it was written: delete that line, and its "
-                    "record is made anew."
-                )
-
     def put_in_order(self, keys: Sequence[Key]) -> None:
-        """Write the file anew if its records are not in the order of `keys`: some were lost, and made again."""
-        if list(self.done) != list(keys):
+        """Write the file anew if it lacks records, or has them in another order than `keys`.
+
+        Some were adopted, or lost and made again.
+        """
+        if self._adopted or list(self.done) != list(keys):
             self.done = {key: self.done[key] for key in keys}
             rows = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in self.done.values())  # type: ignore[call-overload]
             write_atomically(self._path, "".join(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer, ProcessorMixin
 from critique_rl.actors.base import ActorError
 from critique_rl.actors.encoding import PromptEncoder
 from critique_rl.adapters import base_of, is_adapter
+from critique_rl.sharding import loading_whole
 from critique_rl.types import UserError, first_line
 from critique_rl.vision.models import is_vision_model, load_processor
 
@@ -40,11 +42,15 @@ def has_vision(location: str) -> bool:
 
 
 def placement(device: str | None, dtype: str | torch.dtype | None) -> tuple[str, str | torch.dtype]:
-    """Fill in the defaults: CUDA if there is one; float32 on CPU, elsewhere the fastest type.
+    """Fill in the defaults: a GPU if there is one; float32 on CPU, elsewhere the fastest type.
+
+    Of several processes on a machine each takes its own GPU.
 
     On CPU the default is the same on all machines, because greedy output in bfloat16 depends on the processor.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    device = device or "cpu"
     if dtype == "fastest" or (dtype is None and torch.device(device).type != "cpu"):
         return device, fastest_dtype(device)
     return device, torch.float32 if dtype is None else dtype
@@ -80,6 +86,8 @@ def init_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
 def load_frozen(auto: Any, location: str, *, base: str | None = None, **options: Any) -> Any:
     """Load a model that is not trained; an adapter becomes part of its base, whose speed it then has.
 
+    The model is whole in this process, also beside a training that shares its weights with other processes.
+
     Weights and adapter are added in float32 and rounded once: bfloat16 would swallow most of what RL changes, a
     fraction of the distance between two of its numbers.
 
@@ -110,14 +118,15 @@ def load_frozen(auto: Any, location: str, *, base: str | None = None, **options:
             f"{location} is an adapter on {named}: {error} Say where that is with `base`."
         ) from error
     try:
-        merged = PeftModel.from_pretrained(model, location).merge_and_unload()
+        with loading_whole():
+            merged = PeftModel.from_pretrained(model, location).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         raise ActorError(f"the adapter {location} does not fit {named}: {first_line(error)}") from error
     return merged if dtype is None else merged.to(dtype)
 
 
 def load_pretrained(auto: Any, kind: str, location: str, **options: Any) -> Any:
-    """Load a model or tokenizer.
+    """Load a model, whole in this process, or a tokenizer.
 
     Args:
         auto: Auto class of `transformers` that loads it.
@@ -130,7 +139,8 @@ def load_pretrained(auto: Any, kind: str, location: str, **options: Any) -> Any:
     """
     check_location(location)
     try:
-        return auto.from_pretrained(location, **{k: v for k, v in options.items() if v is not None})
+        with loading_whole():
+            return auto.from_pretrained(location, **{k: v for k, v in options.items() if v is not None})
     except (OSError, ValueError) as error:
         is_dir = Path(location).is_dir()
         place = f" in directory {location}" if is_dir else f": {location} is no directory, and as a hub id"

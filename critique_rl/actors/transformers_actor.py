@@ -337,6 +337,7 @@ class TransformersActor:
                 attention_mask=mask_BT,
                 generation_config=self._generation_config(sampling.max_tokens),
                 logits_processor=processors,
+                synced_gpus=False,  # each process asks on its own, whatever it trains beside
                 **self._encoder.image_inputs(features, ids_BT),
             )
         replies = output_BT[:, width:].tolist()

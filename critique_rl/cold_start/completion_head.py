@@ -13,6 +13,7 @@ import torch
 from trl import SFTTrainer
 
 from critique_rl.actors import decoding
+from critique_rl.training.config import check_processes
 
 
 class CompletionSFTTrainer(SFTTrainer):
@@ -20,6 +21,7 @@ class CompletionSFTTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        check_processes(self.accelerator.num_processes)
         model: Any = self.model
         self._splits = (
             model.device.type == "cpu"

@@ -26,9 +26,9 @@ from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Scorer
 from critique_rl.pool import select_balanced
 from critique_rl.prompts import PromptSet
-from critique_rl.training.checkpoints import save_trained
 from critique_rl.training.config import machine_defaults
 from critique_rl.training.images import with_images
+from critique_rl.training.saving import save_trained
 from critique_rl.training.watch import require_finite
 from critique_rl.types import Conversation, Sampling, UserError, child_seed
 from critique_rl.vision.models import is_vision_model, load_processor

@@ -20,6 +20,7 @@ from critique_rl.actors.base import Actor
 from critique_rl.actors.identity import check_models
 from critique_rl.config.evaluation import Course
 from critique_rl.evaluation.episodes import Episode, added_tokens
+from critique_rl.evaluation.ranks import adopt_others, join, own_records
 from critique_rl.grading import grade_batch
 from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Rater
@@ -88,8 +89,14 @@ def evaluate(
     chunk_size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_turn: OnTurn | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> list[Episode]:
     """Run the protocol on each problem.
+
+    Several processes share the chunks. Each rank but the first writes `*.rank<i>.jsonl` beside `records`; rank 0
+    waits for them and joins them, so that the records are those of one process. With the files of an interrupted
+    evaluation it goes on, whatever the number of processes then.
 
     Args:
         problems: Problems without duplicates.
@@ -103,9 +110,11 @@ def evaluate(
             all texts are greedy, so that their chunk does not change them, and 256 elsewhere.
         on_progress: Called with the number of finished chains and of all chains.
         on_turn: Called before and after each batch of texts.
+        rank: Number of this process, from 0.
+        ranks: Number of processes that evaluate together.
 
     Returns:
-        Episodes by sample, then in the order of `problems`, then by round.
+        Episodes by sample, then in the order of `problems`, then by round; after rank 0 those that a rank knows.
 
     Raises:
         UserError: `records` has a line that is no episode, or episodes of other problems or models; critiques are
@@ -114,9 +123,9 @@ def evaluate(
     """
     chunk_size = protocol.chunk_size if chunk_size is None else chunk_size
     _check(problems, protocol, rater, chunk_size)
-    journal = _journal(records, problems)
-    remembered = records.with_suffix(".models.json")
-    models = check_models(remembered, {"actor": actor, "critic": critic}, begun=bool(journal.done))
+    own = own_records(records, rank)
+    journal = _journal(own, problems)
+    adopt_others(journal, records, rank)
     rounds = protocol.rounds if critic is not None or not protocol.asks_critic else 1
     chains = [(sample, problem) for sample in range(protocol.samples) for problem in problems]
 
@@ -124,16 +133,23 @@ def evaluate(
         return [(problem.id, sample, r) for sample, problem in part for r in range(rounds)]
 
     ends = _chunks(len(chains), chunk_size, protocol)
-    unfinished = _Unfinished(records.with_suffix(".partial.jsonl"), models)
+    numbers = range(rank, len(ends), ranks)
+    share = [(keys(chains[slice(*ends[n])]), ends[n][1]) for n in numbers]
+    if rank > 0 and all(key in journal.done for part, _ in share for key in part):
+        return list(journal.done.values())
+    remembered = own.with_suffix(".models.json")
+    models = check_models(remembered, {"actor": actor, "critic": critic}, begun=bool(journal.done))
+    unfinished = _Unfinished(own.with_suffix(".partial.jsonl"), models)
     turns = _Turns(actor, critic, protocol, rater, on_turn or (lambda *_: None), unfinished)
     journal.fill(
-        [(keys(chains[start:end]), end) for start, end in ends],
-        lambda chunk, missing: turns.episodes(chains[slice(*ends[chunk])], chunk),
+        share,
+        lambda n, missing: turns.episodes(chains[slice(*ends[numbers[n]])], numbers[n]),
         on_progress,
         len(chains),
     )
     unfinished.delete()
-    journal.put_in_order(keys(chains))  # intervals depend on it
+    if rank == 0:
+        join(journal, records, keys(chains))  # intervals depend on the order
     return list(journal.done.values())
 
 

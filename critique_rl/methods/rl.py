@@ -14,8 +14,9 @@ from critique_rl.config.reading import check_options
 from critique_rl.methods.base import Inputs
 from critique_rl.records import is_first_process
 from critique_rl.training.callbacks import DisplayCallback, KeepCallback, StopCallback
-from critique_rl.training.checkpoints import last_checkpoint, load_critic, save_trained
+from critique_rl.training.checkpoints import last_checkpoint, load_critic
 from critique_rl.training.config import CriticConfig, machine_defaults
+from critique_rl.training.saving import save_trained
 from critique_rl.training.trainer import CriticTrainer
 from critique_rl.types import Terminated, UserError
 

@@ -27,6 +27,7 @@ from critique_rl.methods.sampling import (
 )
 from critique_rl.prompts import PromptSet
 from critique_rl.training.config import machine_defaults
+from critique_rl.training.saving import save_trained
 from critique_rl.types import Conversation, UserError, child_seed
 
 DPO: dict[str, Any] = {  # ours; batch and length are those of the SFT critic
@@ -88,7 +89,7 @@ def train(inputs: Inputs) -> None:
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout where there is no progress bar
     trainer.train()
-    trainer.save_model(str(inputs.output))
+    save_trained(trainer, inputs.output)
     trainer.accelerator.wait_for_everyone()  # or another process may read half a file
     inputs.on_progress(1, 1, f"loss {trainer.state.log_history[-1].get('train_loss', float('nan')):.3f}")
 

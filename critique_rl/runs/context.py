@@ -9,6 +9,7 @@ from critique_rl.config.data import TaskConfig
 from critique_rl.config.reading import as_dict
 from critique_rl.display import Display
 from critique_rl.prompts import prompt_set
+from critique_rl.records import is_first_process
 from critique_rl.runs.folder import RunFolder
 from critique_rl.runs.problems import load_problems
 from critique_rl.types import Problem, child_seed
@@ -74,7 +75,8 @@ class Context:
                     # the run's own actor is saved with its limits
                     spec["tokenizer"] = load_processor(spec["model"], **limits)
             self._actor = make_actor(spec)
-            if "served" in identity_of(self._actor):  # what this process loads is a step's artifact
+            # What this process loads is a step's artifact. Several ranks would write the file at once.
+            if is_first_process() and "served" in identity_of(self._actor):
                 path = self.folder.directory / "actor.models.json"
                 check_models(path, {"actor": self._actor}, begun=True)
         return self._actor
@@ -100,7 +102,10 @@ class Context:
         from critique_rl.grading.scoring import Rater
         from critique_rl.pool import score_range
 
-        scorer, pool = self.scorer(), self.pool(seed)
+        scorer = self.scorer()
+        pool = (
+            None if scorer is None else self.pool(seed)
+        )  # where replies are graded, nobody may have drawn one
         return None if scorer is None or pool is None else Rater(scorer, score_range(pool))
 
     def pool(self, seed: int | None) -> Dataset | None:

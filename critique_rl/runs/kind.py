@@ -46,11 +46,11 @@ class StepKind(ABC):
 
     Attributes:
         command: Subcommand that runs its steps; several kinds may share one.
-        trains: Whether its steps use every process of a distributed launch.
+        all_ranks: Whether its steps use every process of a distributed launch.
     """
 
     command: str
-    trains = False
+    all_ranks = False
 
     @abstractmethod
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
@@ -150,7 +150,7 @@ class Plan:
             command=kind.command,
             settings=settings,
             inputs=tuple(inputs),
-            trains=kind.trains,
+            all_ranks=kind.all_ranks,
         )
         self._known[step.name] = step
         self.steps.append(step)

@@ -28,14 +28,14 @@ class Step(Artifact):
         command: Subcommand that runs it.
         settings: All settings that determine the artifact; inputs are named by their digest.
         inputs: Names of the steps whose artifacts it reads.
-        trains: Whether it uses every process of a distributed launch.
+        all_ranks: Whether it uses every process of a distributed launch.
     """
 
     kind: str
     command: str
     settings: dict[str, Any]
     inputs: tuple[str, ...] = ()
-    trains: bool = False
+    all_ranks: bool = False
 
     @property
     def digest(self) -> str:
@@ -75,13 +75,14 @@ class Step(Artifact):
         return marker is not None and marker["finished"] and "files" not in marker
 
     def execute(self, work: Callable[[], None]) -> None:
-        """Make the artifact. Processes of a training all work; rank 0 alone does any other step and marks it.
+        """Make the artifact; rank 0 marks it. Where the step does not use all ranks, the others wait for its end.
 
         Args:
             work: Makes the artifact; called again after an interruption, it goes on where it can.
         """
         if not is_first_process():
-            if self.trains:
+            if self.all_ranks:
+                wait_for(self._begun)  # or rank 0 could take what this rank writes for another attempt's
                 work()
             wait_for(self.finished)
             return
@@ -96,6 +97,10 @@ class Step(Artifact):
             finished = True
         finally:
             self._mark(finished=finished, seconds=before + time.monotonic() - started)
+
+    def _begun(self) -> bool:
+        marker = read_marker(self.directory)
+        return marker is not None and not differences(marker["settings"], self.settings)
 
     def _mark(self, *, finished: bool, seconds: float) -> None:
         content = {"name": self.name, "settings": self.settings, "finished": finished, "seconds": seconds}

@@ -18,7 +18,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    ProcessorMixin,
     Trainer,
 )
 from transformers.trainer import TRAINER_STATE_NAME
@@ -27,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from critique_rl.adapters import base_of, is_adapter
 from critique_rl.manifest import MANIFEST, damages, in_short, read_manifest, seal
 from critique_rl.records import is_first_process
+from critique_rl.sharding import loading_whole
 from critique_rl.types import UserError
 from critique_rl.vision.models import is_vision_model, load_processor, load_vision_model
 
@@ -48,24 +48,6 @@ def load_critic(path: str, options: Mapping[str, Any] | None = None) -> str | Pe
     base = base_of(path)
     loader = AutoModelForImageTextToText if is_vision_model(base) else AutoModelForCausalLM
     return PeftModel.from_pretrained(loader.from_pretrained(base, **(options or {})), path, is_trainable=True)
-
-
-def save_trained(trainer: Trainer, directory: Path) -> None:
-    """Save the trained model; all processes call it.
-
-    An adapter is saved alone: without the tokenizer, which training does not change and the base has, and without
-    the reference of the KL, which is the start. A processor is saved, because a training may limit the size of
-    images.
-    """
-    reader, adapts = trainer.processing_class, isinstance(trainer.model, PeftModel)
-    if adapts and not isinstance(reader, ProcessorMixin):
-        trainer.processing_class = None
-    try:
-        trainer.save_model(str(directory))
-    finally:
-        trainer.processing_class = reader
-    if adapts and trainer.args.should_save:
-        shutil.rmtree(directory / "ref", ignore_errors=True)
 
 
 def last_checkpoint(
@@ -233,13 +215,15 @@ def copy_model(source: str, directory: Path, limits: Mapping[str, int] | None = 
         load_vision_model(source).save_pretrained(directory)
         load_processor(source, **(limits or {})).save_pretrained(directory)
     else:
-        AutoModelForCausalLM.from_pretrained(source).save_pretrained(directory)
+        with loading_whole():
+            AutoModelForCausalLM.from_pretrained(source).save_pretrained(directory)
         AutoTokenizer.from_pretrained(source).save_pretrained(directory)
 
 
 def merge_adapter(path: str, directory: Path) -> str:
     """Write the whole weights of a vision-language model that was saved as an adapter; return their directory."""
-    load_critic(path).merge_and_unload().save_pretrained(directory)  # type: ignore[union-attr]
+    with loading_whole():
+        load_critic(path).merge_and_unload().save_pretrained(directory)  # type: ignore[union-attr]
     load_processor(path).save_pretrained(directory)
     return str(directory)
 
@@ -251,13 +235,15 @@ def convert_gguf(source: str, gguf_file: str, directory: Path) -> None:
         UserError: transformers cannot load the file.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=torch.float32)
+        with loading_whole():
+            model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
     except (OSError, ValueError) as error:
         raise UserError(f"base: cannot load {gguf_file} from {source}: {error}") from error
     # transformers dequantises on loading but still calls the model quantised, and refuses to save it.
     del model.config.quantization_config
-    plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    with loading_whole():
+        plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     plain.save_pretrained(directory)

@@ -15,6 +15,7 @@ from trl import GRPOConfig
 
 from critique_rl.actors.loading import init_options
 from critique_rl.prompts import prompt_set
+from critique_rl.records import rank_of_ranks
 from critique_rl.training import objectives
 from critique_rl.types import UserError
 
@@ -40,6 +41,20 @@ def option(default: Any, meaning: str = "", source: str = "ours") -> Any:
 def machine_defaults() -> dict[str, Any]:
     """Settings that replace trl's defaults on a machine without a bfloat16 GPU; options win over them."""
     return {} if is_torch_bf16_gpu_available() else {"bf16": False, "dataloader_pin_memory": False}
+
+
+def check_processes(seen: int) -> None:
+    """Refuse a launch of several processes of which each would train by itself; `seen` is accelerate's number.
+
+    Raises:
+        UserError: accelerate does not see the others.
+    """
+    started = rank_of_ranks()[1]
+    if started > 1 and seen == 1:
+        raise UserError(
+            f"{started} processes were started, but each would train by itself and write to the same folder. "
+            "Without a GPU set use_cpu: true; elsewhere start them by `accelerate launch` or `torchrun`."
+        )
 
 
 def one_of(name: str, value: object, allowed: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, NoReturn
 
@@ -10,8 +11,10 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from critique_rl.actors.encoding import PromptEncoder
+from critique_rl.sharding import is_dtensor
 from critique_rl.training.checkpoints import last_checkpoint
 from critique_rl.training.images import prompts_to_check
+from critique_rl.training.saving import gathering_weights
 from critique_rl.training.watch import Watch, not_finite
 from critique_rl.types import UserError
 
@@ -102,6 +105,7 @@ class GuardedTrainer(GRPOTrainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # called right before the optimizer's step
+        norm = norm.full_tensor() if is_dtensor(norm) else norm
         losses, self._losses = self._losses, []
         if self.accelerator.scaler is None:  # a scaler of float16 leaves out such steps itself
             loss = torch.stack(losses).sum() if losses else torch.zeros((), device=self.accelerator.device)
@@ -114,13 +118,14 @@ class GuardedTrainer(GRPOTrainer):
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the critic; see `Trainer.save_model`.
+        """Save the critic whole; see `Trainer.save_model`. Of shared weights a checkpoint keeps the parts.
 
         Raises:
             UserError: Its weights hold NaN or infinity.
         """
         self._check_weights()
-        super().save_model(output_dir, _internal_call)
+        with contextlib.nullcontext() if _internal_call else gathering_weights(self):
+            super().save_model(output_dir, _internal_call)
 
     def _check_weights(self) -> None:
         """Stop on NaN or infinity; frozen weights were checked when they were loaded, and stay as they are."""

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
+from critique_rl.sharding import is_dtensor, loading_whole
 from critique_rl.training.config import CriticConfig
 from critique_rl.types import UserError
 from critique_rl.vision.images import image_bytes, image_size, open_image, store_image
@@ -220,11 +221,16 @@ def restore_vision_weights(model: Any, checkpoint: str) -> None:
     """Load a checkpoint of full weights into a model with vision; leave any other model as it is.
 
     Checkpoints have the parameter names of the hub, but `Trainer` reads those of the model: it would restore
-    nothing and only warn (transformers issue 43701).
+    nothing and only warn (transformers issue 43701). The parts that FSDP keeps have the names of the model, and
+    `Trainer` has read them.
     """
-    if isinstance(model, PreTrainedModel) and hasattr(model.config, "vision_config"):
+    if not (isinstance(model, PreTrainedModel) and hasattr(model.config, "vision_config")):
+        return
+    if any(map(is_dtensor, model.parameters())):
+        return
+    with loading_whole():
         saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
-        model.load_state_dict(saved.state_dict())
+    model.load_state_dict(saved.state_dict())
 
 
 def logged_images(

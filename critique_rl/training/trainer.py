@@ -25,7 +25,7 @@ from trl.trainer.utils import RepeatSampler
 from critique_rl.adapters import is_adapter
 from critique_rl.training import objectives
 from critique_rl.training.checkpoints import load_critic, sealed_checkpoint
-from critique_rl.training.config import CriticConfig
+from critique_rl.training.config import CriticConfig, check_processes
 from critique_rl.training.guarded import GuardedTrainer
 from critique_rl.training.images import (
     VISION_INPUTS,
@@ -77,8 +77,9 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
 
     Raises:
         UserError: The dataset lacks a column or holds an empty or mistyped value, a prompt exceeds the model's
-            context, nothing is trainable, the reference is not the model that the run starts from, only some rows
-            have an image, the model has no vision, or no value model can be made from it.
+            context, nothing is trainable, several processes do not see each other, the reference is not the model
+            that the run starts from, only some rows have an image, the model has no vision, or no value model can
+            be made from it.
     """
 
     _tag_names = ["critique-rl", "trl"]  # noqa: RUF012 - trl reads this class attribute for the model card
@@ -134,6 +135,7 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
             peft_config=peft_config,
             **options,
         )
+        check_processes(self.accelerator.num_processes)
         self.encoder = self._make_encoder()
         if args.freeze_vision_tower:
             freeze_vision_tower(self.model)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerState
 
+from critique_rl.sharding import part_here
 from critique_rl.training.metrics import LEVELS, level
 from critique_rl.types import UserError
 
@@ -20,9 +21,12 @@ PATIENCE = 4
 
 
 def not_finite(model: torch.nn.Module, *, trained: bool = False) -> str:
-    """Name of the first weight that holds NaN or infinity, of all or of those that are `trained`; else empty."""
+    """Name of the first weight that holds NaN or infinity, of all or of those that are `trained`; else empty.
+
+    Of weights that several processes share, each looks at its own parts.
+    """
     named = [
-        (name, p.detach())
+        (name, part_here(p))
         for name, p in model.named_parameters()
         if p.is_floating_point() and (p.requires_grad or not trained)
     ]

@@ -18,6 +18,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from critique_rl.adapters import base_of
+from critique_rl.sharding import loading_whole
 from critique_rl.types import Conversation, UserError, first_line
 from critique_rl.vision.images import ImageError, open_image
 
@@ -40,14 +41,15 @@ def is_vision_model(path_or_id: str | Path) -> bool:
 
 
 def load_vision_model(path: str | Path, *, dtype: str | torch.dtype = "auto") -> Any:
-    """Load a model that reads images and text and writes text.
+    """Load a model that reads images and text and writes text, whole in this process.
 
     Raises:
         UserError: The model has no vision part, or cannot be loaded.
     """
     _check_vision(path)
     try:
-        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        with loading_whole():
+            return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"cannot load a model with vision at {path}: {first_line(error)}") from error
 

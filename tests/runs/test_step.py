@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from helpers import environment
 
+from critique_rl.records import wait_for
 from critique_rl.runs.step import Step
 from critique_rl.types import UserError
 
@@ -98,3 +103,30 @@ def test_an_attempt_that_wrote_nothing_binds_nobody_to_its_settings(tmp_path: Pa
     (tmp_path / "records.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="actor: 1 -> 2"):
         other.finished()
+
+
+RANK_1 = """
+import sys
+from pathlib import Path
+from critique_rl.runs.step import Step
+
+folder = Path(sys.argv[1])
+step = Step("s", folder, kind="train", command="train", settings={"a": 1}, all_ranks=True)
+step.execute(lambda: (folder / "rank1").touch())
+"""
+
+
+def test_a_rank_works_once_rank_0_has_begun_and_waits_for_its_end(tmp_path: Path) -> None:
+    def step(**settings: int) -> Step:
+        return Step("s", tmp_path, kind="train", command="train", settings=settings, all_ranks=True)
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        step(a=2).execute(fail)  # an attempt that wrote nothing: its settings bind nobody
+    other = subprocess.Popen([sys.executable, "-c", RANK_1, str(tmp_path)], env=environment(RANK="1"))
+    time.sleep(2.0)
+    assert not (tmp_path / "rank1").exists() and not step(a=1).finished()
+    step(a=1).execute(lambda: wait_for((tmp_path / "rank1").exists))
+    assert other.wait(timeout=30) == 0 and step(a=1).finished()

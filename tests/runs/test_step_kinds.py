@@ -30,7 +30,7 @@ class QuestionLengths:
     """Mean characters of the test questions: a kind of step that needs no model."""
 
     command = "lengths"
-    trains = False
+    all_ranks = False
     most = 10**6
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:

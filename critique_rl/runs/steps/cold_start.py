@@ -27,7 +27,7 @@ class _ColdStart(StepKind):
     """A model that all seeds share. Nothing is trained where the package ships it."""
 
     command: str
-    trains = True
+    all_ranks = True
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
         return [folder.artifact(self.command)] if seed is None and folder.shipped is None else []

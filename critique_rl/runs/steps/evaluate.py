@@ -9,6 +9,7 @@ from critique_rl.config.reading import as_dict
 from critique_rl.evaluation.episodes import read_episodes, unknown_replies
 from critique_rl.evaluation.scaling import Measure, by_round
 from critique_rl.evaluation.summary import summarise
+from critique_rl.records import rank_of_ranks
 from critique_rl.runs.context import Context
 from critique_rl.runs.cost import Cost, hours
 from critique_rl.runs.folder import RECORDS, Artifact, Measurement, RunFolder, read_marker
@@ -26,6 +27,7 @@ class EvaluateKind(StepKind):
     """Episodes of one measurement: response, critique, refinement and grade of each problem."""
 
     command = "evaluate"
+    all_ranks = True
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
         """A critic of pairs also needs samples of its own and of the actor."""
@@ -53,12 +55,13 @@ class EvaluateKind(StepKind):
         check_loading(context.config.evaluation.critic, "evaluation.critic", leave_out=("model", "tokenizer"))
 
     def make(self, step: Step, context: Context) -> None:
-        """It goes on after the last record."""
+        """It goes on after the last record; each process evaluates its share of the problems."""
         from critique_rl.actors import make_actor
         from critique_rl.evaluation.protocol import evaluate
 
         folder, m, seed = context.folder, step.subject, step.seed
         assert seed is not None
+        rank, ranks = rank_of_ranks()
         roles = folder.roles(m.row)
         trained = context.model(m.row, seed) if roles else None
         if trained is not None and "actor" in roles:
@@ -74,6 +77,8 @@ class EvaluateKind(StepKind):
             rater=context.rater(seed),
             on_progress=context.display.advance,
             on_turn=context.display.turn,
+            rank=rank,
+            ranks=ranks,
         )
         if unknown := unknown_replies(episodes):
             context.display.note(unknown)

@@ -27,7 +27,7 @@ class TrainKind(StepKind):
     """One stage; its method is a name in `critique_rl.methods`."""
 
     command = "train"
-    trains = True
+    all_ranks = True
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
         stages = folder.config.stages if seed is not None else ()

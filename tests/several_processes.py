@@ -1,0 +1,169 @@
+"""Train, save, resume and evaluate in each process of a launch; `training/test_several_processes.py` starts them.
+
+Critiques are given, because sampling may differ with the number of processes: so all weights can be compared.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import load_from_disk
+
+from critique_rl.actors import Actor, OpenAIActor, TransformersActor
+from critique_rl.config.data import LengthConfig
+from critique_rl.config.evaluation import ProtocolConfig
+from critique_rl.evaluation.protocol import evaluate
+from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, prompt_set
+from critique_rl.records import rank_of_ranks
+from critique_rl.runs.folder import shipped_directory
+from critique_rl.runs.problems import protocol_of
+from critique_rl.tasks import load_task
+from critique_rl.training.saving import save_trained
+from critique_rl.training.stage_config import CritiqueConfig, Stage1Config, Stage2Config
+from critique_rl.training.stages import CritiqueTrainer, Stage1Trainer, Stage2Trainer
+
+MODELS = shipped_directory("assets/tiny")
+SEEING = shipped_directory("assets/tiny-vl") / "sft"
+CRITIQUES = [
+    f"{STEP_LABEL} {digit} + 1 = {digit + 1}\nExplanation: {digit}\n{VERDICT_LABEL} {verdict}"
+    for digit, verdict in ((1, "Correct"), (4, "Wrong"), (7, "Wrong"), (2, "Correct"))
+]
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+ZERO3 = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "DS_ACCELERATOR": "cpu",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "true",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
+}
+LAUNCHES: dict[str, dict[str, str]] = {"ddp": {}, "fsdp2": SHARDED, "zero3": ZERO3}
+"""Variables of the launches, as `accelerate launch` sets them; neither gathers weights for saving by itself."""
+
+
+class _Given:
+    """Writes the given critiques to each prompt, as an engine beside the trainer would."""
+
+    processing_class: Any
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in CRITIQUES]
+        asked: Counter[tuple[int, ...]] = Counter()
+        written = []
+        for prompt in map(tuple, prompt_ids):
+            written.append(ids[asked[prompt] % len(ids)])
+            asked[prompt] += 1
+        return written, None
+
+
+class First(_Given, Stage1Trainer):
+    """Stage I on given critiques."""
+
+
+class Second(_Given, Stage2Trainer):
+    """Stage II on given critiques."""
+
+
+def enter(launch: str) -> dict[str, Any]:
+    """Prepare the libraries for the next trainer of a launch on CPU; returns the settings that it needs."""
+    if launch == "fsdp2":
+        # torch shards on CPU, but accelerate asks for it on accelerators alone.
+        from accelerate import PartialState
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import DistributedType
+
+        AcceleratorState._reset_state()  # it knows the layers of the model before
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        return {"use_cpu": True, "accelerator_config": {"use_configured_state": True}}
+    if launch == "zero3":
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__.clear()  # it would compile operators that it can do without
+        return {"use_cpu": False, "ddp_backend": "gloo"}
+    return {"use_cpu": True, "ddp_find_unused_parameters": False}
+
+
+def work(folder: Path, launch: str, url: str) -> None:
+    """Both stages, once more from a checkpoint, Stage II with a server, and an evaluation, all below `folder`."""
+    rank, ranks = rank_of_ranks()
+    pool = load_from_disk(str(folder.parent / "pool"))
+
+    def build(cls: type[CritiqueTrainer], start: Path, name: str, actor: Actor | None, **more: Any) -> Any:
+        config: type[CritiqueConfig] = Stage1Config if cls is First else Stage2Config
+        args = config(
+            output_dir=str(folder / name),
+            **{"bf16": False, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True},
+            **{"prompts": "compact", "max_completion_length": 48, "refinement_max_tokens": 24},
+            **{"generation_batch_size": 16},
+            **{"per_device_train_batch_size": 16 // ranks, "num_iterations": 2, "learning_rate": 3e-4},
+            adam_epsilon=1e-3,  # or rounding would decide the sign of the step of a weight without gradient
+            **{"beta": 0.05, "temperature": 1.0, "save_strategy": "steps", "save_steps": 2},
+            **{"rl_steps": 2, **enter(launch), **more},
+        )
+        rows = pool
+        if start == SEEING:
+            rows = pool.add_column("image", [str(folder.parent / "picture.png")] * len(pool))
+        trainer: Any = cls(str(start), actor, args, rows)
+        assert trainer.accelerator.num_processes == ranks
+        kind = {"ddp": "MULTI_CPU" if ranks > 1 else "NO", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}[launch]
+        assert trainer.accelerator.distributed_type.value == kind
+        return trainer
+
+    def train(trainer: Any, resume: Path | None = None) -> None:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        save_trained(trainer, Path(trainer.args.output_dir))
+        trainer.accelerator.wait_for_everyone()
+
+    def resume(cls: type[CritiqueTrainer], start: Path, name: str, actor: Actor | None) -> None:
+        resumed, checkpoint = folder / f"{name}_resumed", "checkpoint-2"
+        if rank == 0:
+            shutil.copytree(folder / name / checkpoint, resumed / checkpoint)
+        trainer = build(cls, start, resumed.name, actor)
+        trainer.accelerator.wait_for_everyone()
+        train(trainer, resumed / checkpoint)
+
+    first = folder / "stage1"
+    train(build(First, MODELS / "sft", "stage1", None))
+    actor = TransformersActor(MODELS / "actor")  # beside a trainer that is still there
+    train(build(Second, first, "stage2", actor))
+    resume(Second, first, "stage2", actor)
+    train(build(Second, first, "served", OpenAIActor(url, model="tiny"), rl_steps=1))
+    train(build(First, SEEING, "seeing", None))
+    resume(First, SEEING, "seeing", None)
+    measure(folder, folder / "records.jsonl", rank, ranks)
+
+
+def measure(models: Path, records: Path, rank: int = 0, ranks: int = 1) -> None:
+    """Evaluate the critic of a Stage II with sampled critiques."""
+    evaluate(
+        load_task("modular_chain", split="test", size=2000)[:40],
+        TransformersActor(MODELS / "actor"),
+        TransformersActor(models / "stage2"),
+        protocol_of(
+            ProtocolConfig(critique_temperature=1.0), prompt_set("compact"), LengthConfig(24, 48, 24), 0
+        ),
+        records=records,
+        chunk_size=8,
+        rank=rank,
+        ranks=ranks,
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    work(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    torch.distributed.destroy_process_group()
