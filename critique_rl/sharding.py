@@ -1,20 +1,15 @@
 """Weights that several processes share: whole models beside them, and the part of a weight that is here.
 
-Under ZeRO-3 `transformers` cuts each model that it loads into parts for all processes, and under FSDP it may leave
-the weights to rank 0. A model that one process loads for itself must be whole: the others would never send their
-parts.
+Under ZeRO-3 `transformers` cuts each model that it loads into parts for all processes. A model that one process
+loads for itself must be whole: the others would never send their parts.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-RANK_0_LOADS = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-"""Variable of accelerate that makes `transformers` leave out the weights on all ranks but the first."""
 
 
 @contextmanager
@@ -24,15 +19,12 @@ def loading_whole() -> Iterator[None]:
 
     reference: Any = deepspeed._hf_deepspeed_config_weak_ref  # there is a setter and no getter
     config = None if reference is None else reference()
-    only_rank_0 = os.environ.pop(RANK_0_LOADS, None)
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
         if config is not None:
             deepspeed.set_hf_deepspeed_config(config)
-        if only_rank_0 is not None:
-            os.environ[RANK_0_LOADS] = only_rank_0
 
 
 def is_dtensor(weight: Any) -> bool:
