@@ -103,7 +103,7 @@ class ReferenceTeacher(Teacher):
     @staticmethod
     def _critique(problem: Problem, response: str) -> str:
         gold = f"{problem.question} {problem.solution} {problem.answer}"
-        known, blocks = set(_numbers(gold)), []
+        known, blocks = set(_numbers(gold)), list[str]()
         why = f"\nExplanation: It should be: {' '.join(gold_reasoning(problem).split())}"
         *steps, last = [line for line in map(str.strip, response.split("\n")) if line] or [""]
         if not steps or "answer is" not in last:

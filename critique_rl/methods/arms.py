@@ -82,7 +82,7 @@ VALUE_RATE = 18.0
 """Learning rate of the value model over the policy's: the released script's 9e-6 over 5e-7."""
 SIZES = ("learning_rate", "generation_batch_size", "per_device_train_batch_size")
 """Settings of Stage I that the baselines share."""
-MACHINE = ("bf16", "gradient_checkpointing", "use_cpu", "dataloader_pin_memory", "use_vllm", "vllm_mode")
+MACHINE = ("bf16", "gradient_checkpointing", "use_cpu", "dataloader_pin_memory")
 """Settings of a trainer that depend on the machine."""
 
 

@@ -32,7 +32,14 @@ RUNTIME, FRAGMENTS = 2 * GIB, 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """A frozen model beside the training; `tokens` are those of its largest batch."""
+    """A frozen model beside the training.
+
+    Attributes:
+        parameters: Number of weights.
+        weight_bytes: Bytes of a loaded weight.
+        shape: Shape of the model.
+        tokens: Tokens of its largest batch.
+    """
 
     parameters: int
     weight_bytes: int
