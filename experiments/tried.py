@@ -19,7 +19,7 @@ from critique_rl.reports.provenance import origin
 from critique_rl.runs.folder import read_marker, training_state
 from critique_rl.runs.process import guarded
 from critique_rl.training.checkpoints import last_checkpoint
-from critique_rl.training.metrics import LOGGED
+from critique_rl.training.metrics import logged_curves
 from critique_rl.types import UserError
 
 
@@ -51,11 +51,8 @@ def keep(step: Path, target: Path, *, why: str, commit: str) -> int:
     log = [entry for entry in training_state(Path(checkpoint))["log_history"] if "reward" in entry]
     content: dict[str, Any] = {"why": why, "settings": marker["settings"], **origin(), "commit": commit}
     content["rl_steps"] = len(log)
-    content["curves"] = {
-        name: [None if entry.get(name) is None else round(entry[name], 3) for entry in log]
-        for name in LOGGED
-        if any(entry.get(name) is not None for entry in log)
-    }
+    curves = logged_curves(log)
+    content["curves"] = {name: values for name, values in curves.items() if values != [None] * len(log)}
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{target}: {len(log)} RL steps")

@@ -14,6 +14,7 @@ from trl import SFTTrainer
 
 from critique_rl.actors import decoding
 from critique_rl.training.config import check_processes
+from critique_rl.training.shared_prompts import refusal
 
 
 class CompletionSFTTrainer(SFTTrainer):
@@ -21,14 +22,11 @@ class CompletionSFTTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        check_processes(self.accelerator.num_processes)
+        check_processes(processes := self.accelerator.num_processes)
         model: Any = self.model
-        self._splits = (
-            model.device.type == "cpu"
-            and not self.args.gradient_checkpointing  # it drops the keys and values of the prompts
-            and self.accelerator.num_processes == 1
-            and not hasattr(model.config, "output_router_logits")
-            and not decoding.refusal(model)
+        checkpointing = bool(self.args.gradient_checkpointing)
+        self._splits = model.device.type == "cpu" and not refusal(
+            model, checkpointing=checkpointing, processes=processes
         )
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
@@ -45,9 +43,8 @@ def _behind_prompts(model: Any, *, fused_lm_head: bool = False, **inputs: Any) -
     mask_NL = inputs["attention_mask"]
     width = mask_NL.size(1)
     padding_N1 = width - mask_NL.sum(-1, keepdim=True)
-    order_NL = (
-        torch.arange(width, device=mask_NL.device) - padding_N1
-    ) % width  # moves the padding to the left
+    # Moves the padding to the left.
+    order_NL = (torch.arange(width, device=mask_NL.device) - padding_N1) % width
     ids_NL, mask_NL, labels_NL = (
         inputs[name].gather(1, order_NL) for name in ("input_ids", "attention_mask", "labels")
     )

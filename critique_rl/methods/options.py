@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from critique_rl.config.methods import METHODS
@@ -24,3 +24,11 @@ def defaults(method: str) -> dict[str, Any]:
     module, _, name = place.partition(":")
     fields = dataclasses.fields(getattr(importlib.import_module(module), name))
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+
+
+def rollout_size(get: Callable[[str], Any], processes: int) -> int:
+    """Critiques that all processes of a training draw at once; `get` gives its options."""
+    size: int = get("generation_batch_size") or get("per_device_train_batch_size") * processes * (
+        get("steps_per_generation") or get("gradient_accumulation_steps")
+    )
+    return size

@@ -103,10 +103,10 @@ class Context:
         from critique_rl.pool import score_range
 
         scorer = self.scorer()
-        pool = (
-            None if scorer is None else self.pool(seed)
-        )  # where replies are graded, nobody may have drawn one
-        return None if scorer is None or pool is None else Rater(scorer, score_range(pool))
+        if scorer is None:  # where replies are graded, nobody may have drawn a pool
+            return None
+        pool = self.pool(seed)
+        return None if pool is None else Rater(scorer, score_range(pool))
 
     def pool(self, seed: int | None) -> Dataset | None:
         """The response pool of a seed; None in a run without train problems."""

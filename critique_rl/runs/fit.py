@@ -12,7 +12,7 @@ from critique_rl.actors.transformers_actor import BATCH_TOKENS
 from critique_rl.config.reading import as_dict
 from critique_rl.config.run import RunConfig
 from critique_rl.config.training import StageConfig
-from critique_rl.methods.options import defaults, option
+from critique_rl.methods.options import defaults, option, rollout_size
 from critique_rl.runs.launch import GIB, Gpu, Launch
 from critique_rl.runs.lengths import ASKED
 from critique_rl.runs.memory import Frozen, Need, Training, adapter_weights, need
@@ -118,9 +118,7 @@ def _stage(
     prompt = stage.trainer.get("pairs", {}).get("max_prompt_tokens") or prompt
     rows, group = get("per_device_train_batch_size"), get("num_generations") or 1
     processes = 1 if get("use_cpu") else launch.processes
-    texts = get("generation_batch_size") or rows * processes * (
-        get("steps_per_generation") or get("gradient_accumulation_steps")
-    )
+    texts = rollout_size(get, processes)
     check_batch(f"stages.{name}.trainer", texts, rows, processes, group)
     values = get("advantage") == "gae"
     if values and processes > 1 and launch.kind != "ddp":

@@ -18,7 +18,7 @@ from critique_rl.actors.loading import fastest_dtype, init_options, placement
 from critique_rl.actors.transformers_actor import BATCH_TOKENS
 from critique_rl.config.data import TaskConfig
 from critique_rl.config.reading import as_dict
-from critique_rl.methods.options import defaults, option
+from critique_rl.methods.options import defaults, option, rollout_size
 from critique_rl.runs.context import Context
 from critique_rl.runs.launch import DEFAULT_GPU, GPUS, Gpu, Launch
 from critique_rl.runs.lengths import Tokens, assumed_counts, token_counts
@@ -156,10 +156,7 @@ class Workload:
             raise UserError("there is no formula for its method" if asks is None else "`rl_steps` is not set")
         micro, accumulated = get("per_device_train_batch_size"), get("gradient_accumulation_steps")
         processes = self._processes(stage.trainer)  # each has its share of a rollout
-        texts = get("generation_batch_size") or micro * processes * (
-            get("steps_per_generation") or accumulated
-        )
-        texts /= processes
+        texts = rollout_size(get, processes) / processes
         calls, passes = texts / micro, get("num_iterations")
         share = 1 / get("num_generations") if get("share_prompts") and not t.pictured else 1.0
         whole = texts * (length + asks * (1.0 if get("gradient_checkpointing") else share))

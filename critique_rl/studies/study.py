@@ -30,7 +30,7 @@ from critique_rl.runs.run import Run
 from critique_rl.runs.steps import STEP_KINDS
 from critique_rl.runs.steps.evaluate import measured_row
 from critique_rl.tasks import TASKS
-from critique_rl.training.metrics import GROUPS, LOGGED
+from critique_rl.training.metrics import GROUPS, logged_curves
 from critique_rl.types import child_seed
 
 if TYPE_CHECKING:
@@ -292,10 +292,7 @@ class Study:
             curves[label] = []
             for seed in self.seeds:
                 log = [entry for name in names for entry in folder.history(seed, name)]
-                values = {key: [entry.get(key) for entry in log] for key in LOGGED}
-                curves[label].append(
-                    {k: [v if v is None else round(v, 3) for v in column] for k, column in values.items()}
-                )
+                curves[label].append(logged_curves(log))
         return curves
 
     def examples(self, wanted: Example, rows: Sequence[Row]) -> list[dict[str, Any]]:

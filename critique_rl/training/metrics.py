@@ -6,8 +6,10 @@ Columns, curves, health checks, the viewer and docs/metrics.md follow from it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
 
 from critique_rl.config.reading import build, parse_yaml
 
@@ -91,6 +93,13 @@ LEVELS = {
     if metric.rule is not None and not metric.rule.pair and not metric.rule.trend
 }
 """Rules about the level of a metric, which hold at every RL step."""
+
+
+def logged_curves(log: Iterable[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """Each of `LOGGED` as a list over the entries of a log, rounded to three digits; None where it is missing."""
+    entries = list(log)
+    columns = {name: [entry.get(name) for entry in entries] for name in LOGGED}
+    return {name: [v if v is None else round(v, 3) for v in column] for name, column in columns.items()}
 
 
 def level(rule: Rule, value: float, limit: int | None) -> str:
