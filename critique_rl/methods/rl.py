@@ -30,6 +30,7 @@ CRITIC_ONLY = (
     "beta_1",
     "signed_dis",
     "oracle_noise",
+    "balanced_rollouts",
     "response_source",
     "response_temperature",
     "refinement_temperature",

@@ -44,6 +44,11 @@ class CritiqueConfig(CriticConfig):
         "For scored replies: distance from the true rating at which r_dis is 0; `None`: right and wrong.",
         "paper, appendix E, without a value",
     )
+    balanced_rollouts: bool = option(
+        False,
+        "Each rollout has as many right as wrong responses: a chance surplus of one favours its verdict.",
+        "ours",
+    )
     oracle_noise: float = option(
         0.0,
         "Share of labels that rewards see inverted, by a hash of the text; metrics use the true labels.",
@@ -57,6 +62,10 @@ class CritiqueConfig(CriticConfig):
         one_of("response_source", self.response_source, ("pool", "online"))
         if self.combination == "gated" and self.refinement_reward is None:
             raise UserError("combination='gated' needs a refinement_reward; Stage I has none.")
+        if self.balanced_rollouts and self.response_source == "online":
+            raise UserError(
+                "balanced_rollouts=True needs graded responses; those of `online` are not known yet."
+            )
         if self.tolerance is not None:
             self._check_scored(self.tolerance)
         if not 0.0 <= self.oracle_noise < 0.5:
@@ -70,6 +79,7 @@ class CritiqueConfig(CriticConfig):
             "refinement_reward": self.refinement_reward in ("r_delta", "r_correction"),
             "combination": self.combination == "gated",
             "signed_dis": self.signed_dis,
+            "balanced_rollouts": self.balanced_rollouts,
             "oracle_noise": self.oracle_noise != 0.0,
         }
         for name, is_set in needs_grades.items():

@@ -95,6 +95,9 @@ class CritiqueTrainer(CriticTrainer):
             desc="critic prompts" if len(dataset) > 10_000 else None,
         )
 
+    def _balanced_labels(self, dataset: Dataset) -> list[bool] | None:
+        return list(dataset[self.args.truth]) if self.args.balanced_rollouts else None
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.args.response_source == "online":
             inputs = self._answer_online(inputs)

@@ -12,7 +12,7 @@ trl does the first and the last part. The rewards are in `rewards.py` and `pairw
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-from trl.trainer.utils import RepeatSampler
 
 from critique_rl.adapters import is_adapter
 from critique_rl.training import objectives
@@ -34,27 +33,11 @@ from critique_rl.training.images import (
     restore_vision_weights,
     with_images,
 )
+from critique_rl.training.sampler import BalancedSampler, EpochSampler
 from critique_rl.training.shared_prompts import SharedPromptTrainer
 from critique_rl.training.value_model import ValueModel
 from critique_rl.training.watch import Watch, require_finite
-from critique_rl.types import UserError, child_seed
-
-
-class EpochSampler(RepeatSampler):
-    """trl's sampler, with the order of an epoch drawn from the seed and the epoch's number.
-
-    trl draws all epochs from one generator: a run resumed in a later epoch would repeat the order of the first.
-    `epoch` returns the number of the epoch that begins; `settings` are arguments of `RepeatSampler`.
-    """
-
-    def __init__(self, *, seed: int, epoch: Callable[[], int], **settings: Any) -> None:
-        super().__init__(seed=seed, **settings)
-        self.base_seed, self.epoch = seed, epoch
-
-    def __iter__(self) -> Iterator[int]:
-        if self.shuffle:
-            self.generator.manual_seed(child_seed(self.base_seed, "epoch", self.epoch()))
-        return iter(super().__iter__())
+from critique_rl.types import UserError
 
 
 class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
@@ -165,10 +148,15 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         sampler: Any = super()._get_train_sampler(dataset)
-        settings = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
-        return EpochSampler(
-            epoch=lambda: int(self.state.epoch or 0), **{name: getattr(sampler, name) for name in settings}
-        )
+        names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+        settings = {name: getattr(sampler, name) for name in names}
+        settings["epoch"] = lambda: int(self.state.epoch or 0)
+        labels = self._balanced_labels(sampler.data_source)
+        return EpochSampler(**settings) if labels is None else BalancedSampler(labels, **settings)
+
+    def _balanced_labels(self, dataset: Dataset) -> list[bool] | None:
+        """Labels of the rows that each rollout shall have as many true as false ones of; None for any mixture."""
+        return None
 
     def _generate(self, prompts: list[Any]) -> Any:
         started = time.perf_counter()

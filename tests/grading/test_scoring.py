@@ -272,6 +272,7 @@ def test_reward_of_scored_critiques() -> None:
         ),
         ({"refinement_reward": "r_refine", "combination": "gated"}, "combination='gated' is for"),
         ({"signed_dis": True}, "signed_dis=True is for"),
+        ({"balanced_rollouts": True}, "balanced_rollouts=True is for"),
         ({"oracle_noise": 0.1}, "oracle_noise=0.1 is for"),
         ({"tolerance": 0.0}, "tolerance=0.0 must be above 0"),
     ],

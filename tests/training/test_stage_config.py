@@ -24,6 +24,10 @@ def test_stage_presets() -> None:
     [
         ({"prompts": "papr"}, "Did you mean 'paper'"),
         ({"oracle_noise": 0.5}, "oracle_noise=0.5 is not between 0 and 0.5"),
+        (
+            {"balanced_rollouts": True, "response_source": "online"},
+            "balanced_rollouts=True needs graded responses",
+        ),
         ({"scale_rewards": "group"}, "scale_rewards and reward_weights have no effect"),
         ({"reward_weights": [0.5]}, "scale_rewards and reward_weights have no effect"),
         ({"refinement_reward": "r_correct"}, "refinement_reward='r_correct' is none of None, 'r_refine'"),
