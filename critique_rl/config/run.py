@@ -28,6 +28,8 @@ from critique_rl.types import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 """Configurations, table scripts and results of a checkout; an installed package has none."""
+SERVER_OPTIONS = ("concurrency", "timeout_s", "max_retries", "outage_s", "max_unknown", "seeded")
+"""Options of `OpenAIActor` that leave the distribution of its texts as it is."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class RunConfig:
             `batch_size` and `device` may be set.
         actor_server: Base URL of an OpenAI-compatible server with this run's own actor, or of several with commas
             between them; no step depends on it.
+        actor_server_options: Options of the client of `actor_server`: `concurrency`, `timeout_s`, `max_retries`,
+            `outage_s`, `max_unknown`, and `seeded: false` for a server that takes no seed; no step depends on them.
         cold_start: Supervised fine-tuning before RL.
         pool: The response pool.
         lengths: Token limits.
@@ -72,6 +76,7 @@ class RunConfig:
     base_gguf: str | None = None
     actor: dict[str, Any] = field(default_factory=dict)
     actor_server: str | None = None
+    actor_server_options: dict[str, Any] = field(default_factory=dict)
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     lengths: LengthConfig = field(default_factory=LengthConfig)
@@ -99,6 +104,8 @@ class RunConfig:
         at_least(1, "", threads=self.threads, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         if "api_key" in self.actor or "api_key" in self.cold_start.teacher.actor:
             raise UserError("api_key: configurations are stored with results; set OPENAI_API_KEY instead.")
+        for option in self.actor_server_options:
+            one_of("actor_server_options", option, SERVER_OPTIONS)
         if self.scorer is not None and self.pool.balanced:
             raise UserError("pool.balanced: scored replies are neither right nor wrong; set it to false.")
         for row in self.evaluation.rows or ():

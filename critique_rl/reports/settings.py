@@ -27,7 +27,10 @@ OF_PAPERS = {
 }
 """Configurations of the papers' settings, the main one first."""
 SFT = ("actor_sft", "critic_sft")
-NOT_COMPARED = ("name", "seeds", "threads", "launch", "output", "actor_server", "stages")
+NOT_COMPARED = (
+    *("name", "seeds", "threads", "launch", "output", "stages"),
+    *("actor_server", "actor_server_options"),
+)
 OF_MACHINE = {
     *("checkpoint_rl_steps", "dataloader_pin_memory", "disable_tqdm", "gradient_checkpointing"),
     *("logging_steps", "report_to", "use_cpu", "use_vllm", "vllm_mode"),

@@ -68,6 +68,7 @@ class Context:
             spec = dict(self.config.actor)
             if self.config.actor_server:
                 spec = {"backend": "openai", "base_url": self.config.actor_server}
+                spec |= self.config.actor_server_options
             if spec.setdefault("backend", "transformers") == "transformers":
                 spec["model"] = self.folder.actor_path
                 limits = self.config.pixel_limits

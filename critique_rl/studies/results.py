@@ -11,8 +11,8 @@ from critique_rl.config.reading import differences
 from critique_rl.evaluation.intervals import t_interval
 from critique_rl.types import UserError
 
-NOT_SETTINGS = ("seeds", "output", "actor_server")
-"""Settings that may differ between files of one table: seeds, folder, address of the actor's server."""
+NOT_SETTINGS = ("seeds", "output", "actor_server", "actor_server_options")
+"""Settings that may differ between files of one table: seeds, folder, and how the actor's server is asked."""
 OF_SEEDS = ("curves", "examples", "costs", "health")
 """Parts of a result file that describe its own seeds only; a joined file has none of them."""
 

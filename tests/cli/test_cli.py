@@ -294,6 +294,23 @@ def test_the_actor_of_a_run_may_be_behind_a_server_and_a_row_may_have_another(
     assert [e.response for e in found] != [e.response for e in own]
 
 
+def test_the_client_of_the_actors_server_has_options_that_no_step_depends_on(
+    config: Path, tmp_path: Path
+) -> None:
+    plain = load_config(config, [f"output={tmp_path}"])
+    with serving(lambda _: chat_completion("The answer is 5.")) as server:
+        options = [f"output={tmp_path}", f"actor_server={server.url}"]
+        options.append("actor_server_options={seeded: false, concurrency: 1}")
+        made = Run(load_config(config, options))
+        made.context.actor().generate(
+            [COMPACT.reasoning_prompt("1 + 1?", image=None)], Sampling(8, temperature=1.0)
+        )
+        assert ["seed" in body for body in server.requests] == [False]
+    assert [step.digest for step in made.steps()] == [step.digest for step in Run(plain).steps()]
+    with pytest.raises(UserError, match=r"actor_server_options 'prefill' is unknown"):
+        load_config(config, ["actor_server_options={prefill: user}"])
+
+
 def test_a_run_shows_no_secret_of_its_server_and_refuses_another_model(
     config: Path, fresh: Fresh, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
