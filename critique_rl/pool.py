@@ -20,7 +20,7 @@ from critique_rl.actors.base import Actor
 from critique_rl.grading.replies import grade_replies, items, where_replied
 from critique_rl.grading.scoring import Scorer, ScoreRange, train_range
 from critique_rl.prompts import PromptSet
-from critique_rl.records import written_once
+from critique_rl.records import rank_of_ranks, written_once
 from critique_rl.types import Problem, Sampling, UserError, child_seed
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,9 @@ def collect_pool(
 ) -> Dataset:
     """Sample, grade and select responses.
 
+    Several processes of a launch share the rounds of sampling, if `rounds` names a directory that all of them see.
+    The rows are those of one process, and each process returns them.
+
     Args:
         problems: Train questions.
         actor: The frozen actor.
@@ -99,16 +102,18 @@ def collect_pool(
             same score.
     """
     draw = partial(_draw_round, problems, actor, prompts, sampling, scorer, seed)
-    distinct: dict[tuple[str, str], dict[str, Any]] = {}
-    graded = 0
-    for sample in range(samples):
+    drawn: dict[int, list[dict[str, Any]]] = {}
+    rank, ranks = rank_of_ranks()
+    for sample in sorted(range(samples), key=lambda sample: sample % ranks != rank):  # its own ones first
         make = partial(draw, sample)
-        for row in make() if rounds is None else written_once(rounds / f"{sample}.jsonl", make):
-            distinct.setdefault((row["id"], row["response"]), row)
-            graded += 1
+        path = None if rounds is None else rounds / f"{sample}.jsonl"
+        drawn[sample] = make() if path is None else written_once(path, make, writer=sample % ranks)
         if on_progress is not None:
-            on_progress(sample + 1, samples)
-    found = list(distinct.values())
+            on_progress(len(drawn), samples)
+    distinct: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in (row for sample in range(samples) for row in drawn[sample]):
+        distinct.setdefault((row["id"], row["response"]), row)
+    found, graded = list(distinct.values()), sum(map(len, drawn.values()))
     count = partial(_counts, found, drawn=samples * len(problems), graded=graded, scored=scorer is not None)
     try:
         pool = _select(found, scored=scorer is not None, balanced=balanced, seed=seed)

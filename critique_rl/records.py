@@ -34,13 +34,20 @@ def wait_for(ready: Callable[[], bool]) -> None:
         time.sleep(1.0)
 
 
-def written_once(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; if it is missing, rank 0 writes it whole and all other processes wait.
+def written_once(
+    path: Path, make: Callable[[], list[dict[str, Any]]], *, writer: int = 0
+) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; if it is missing, one process writes it whole and all others wait.
+
+    Args:
+        path: The file.
+        make: Makes the rows.
+        writer: Rank of the process that writes.
 
     Raises:
         UserError: The file is there, and a line of it is no JSON object or has no end.
     """
-    if is_first_process() and not path.exists():
+    if rank_of_ranks()[0] == writer and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in make()))
     wait_for(path.exists)

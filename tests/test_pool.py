@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -139,6 +141,28 @@ def test_each_data_set_is_balanced_by_itself() -> None:
         for s in range(9)
     }
     assert len(drawn) > 1  # at random, not the first ones
+
+
+def test_of_several_processes_each_draws_its_share_and_returns_the_pool_of_one(
+    asked: list[Problem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pool(actor: ToyActor, rounds: Path) -> list[dict]:
+        return collect_pool(
+            asked, actor, COMPACT, samples=4, sampling=SAMPLING, seed=5, rounds=rounds
+        ).to_list()
+
+    alone, second, pools = ToyActor(asked, right=8), ToyActor(asked, right=8), list[list[dict]]()
+    whole = pool(alone, tmp_path / "alone")
+    (tmp_path / "two").mkdir()
+    for sample in (0, 2):  # of the first process
+        shutil.copy(tmp_path / "alone" / f"{sample}.jsonl", tmp_path / "two")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    at_work = Thread(target=lambda: pools.append(pool(second, tmp_path / "two")), daemon=True)
+    at_work.start()
+    at_work.join(timeout=30)
+    assert pools == [whole]
+    assert second.samplings == [alone.samplings[1], alone.samplings[3]]
 
 
 def test_an_interrupted_collection_asks_for_what_is_missing_alone(

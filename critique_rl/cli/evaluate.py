@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from critique_rl.actors import make_actor
+from critique_rl.actors import Actor, make_actor
 from critique_rl.actors.reward_model import make_scorer
 from critique_rl.adapters import is_adapter
 from critique_rl.cli.shared import add_task_arguments, task_config, write_result
@@ -26,7 +27,7 @@ from critique_rl.evaluation.summary import summarise
 from critique_rl.grading.scoring import Rater, ScoreRange
 from critique_rl.manifest import only_process
 from critique_rl.prompts import PROMPT_SETS, prompt_set
-from critique_rl.records import write
+from critique_rl.records import is_first_process, rank_of_ranks, write
 from critique_rl.reports.columns import is_share
 from critique_rl.reports.markdown import markdown_table
 from critique_rl.runs.folder import MARKER
@@ -73,15 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=0, help="seed of draws and intervals")
 
 
-def run(arguments: argparse.Namespace) -> Outcome:
+def run(arguments: argparse.Namespace) -> Outcome | int:
     """Measure, and write records and report.
+
+    Several processes of a launch share the problems of a task; only the first has an outcome.
 
     Raises:
         UserError: An argument is missing or wrong, or the folder holds another measurement.
     """
     if (arguments.recorded is None) == (arguments.task is None):
         raise UserError("say either --task NAME with --actor, or --recorded FILE.")
-    return _recorded(arguments) if arguments.recorded else _measured(arguments)
+    if arguments.recorded:
+        return _recorded(arguments) if is_first_process() else 0
+    return _measured(arguments)
 
 
 def _recorded(arguments: argparse.Namespace) -> Outcome:
@@ -105,7 +110,7 @@ def _recorded(arguments: argparse.Namespace) -> Outcome:
     )
 
 
-def _measured(arguments: argparse.Namespace) -> Outcome:
+def _measured(arguments: argparse.Namespace) -> Outcome | int:
     """Evaluate an actor on a task, with or without a critic."""
     if arguments.actor is None:
         raise UserError("--actor is missing: a path, a hub id or the URL of a server.")
@@ -115,7 +120,8 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
     lengths.check()
     prompts, output = prompt_set(arguments.prompts), Path(arguments.output)
     scored = {} if arguments.scorer is None else {"scorer": arguments.scorer, "range": arguments.range}
-    display = Display(quiet=arguments.quiet)
+    rank, ranks = rank_of_ranks()
+    display = Display(quiet=arguments.quiet or rank > 0)
     settings: dict[str, Any] = {
         "task": as_dict(task),
         "protocol": as_dict(protocol),
@@ -134,9 +140,8 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
         critic = (
             actor if same else make_actor(_spec(arguments.critic, arguments)) if arguments.critic else None
         )
-        loaded = {"actor": actor} | ({} if critic is None else {"critic": critic})
-        used = {role: {"name": m.name, **getattr(m, "settings", {})} for role, m in loaded.items()}
-        write(output / MODELS, json.dumps(used, indent=1) + "\n")
+        if rank == 0:
+            _write_models(output, actor, critic)
         evaluate(
             problems,
             actor,
@@ -146,27 +151,47 @@ def _measured(arguments: argparse.Namespace) -> Outcome:
             rater=rater,
             on_progress=display.advance,
             on_turn=display.turn,
+            rank=rank,
+            ranks=ranks,
         )
 
-    step = Step("eval", output, kind="evaluate", command="evaluate", settings=settings)
+    step = Step("eval", output, kind="evaluate", command="evaluate", settings=settings, all_ranks=True)
     if not step.finished():
         problems = load_problems(task, display)  # before anything is written
         rater = _rater(arguments, problems)
-        with only_process(output), display.step(f"{task.title}, {task.split}", 1, 1):
+        with (
+            only_process(output) if rank == 0 else nullcontext(),
+            display.step(f"{task.title}, {task.split}", 1, 1),
+        ):
             if not step.finished():  # another process may have finished it since
                 step.execute(measure)
+    if rank > 0:
+        return 0
     episodes = read_episodes(output / "records.jsonl")
-    by_problem: dict[str, Any] = {}
-    if protocol.samples > 1 and arguments.scorer is None:  # scored replies have neither vote nor pass@k
-        ks = powers_of_two(protocol.samples)
-        by_problem |= {**majority(ks)(episodes), **passing(ks)(episodes)}
-    if protocol.rounds > 1:
-        by_problem |= by_round(range(1, protocol.rounds + 1))(episodes)
+    by_problem = _by_problem(episodes, protocol, scored=bool(scored))
     method = "No critic" if arguments.critic is None and protocol.critiques == "critic" else "Critic"
     models = {role: {"name": settings[role]} for role in ("actor", "critic") if settings[role]}
     if (output / MODELS).is_file():  # folders of older versions lack it
         models = json.loads((output / MODELS).read_text("utf-8"))
     return _report(output, settings, arguments.seed, task.title, method, episodes, by_problem, models)
+
+
+def _by_problem(episodes: Sequence[Episode], protocol: ProtocolConfig, *, scored: bool) -> dict[str, Any]:
+    """Further metrics of several samples or rounds."""
+    by_problem: dict[str, Any] = {}
+    if protocol.samples > 1 and not scored:  # scored replies have neither vote nor pass@k
+        ks = powers_of_two(protocol.samples)
+        by_problem |= {**majority(ks)(episodes), **passing(ks)(episodes)}
+    if protocol.rounds > 1:
+        by_problem |= by_round(range(1, protocol.rounds + 1))(episodes)
+    return by_problem
+
+
+def _write_models(output: Path, actor: Actor, critic: Actor | None) -> None:
+    """Write names and settings of the models."""
+    loaded = {"actor": actor} | ({} if critic is None else {"critic": critic})
+    used = {role: {"name": m.name, **getattr(m, "settings", {})} for role, m in loaded.items()}
+    write(output / MODELS, json.dumps(used, indent=1) + "\n")
 
 
 def _spec(name: str, arguments: argparse.Namespace) -> dict[str, Any] | str:

@@ -181,13 +181,16 @@ class Workload:
     def _pool(self, step: Step) -> float:
         t, problems = self._train_texts()
         asked = min(problems, self.config.pool.problems or problems)
-        return self.config.pool.samples * self._asked(self._actor(), asked, t.asks_response, t.response)
+        rounds = math.ceil(self.config.pool.samples / self._processes({}))  # of the process with most
+        return rounds * self._asked(self._actor(), asked, t.asks_response, t.response)
 
     def _evaluate(self, step: Step) -> float:
         m, config = step.subject, self.config
         t, problems = self._texts([m.task])
         protocol = protocol_of(m.protocol, self.context.prompts, config.lengths, step.seed or 0)
         roles, chains = self.context.folder.roles(m.row), m.protocol.samples * problems
+        chunks = math.ceil(chains / protocol.chunk_size / self._processes({}))  # of the process with most
+        chains = min(chains, chunks * protocol.chunk_size)
         trained = self._frozen(config.evaluation.critic, config.base) if roles else None
         actor = trained if "actor" in roles else self._actor()
         asked = partial(self._asked, most=protocol.chunk_size)

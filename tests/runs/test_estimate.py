@@ -173,7 +173,7 @@ def test_the_processes_of_a_launch_share_trainings_and_nothing_is_measured(mini:
     for part in ("base SFT", "actor SFT", "critic SFT"):
         assert after[part] < before[part]
     assert after["actor SFT"] == pytest.approx(before["actor SFT"] / 8)
-    assert after["stage1, Stage I"] < before["stage1, Stage I"] and after["pool"] == before["pool"]
+    assert after["stage1, Stage I"] < before["stage1, Stage I"] and after["pool"] < before["pool"]
     assert list(eight.limits) == ["bfloat16 on A100-80GB"]
     assert any("on 8 x A100-80GB" in line for line in eight.lines())
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from critique_rl.config.reading import as_dict
-from critique_rl.records import write
+from critique_rl.records import is_first_process, write
 from critique_rl.runs.context import Context
 from critique_rl.runs.folder import Artifact, RunFolder
 from critique_rl.runs.kind import Plan, Recipe, StepKind
@@ -22,6 +22,7 @@ class PoolKind(StepKind):
     """Responses of the actor to train problems, graded; see `critique_rl.pool`."""
 
     command = "pool"
+    all_ranks = True
 
     def artifacts(self, folder: RunFolder, seed: int | None) -> Iterable[Artifact]:
         """A run without train problems has no pool."""
@@ -32,7 +33,7 @@ class PoolKind(StepKind):
         return Recipe({**plan.data, "pool": as_dict(plan.config.pool), "seed": artifact.seed}, ("actor",))
 
     def make(self, step: Step, context: Context) -> None:
-        """It goes on after the last round of responses."""
+        """It goes on with the rounds of responses that are missing; each process draws its share."""
         from critique_rl.pool import PoolCounts, collect_pool
 
         config, counts = context.config, list[PoolCounts]()
@@ -50,6 +51,8 @@ class PoolKind(StepKind):
             on_progress=context.display.advance,
             on_counts=counts.append,
         )
+        if not is_first_process():
+            return
         context.display.note(counts[0].summary())
         write(step.directory / COUNTS, json.dumps(asdict(counts[0]), indent=1) + "\n")
         pool.save_to_disk(str(context.folder.pool_table(step.seed)))
