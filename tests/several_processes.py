@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from datasets import load_from_disk
+from peft import LoraConfig
 
 from critique_rl.actors import Actor, OpenAIActor, TransformersActor
 from critique_rl.config.data import LengthConfig
@@ -24,7 +25,6 @@ from critique_rl.runs.folder import shipped_directory
 from critique_rl.runs.problems import protocol_of
 from critique_rl.tasks import load_task
 from critique_rl.training.saving import save_trained
-from critique_rl.training.stage_config import CritiqueConfig, Stage1Config, Stage2Config
 from critique_rl.training.stages import CritiqueTrainer, Stage1Trainer, Stage2Trainer
 
 MODELS = shipped_directory("assets/tiny")
@@ -97,54 +97,97 @@ def enter(launch: str) -> dict[str, Any]:
     return {"use_cpu": True, "ddp_find_unused_parameters": False}
 
 
-def work(folder: Path, launch: str, url: str) -> None:
-    """Both stages, once more from a checkpoint, Stage II with a server, and an evaluation, all below `folder`."""
-    rank, ranks = rank_of_ranks()
-    pool = load_from_disk(str(folder.parent / "pool"))
+class Trainings:
+    """Trainings below one folder, each in all processes of a launch."""
 
-    def build(cls: type[CritiqueTrainer], start: Path, name: str, actor: Actor | None, **more: Any) -> Any:
-        config: type[CritiqueConfig] = Stage1Config if cls is First else Stage2Config
-        args = config(
-            output_dir=str(folder / name),
+    def __init__(self, folder: Path, launch: str) -> None:
+        self.folder, self.launch = folder, launch
+        self.rank, self.ranks = rank_of_ranks()
+        self.pool = load_from_disk(str(folder.parent / "pool"))
+
+    def build(
+        self,
+        cls: type[CritiqueTrainer],
+        start: Path,
+        name: str,
+        actor: Actor | None = None,
+        lora: LoraConfig | None = None,
+        **more: Any,
+    ) -> Any:
+        """Make a trainer of the launch; a new adapter `lora` is trained in place of all weights."""
+        args = cls.config_class(
+            output_dir=str(self.folder / name),
             **{"bf16": False, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True},
             **{"prompts": "compact", "max_completion_length": 48, "refinement_max_tokens": 24},
             **{"generation_batch_size": 16},
-            **{"per_device_train_batch_size": 16 // ranks, "num_iterations": 2, "learning_rate": 3e-4},
+            **{"per_device_train_batch_size": 16 // self.ranks, "num_iterations": 2},
             adam_epsilon=1e-3,  # or rounding would decide the sign of the step of a weight without gradient
             **{"beta": 0.05, "temperature": 1.0, "save_strategy": "steps", "save_steps": 2},
-            **{"rl_steps": 2, **enter(launch), **more},
+            **{"rl_steps": 2, "learning_rate": 3e-4, **enter(self.launch), **more},
         )
-        rows = pool
-        if start == SEEING:
-            rows = pool.add_column("image", [str(folder.parent / "picture.png")] * len(pool))
-        trainer: Any = cls(str(start), actor, args, rows)
-        assert trainer.accelerator.num_processes == ranks
-        kind = {"ddp": "MULTI_CPU" if ranks > 1 else "NO", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}[launch]
+        rows = self.pool
+        if name.startswith("seeing"):
+            rows = rows.add_column("image", [str(self.folder.parent / "picture.png")] * len(rows))
+        trainer: Any = cls(str(start), actor, args, rows, peft_config=lora)
+        assert trainer.accelerator.num_processes == self.ranks
+        alone = "MULTI_CPU" if self.ranks > 1 else "NO"
+        kind = {"ddp": alone, "fsdp2": "FSDP", "zero3": "DEEPSPEED"}[self.launch]
         assert trainer.accelerator.distributed_type.value == kind
         return trainer
 
-    def train(trainer: Any, resume: Path | None = None) -> None:
+    def train(self, *args: Any, resume: Path | None = None, **options: Any) -> None:
+        """Train and save; the arguments are those of `build`."""
+        trainer = self.build(*args, **options)
+        trainer.accelerator.wait_for_everyone()
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         save_trained(trainer, Path(trainer.args.output_dir))
         trainer.accelerator.wait_for_everyone()
 
-    def resume(cls: type[CritiqueTrainer], start: Path, name: str, actor: Actor | None) -> None:
-        resumed, checkpoint = folder / f"{name}_resumed", "checkpoint-2"
-        if rank == 0:
-            shutil.copytree(folder / name / checkpoint, resumed / checkpoint)
-        trainer = build(cls, start, resumed.name, actor)
-        trainer.accelerator.wait_for_everyone()
-        train(trainer, resumed / checkpoint)
+    def resume(self, cls: type[CritiqueTrainer], start: Path, name: str, *args: Any, **options: Any) -> None:
+        """Train once more from the first checkpoint of the training `name`."""
+        resumed, checkpoint = self.folder / f"{name}_resumed", "checkpoint-2"
+        if self.rank == 0:
+            shutil.copytree(self.folder / name / checkpoint, resumed / checkpoint)
+        self.train(cls, start, resumed.name, *args, resume=resumed / checkpoint, **options)
 
-    first = folder / "stage1"
-    train(build(First, MODELS / "sft", "stage1", None))
+
+def whole(do: Trainings, url: str) -> None:
+    """All weights: both stages, Stage II with a server too, and a model with vision."""
+    first = do.folder / "stage1"
+    do.train(First, MODELS / "sft", "stage1")
     actor = TransformersActor(MODELS / "actor")  # beside a trainer that is still there
-    train(build(Second, first, "stage2", actor))
-    resume(Second, first, "stage2", actor)
-    train(build(Second, first, "served", OpenAIActor(url, model="tiny"), rl_steps=1))
-    train(build(First, SEEING, "seeing", None))
-    resume(First, SEEING, "seeing", None)
-    measure(folder, folder / "records.jsonl", rank, ranks)
+    do.train(Second, first, "stage2", actor)
+    do.resume(Second, first, "stage2", actor)
+    do.train(Second, first, "served", OpenAIActor(url, model="tiny"), rl_steps=1)
+    do.train(First, SEEING, "seeing")
+    do.resume(First, SEEING, "seeing")
+    do.train(First, SEEING, "blind")  # a model with vision on text alone
+    do.resume(First, SEEING, "blind")
+
+
+def adapters(do: Trainings, url: str) -> None:
+    """An adapter: both stages, of which the second goes on with that of the first, and a model with vision."""
+    first, rate = do.folder / "stage1", {"learning_rate": 2e-3}
+    actor = TransformersActor(MODELS / "actor")
+    do.train(First, MODELS / "sft", "stage1", lora=_lora(), **rate)
+    do.train(Second, first, "stage2", actor, **rate)
+    do.resume(Second, first, "stage2", actor, **rate)
+    do.train(First, SEEING, "seeing", lora=_lora(), **rate)
+    do.resume(First, SEEING, "seeing", lora=_lora(), **rate)
+
+
+def _lora() -> LoraConfig:
+    return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+JOBS = {"whole": whole, "adapters": adapters}
+
+
+def work(job: str, folder: Path, launch: str, url: str) -> None:
+    """One of the `JOBS` and an evaluation of its Stage II, all below `folder`."""
+    do = Trainings(folder, launch)
+    JOBS[job](do, url)
+    measure(folder, folder / "records.jsonl", do.rank, do.ranks)
 
 
 def measure(models: Path, records: Path, rank: int = 0, ranks: int = 1) -> None:
@@ -165,5 +208,5 @@ def measure(models: Path, records: Path, rank: int = 0, ranks: int = 1) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    work(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    work(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4])
     torch.distributed.destroy_process_group()

@@ -49,7 +49,7 @@ class RunConfig:
         actor_server: Base URL of an OpenAI-compatible server with this run's own actor, or of several with commas
             between them; no step depends on it.
         actor_server_options: Options of the client of `actor_server`: `concurrency`, `timeout_s`, `max_retries`,
-            `outage_s`, `max_unknown`, and `seeded: false` for a server that takes no seed; no step depends on them.
+            `outage_s`, `max_unknown`, and `seeded: false` where it takes no seed; no step depends on them.
         cold_start: Supervised fine-tuning before RL.
         pool: The response pool.
         lengths: Token limits.

@@ -43,6 +43,7 @@ LONGEST = 100
 """Number of prompts with images whose length is checked before training."""
 _COLUMNS = ("images", "image")
 _VISION_TOWER = re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.")
+_BEHIND_TOWER = re.compile(r"(^|\.)(multi_modal_projector|connector)\.")
 
 
 def with_images(dataset: Dataset, name: str) -> Dataset:
@@ -204,16 +205,21 @@ def _check_sizes(raw: Dataset, column: str, processor: Any, name: str) -> dict[i
     return sizes
 
 
-def freeze_vision_tower(model: Any) -> None:
-    """Exclude the part of a model that reads images from training.
+def freeze_unused_vision(model: Any, dataset: Dataset, args: CriticConfig) -> None:
+    """Exclude from training the part of a model that reads images, if it is asked for or the data have none.
+
+    Without images that part gets no gradient. FSDP2 keeps no state of its optimizer then, and could not resume.
 
     Raises:
-        UserError: No part of the model has one of the known names.
+        UserError: `freeze_vision_tower` is set, and no part of the model has one of the known names.
     """
-    parameters = [p for name, p in model.named_parameters() if _VISION_TOWER.search(name)]
-    if not parameters:
+    named = list(model.named_parameters())
+    tower = [p for name, p in named if _VISION_TOWER.search(name)]
+    if args.freeze_vision_tower and not tower:
         raise UserError("freeze_vision_tower: the critic has no part called visual or vision_tower.")
-    for parameter in parameters:
+    blind = not set(_COLUMNS) & set(dataset.column_names)
+    behind = [p for name, p in named if blind and tower and _BEHIND_TOWER.search(name)]
+    for parameter in [*tower, *behind] if blind or args.freeze_vision_tower else []:
         parameter.requires_grad_(False)
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, ProcessorMixin, Trainer
@@ -125,10 +126,21 @@ def _missing(model: PreTrainedModel, directory: Path) -> list[str]:
 
 
 def _missing_in_adapter(model: PeftModel, directory: Path) -> list[str]:
-    """Weights of the active adapter that its folder lacks."""
-    expected = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+    """Weights of the active adapter that its folder lacks, or holds with another shape."""
+    whole = {name: getattr(p, "ds_shape", p.shape) for name, p in model.named_parameters()}
+    state = {
+        name: torch.empty(whole.get(name, weight.shape), device="meta")
+        for name, weight in model.state_dict().items()
+    }
+    expected = get_peft_model_state_dict(model, state, adapter_name=model.active_adapter)
+    lines = []
     with safe_open(directory / "adapter_model.safetensors", "pt") as saved:
-        return [f"{name} is missing" for name in sorted(set(expected) - set(saved.keys()))]
+        for name in sorted(expected):
+            if name not in saved.keys():  # noqa: SIM118 - it is no mapping
+                lines.append(f"{name} is missing")
+            elif list(expected[name].shape) != saved.get_slice(name).get_shape():
+                lines.append(f"{name} has another shape")
+    return lines
 
 
 def _faulty(directory: Path) -> list[str]:

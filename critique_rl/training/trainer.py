@@ -28,7 +28,7 @@ from critique_rl.training.config import CriticConfig, check_processes
 from critique_rl.training.guarded import GuardedTrainer
 from critique_rl.training.images import (
     VISION_INPUTS,
-    freeze_vision_tower,
+    freeze_unused_vision,
     processor_for,
     restore_vision_weights,
     with_images,
@@ -120,8 +120,7 @@ class CriticTrainer(GuardedTrainer, SharedPromptTrainer):
         )
         check_processes(self.accelerator.num_processes)
         self.encoder = self._make_encoder()
-        if args.freeze_vision_tower:
-            freeze_vision_tower(self.model)
+        freeze_unused_vision(self.model, self.train_dataset, args)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise UserError(
                 "no weight of the critic is trainable: load an adapter with "

@@ -66,6 +66,8 @@ def test_an_adapter_is_checked_by_itself(tmp_path: Path) -> None:
     check_saved(model, adapter)
     name = next(iter(load_file(adapter / "adapter_model.safetensors")))
     assert any(module in name for module in LORA["target_modules"])
-    change(adapter, name, None, "adapter_model.safetensors")
-    with pytest.raises(UserError, match=f"{name} is missing"):
-        check_saved(model, adapter)
+    whole = load_file(adapter / "adapter_model.safetensors")[name]
+    for weight, reason in ((whole[:1].contiguous(), "has another shape"), (None, "is missing")):
+        change(adapter, name, weight, "adapter_model.safetensors")
+        with pytest.raises(UserError, match=f"{name} {reason}"):
+            check_saved(model, adapter)

@@ -13,8 +13,9 @@ import several_processes
 from datasets import Dataset
 from helpers import chat_completion, environment, follow_critique, png, serving
 from safetensors.torch import load_file
-from several_processes import LAUNCHES, measure, work
+from several_processes import JOBS, LAUNCHES, measure, work
 
+from critique_rl.adapters import is_adapter
 from critique_rl.tasks import load_task
 
 TOLERANCE = 1e-6
@@ -47,29 +48,40 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=JOBS)
+def job(request: pytest.FixtureRequest) -> str:
+    """Name of a list of trainings."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def alone(shared: Path, url: str) -> Path:
+def alone(shared: Path, url: str, job: str) -> Path:
     """Results of one process with the same batch."""
-    work(shared / "alone", "ddp", url)
-    return shared / "alone"
+    folder = shared / job
+    folder.mkdir()
+    (folder / "pool").symlink_to(shared / "pool")
+    (folder / "picture.png").symlink_to(shared / "picture.png")
+    work(job, folder / "alone", "ddp", url)
+    return folder / "alone"
 
 
 def difference(one: Path, other: Path) -> float:
-    """Largest difference between two saved models; FSDP also saves a head that is the embedding."""
-    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    """Largest difference between two saved models or adapters; FSDP also saves a head that is the embedding."""
+    weights = "adapter_model.safetensors" if is_adapter(one) else "model.safetensors"
+    a, b = (load_file(folder / weights) for folder in (one, other))
     assert b.keys() - a.keys() <= {"lm_head.weight"} and a.keys() <= b.keys()
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", LAUNCHES)
-def test_two_processes_do_as_one(launch: str, shared: Path, alone: Path, url: str) -> None:
+def test_two_processes_do_as_one(launch: str, job: str, alone: Path, url: str) -> None:
     if launch == "zero3" and find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
-    folder = shared / launch
+    folder = alone.parent / launch
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
-        [*command, str(several_processes.__file__), str(folder), launch, url],
+        [*command, str(several_processes.__file__), job, str(folder), launch, url],
         env=environment(GLOO_SOCKET_IFNAME="lo", **LAUNCHES[launch]),
         capture_output=True,
         text=True,
@@ -78,10 +90,12 @@ def test_two_processes_do_as_one(launch: str, shared: Path, alone: Path, url: st
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert difference(alone / "stage1", alone / "stage2") > 5e-4, "nothing is learned, so nothing is compared"
-    for name in ("stage1", "stage2", "served", "seeing"):
+    for name in sorted(path.name for path in alone.iterdir() if path.is_dir()):
         assert difference(alone / name, folder / name) < TOLERANCE, name
-    for name in ("stage2", "seeing"):
-        assert difference(folder / name, folder / f"{name}_resumed") < TOLERANCE, name
-    measure(folder, shared / f"{launch}.jsonl")
-    assert (folder / "records.jsonl").read_bytes() == (shared / f"{launch}.jsonl").read_bytes()
+    for resumed in alone.glob("*_resumed"):
+        name = resumed.name.removesuffix("_resumed")
+        assert difference(folder / name, folder / resumed.name) < TOLERANCE, name
+    records = alone.parent / f"{launch}.jsonl"
+    measure(folder, records)
+    assert (folder / "records.jsonl").read_bytes() == records.read_bytes()
     assert not list(folder.glob("records.rank*"))

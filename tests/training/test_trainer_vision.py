@@ -157,6 +157,16 @@ def test_the_vision_tower_can_be_frozen(seeing: Path, shown_pairs: Dataset, conf
     assert moved(trainer, seeing) == {"visual": False, "language": True}
 
 
+def test_without_images_the_part_that_reads_them_is_left_out(
+    seeing: Path, shown_pairs: Dataset, config: Make
+) -> None:
+    """It would get no gradient, and FSDP2 could not resume; see `test_several_processes.py`."""
+    for pairs, seen in ((shown_pairs, True), (shown_pairs.remove_columns("image"), False)):
+        named = list(pairwise(seeing, pairs, config).model.named_parameters())
+        assert {p.requires_grad for name, p in named if ".visual." in f".{name}"} == {seen}
+        assert all(p.requires_grad for name, p in named if ".visual." not in f".{name}")
+
+
 def test_log_probabilities_in_a_batch_are_those_of_single_rows(
     seeing: Path, shown_pairs: Dataset, config: Make
 ) -> None:
