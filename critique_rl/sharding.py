@@ -6,6 +6,7 @@ loads for itself must be whole: the others would never send their parts.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,23 @@ def loading_whole() -> Iterator[None]:
     finally:
         if config is not None:
             deepspeed.set_hf_deepspeed_config(config)
+
+
+def launched_in_parts() -> str:
+    """What cuts the weights of each training into parts, by the variables of `accelerate launch`; else empty."""
+    switches = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
+    named = [name for name, switch in switches.items() if os.environ.get(switch, "").lower() in ("true", "1")]
+    if named == ["DeepSpeed"]:
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+        named = ["ZeRO-3"] if stage == "3" else []
+    return named[0] if named else ""
+
+
+def has_parts(accelerator: Any) -> str:
+    """What cuts the weights of a training into parts; empty if nothing does."""
+    if accelerator.distributed_type.value == "FSDP":
+        return "FSDP"
+    return "ZeRO-3" if getattr(accelerator.state.deepspeed_plugin, "zero_stage", 0) == 3 else ""
 
 
 def is_dtensor(weight: Any) -> bool:

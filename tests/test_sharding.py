@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from several_processes import LAUNCHES
 from transformers.integrations import deepspeed
 
-from critique_rl.sharding import is_dtensor, loading_whole, part_here
+from critique_rl.sharding import is_dtensor, launched_in_parts, loading_whole, part_here
 
 
 class Zero3:
@@ -51,3 +52,15 @@ def test_a_plain_weight_is_here_whole() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     assert part_here(weight).equal(weight) and not part_here(weight).requires_grad
     assert not is_dtensor(weight)
+
+
+@pytest.mark.parametrize(("launch", "parts"), [("ddp", ""), ("fsdp2", "FSDP"), ("zero3", "ZeRO-3")])
+def test_the_launcher_says_what_cuts_weights(
+    launch: str, parts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in LAUNCHES[launch].items():
+        monkeypatch.setenv(name, value)
+    assert launched_in_parts() == parts
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    assert launched_in_parts() == ""

@@ -28,6 +28,7 @@ from critique_rl.methods.base import FIRST, Inputs
 from critique_rl.methods.rl import rl_args, run
 from critique_rl.methods.sampling import require_full_weights
 from critique_rl.records import is_first_process, wait_for
+from critique_rl.sharding import has_parts, launched_in_parts
 from critique_rl.training.config import option
 from critique_rl.training.stage_config import CritiqueConfig
 from critique_rl.types import Conversation, Sampling, UserError, child_seed
@@ -62,9 +63,17 @@ class ScoreConfig(CritiqueConfig):
 
 
 class ScoreTrainer(ActorTrainer):
-    """Trains one stage of SCoRe; arguments and errors are those of `ActorTrainer`."""
+    """Trains one stage of SCoRe; arguments are those of `ActorTrainer`.
+
+    Raises:
+        UserError: As of `ActorTrainer`, or the weights are in parts.
+    """
 
     args: ScoreConfig
+
+    def __init__(self, model: Any, *, args: ScoreConfig, **options: Any) -> None:
+        super().__init__(model, args=args, **options)
+        _require_whole(has_parts(self.accelerator))
 
     def _with_prompts(self, dataset: Dataset, name: str) -> Dataset:
         """Make a row for each question and turn; the rollout makes the prompt."""
@@ -162,8 +171,19 @@ def turn_reward(
 
 def check(options: Mapping[str, Any]) -> None:
     """See `Method.check`."""
+    _require_whole(launched_in_parts())
     for stage in (1, 2):
         _args(options, stage, Path("unused"), seed=0)
+
+
+def _require_whole(parts: str) -> None:
+    """Raise a `UserError` if something cuts the weights into parts: a process could not draw texts by itself."""
+    if parts:
+        raise UserError(
+            f"score: each process draws its earlier turns by itself, and {parts} leaves it a part of the weights "
+            "alone, so that all would wait for each other. Start the run with whole weights, for instance "
+            "`accelerate launch --config_file experiments/launch/ddp.yaml`."
+        )
 
 
 def train(inputs: Inputs) -> None:

@@ -107,6 +107,11 @@ def _stage(
 ) -> Training | None:
     """The training of a stage by RL; None for other methods."""
     get, lengths = partial(option, as_dict(stage)), config.lengths
+    if stage.method == "score" and launch.shards > 1 and not get("use_cpu"):
+        raise UserError(
+            f"stages.{name}: each process of method 'score' draws texts by itself and needs whole weights: take a "
+            f"launch like experiments/launch/ddp.yaml, not {launch.path}."
+        )
     prompt, completion = {
         "critique_rl": (ASKED + lengths.response, lengths.critique),
         "actor_rl": (ASKED, lengths.response),

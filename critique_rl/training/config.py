@@ -16,6 +16,7 @@ from trl import GRPOConfig
 from critique_rl.actors.loading import init_options
 from critique_rl.prompts import prompt_set
 from critique_rl.records import rank_of_ranks
+from critique_rl.sharding import launched_in_parts
 from critique_rl.training import objectives
 from critique_rl.types import UserError
 
@@ -197,6 +198,11 @@ class CriticConfig(GRPOConfig):
         if self.learning_rate > HIGH_RATE:
             logger.warning("learning_rate=%g is far above what critics train with", self.learning_rate)
         one_of("advantage", self.advantage, ("rloo", "grpo", "gae"))
+        if self.advantage == "gae" and (parts := launched_in_parts()):
+            raise UserError(
+                f"advantage='gae' holds its value model whole, not in parts by {parts}: start it with whole "
+                "weights, for instance by experiments/launch/ddp.yaml, or choose 'rloo' or 'grpo'."
+            )
         one_of("kl_placement", self.kl_placement, ("reward", "loss"))
         one_of("kl_estimator", self.kl_estimator, objectives.KL_ESTIMATES)
         if self.kl_placement == "loss" and self.kl_estimator != "k3":

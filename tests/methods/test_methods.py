@@ -181,6 +181,22 @@ def test_bad_options_are_refused_with_what_to_do(name: str, options: dict[str, A
         baseline(name).check(options)
 
 
+@pytest.mark.parametrize(
+    "launch",
+    [
+        {"ACCELERATE_USE_FSDP": "true"},
+        {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+    ],
+)
+def test_score_is_refused_where_the_launch_cuts_weights_into_parts(
+    launch: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"score: .*(FSDP|ZeRO-3) leaves it a part.*launch/ddp\.yaml"):
+        baseline("score").check({})
+
+
 def test_supervised_baselines_refuse_an_adapter(inputs: Make, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     for name in ("star", "super_correct", "score", "label_sft"):

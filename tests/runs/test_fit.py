@@ -212,6 +212,12 @@ def test_a_value_model_is_refused_where_weights_are_in_parts() -> None:
         memory_lines(seven_b("stages.stage1.trainer.advantage=gae"), FSDP, A100, SIZE)
 
 
+def test_score_is_refused_where_weights_are_in_parts() -> None:
+    stage = "stages.score={label: SCoRe, start: actor, method: score}"
+    with pytest.raises(UserError, match=r"stages\.score: .*needs whole weights.*launch/ddp\.yaml"):
+        memory_lines(seven_b(stage), FSDP, A100, SIZE)
+
+
 def test_a_training_on_the_cpu_is_not_compared_with_a_gpu() -> None:
     config = load_config(CONFIGS / "tiny.yaml")
     lines = memory_lines(config, Launch(), A100._replace(memory=1.0), SIZE)

@@ -1,4 +1,4 @@
-"""The commands `evaluate`, `pool` and `eval` spread over the processes of a launch, with the files of one process."""
+"""`evaluate`, `pool` and `eval` spread over the processes of a launch, with the files of one process."""
 
 from __future__ import annotations
 
