@@ -14,6 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -232,6 +234,48 @@ def run_in_two_processes(script: str, folder: Path, *arguments: str) -> list[dic
     ranks = [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
     assert [rank["processes"] for rank in ranks] == [2, 2]
     return ranks
+
+
+def free_port() -> int:
+    """A port of this computer that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def started_server(
+    command: Sequence[str], log: Path, *, env: Mapping[str, str], patience: float = 90.0
+) -> Iterator[str]:
+    """URL of a server that `command --host HOST --port PORT` starts, once it answers; ended with the block.
+
+    `patience` are the most seconds that it takes to start; `log` gets what it prints.
+    """
+    port = free_port()
+    words = [*command, "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(words, stdout=output, stderr=output, env=env)
+    try:
+        deadline = time.monotonic() + patience
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text("utf-8")[-5000:]
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 # -- pages ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from datasets import load_from_disk
 from peft import LoraConfig
@@ -19,6 +20,7 @@ from critique_rl.actors import Actor, OpenAIActor, TransformersActor
 from critique_rl.config.data import LengthConfig
 from critique_rl.config.evaluation import ProtocolConfig
 from critique_rl.evaluation.protocol import evaluate
+from critique_rl.methods.score import ScoreConfig, ScoreTrainer
 from critique_rl.prompts import STEP_LABEL, VERDICT_LABEL, prompt_set
 from critique_rl.records import rank_of_ranks
 from critique_rl.runs.folder import shipped_directory
@@ -26,6 +28,7 @@ from critique_rl.runs.problems import protocol_of
 from critique_rl.tasks import load_task
 from critique_rl.training.saving import save_trained
 from critique_rl.training.stages import CritiqueTrainer, Stage1Trainer, Stage2Trainer
+from critique_rl.types import UserError
 
 MODELS = shipped_directory("assets/tiny")
 SEEING = shipped_directory("assets/tiny-vl") / "sft"
@@ -105,6 +108,19 @@ class Trainings:
         self.rank, self.ranks = rank_of_ranks()
         self.pool = load_from_disk(str(folder.parent / "pool"))
 
+    def settings(self, name: str, **more: Any) -> dict[str, Any]:
+        """Settings of a training; those in `more` win."""
+        return {
+            **{"output_dir": str(self.folder / name), "report_to": "none", "disable_tqdm": True},
+            **{"bf16": False, "gradient_checkpointing": False, "save_strategy": "steps", "save_steps": 2},
+            **{"prompts": "compact", "max_completion_length": 48, "refinement_max_tokens": 24},
+            **{"generation_batch_size": 16, "per_device_train_batch_size": 16 // self.ranks},
+            **{"rl_steps": 2, "num_iterations": 2, "beta": 0.05, "temperature": 1.0, "learning_rate": 3e-4},
+            "adam_epsilon": 1e-3,  # or rounding would decide the sign of the step of a weight without gradient
+            **enter(self.launch),
+            **more,
+        }
+
     def build(
         self,
         cls: type[CritiqueTrainer],
@@ -115,16 +131,7 @@ class Trainings:
         **more: Any,
     ) -> Any:
         """Make a trainer of the launch; a new adapter `lora` is trained in place of all weights."""
-        args = cls.config_class(
-            output_dir=str(self.folder / name),
-            **{"bf16": False, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True},
-            **{"prompts": "compact", "max_completion_length": 48, "refinement_max_tokens": 24},
-            **{"generation_batch_size": 16},
-            **{"per_device_train_batch_size": 16 // self.ranks, "num_iterations": 2},
-            adam_epsilon=1e-3,  # or rounding would decide the sign of the step of a weight without gradient
-            **{"beta": 0.05, "temperature": 1.0, "save_strategy": "steps", "save_steps": 2},
-            **{"rl_steps": 2, "learning_rate": 3e-4, **enter(self.launch), **more},
-        )
+        args = cls.config_class(**self.settings(name, **more))
         rows = self.pool
         if name.startswith("seeing"):
             rows = rows.add_column("image", [str(self.folder.parent / "picture.png")] * len(rows))
@@ -174,6 +181,9 @@ def adapters(do: Trainings, url: str) -> None:
     do.resume(Second, first, "stage2", actor, **rate)
     do.train(First, SEEING, "seeing", lora=_lora(), **rate)
     do.resume(First, SEEING, "seeing", lora=_lora(), **rate)
+    if do.launch != "ddp":
+        with pytest.raises(UserError, match="leaves it a part of the weights"):
+            ScoreTrainer(str(MODELS / "sft"), args=ScoreConfig(**do.settings("score")), train_dataset=do.pool)
 
 
 def _lora() -> LoraConfig:

@@ -16,8 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +26,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import environment
+from helpers import environment, free_port, started_server
 from PIL import Image
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -976,9 +974,7 @@ def test_the_check_at_construction(server: Server, monkeypatch: pytest.MonkeyPat
 def test_a_server_that_is_down_or_hangs_is_an_error_in_seconds(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     started = time.monotonic()
     with pytest.raises(ActorError, match=rf"(?s)no server answers at {url}.*refused.*vllm serve"):
         OpenAIActor(url)
@@ -1042,32 +1038,10 @@ def transformers_serve(model_dir: Path, tmp_path_factory: pytest.TempPathFactory
     command = shutil.which("transformers", path=str(Path(sys.executable).parent))
     if command is None:
         pytest.skip("the transformers command is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
-    options = ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [command, "serve", str(model_dir), *options], stdout=output, stderr=output, env=environment()
-        )
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    options = ["serve", str(model_dir), "--device", "cpu", "--dtype", "float32"]
+    with started_server([command, *options], log, env=environment()) as url:
+        yield url
 
 
 def test_greedy_from_transformers_serve_equals_greedy_in_this_process(

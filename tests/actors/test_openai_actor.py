@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import tenacity
-from helpers import Reply, ScriptedServer, chat_completion, read_jsonl, serving
+from helpers import Reply, ScriptedServer, chat_completion, free_port, read_jsonl, serving
 
 from critique_rl.actors import ActorError, OpenAIActor
 from critique_rl.actors import server as server_module
@@ -538,9 +537,7 @@ def test_a_key_that_the_server_echoes_is_in_no_message(status: int, caplog: pyte
 
 
 def test_a_port_without_a_server_is_named_without_the_login() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://me:{PASSWORD.replace('/', '-')}@127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://me:{PASSWORD.replace('/', '-')}@127.0.0.1:{free_port()}/v1"
     with pytest.raises(ActorError, match=r"no server answers at http://\*\*\*@127") as error:
         OpenAIActor(url)
     assert "planted" not in str(error.value)

