@@ -145,7 +145,9 @@ class CriticConfig(GRPOConfig):
         "ours",
     )
     freeze_vision_tower: bool = option(
-        False, "Leave the part that reads images as it is; where no row has one it always is.", "released code of LLaVA-Critic-R1"
+        False,
+        "Leave the part that reads images as it is; where no row has one it always is.",
+        "released code of LLaVA-Critic-R1",
     )
     min_pixels: int | None = option(
         None, "Smaller images are scaled up to this area; `None` is the model's own limit.", "ours"
