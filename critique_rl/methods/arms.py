@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from critique_rl.config.methods import METHODS
 from critique_rl.config.run import RunConfig
 from critique_rl.config.training import StageConfig
+from critique_rl.methods.options import CRITIC_ONLY
 from critique_rl.types import UserError, nearest
 
 
@@ -167,8 +168,9 @@ def _baselines(config: RunConfig) -> dict[str, StageConfig]:
     draw = {"samples": group, "temperature": first.get("temperature", 0.7)}
     machine = {name: first[name] for name in MACHINE if name in first}
     dpo = {**machine, **{name: first[name] for name in SIZES if name != "generation_batch_size"}}
-    rl = {**first, "rl_steps": rl_steps}
-    score = {**first, "first_rl_steps": first["rl_steps"], "rl_steps": second["rl_steps"]}
+    of_actors = {name: value for name, value in first.items() if name not in CRITIC_ONLY}
+    rl = {**of_actors, "rl_steps": rl_steps}
+    score = {**of_actors, "first_rl_steps": first["rl_steps"], "rl_steps": second["rl_steps"]}
 
     def arm(label: str, method: str, start: str = "sft", **options: Any) -> StageConfig:
         return StageConfig(label=label, start=start, method=method, trainer=options)

@@ -9,6 +9,19 @@ from typing import Any
 
 from critique_rl.config.methods import METHODS
 
+CRITIC_ONLY = (
+    "refinement_reward",
+    "combination",
+    "beta_1",
+    "signed_dis",
+    "oracle_noise",
+    "balanced_rollouts",
+    "response_source",
+    "response_temperature",
+    "refinement_temperature",
+)
+"""Fields of a trainer without effect where no critic is trained."""
+
 
 def option(stage: Mapping[str, Any], key: str) -> Any:
     """An option of a stage that a result file holds, or its default; None if the method has no such option."""

@@ -12,6 +12,7 @@ from transformers import PrinterCallback
 
 from critique_rl.config.reading import check_options
 from critique_rl.methods.base import Inputs
+from critique_rl.methods.options import CRITIC_ONLY
 from critique_rl.records import is_first_process
 from critique_rl.training.callbacks import DisplayCallback, KeepCallback, StopCallback
 from critique_rl.training.checkpoints import last_checkpoint, load_critic
@@ -24,18 +25,6 @@ Config = TypeVar("Config", bound=CriticConfig)
 
 FIXED = ("output_dir", "seed", "prompts", "max_steps", "response_max_tokens", "refinement_max_tokens")
 """Fields that the run sets itself."""
-CRITIC_ONLY = (
-    "refinement_reward",
-    "combination",
-    "beta_1",
-    "signed_dis",
-    "oracle_noise",
-    "balanced_rollouts",
-    "response_source",
-    "response_temperature",
-    "refinement_temperature",
-)
-"""Fields without effect where no critic is trained."""
 COMMON: dict[str, Any] = {"disable_tqdm": True, "report_to": "tensorboard", "save_total_limit": 1}
 """Defaults of every training by RL in a run; options of a stage win over them."""
 

@@ -47,9 +47,7 @@ def test_an_epoch_has_each_row_once_and_the_next_has_others() -> None:
 
 
 def test_a_class_that_fills_no_rollout_is_refused() -> None:
-    with pytest.raises(
-        UserError, match="1 right and 15 wrong responses do not fill one balanced rollout of 4"
-    ):
+    with pytest.raises(UserError, match="1 right and 15 wrong responses do not fill a balanced rollout of 4"):
         sampler(LABELS[4:])
 
 
