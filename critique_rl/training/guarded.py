@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any, NoReturn
 
@@ -14,7 +13,7 @@ from critique_rl.actors.encoding import PromptEncoder
 from critique_rl.sharding import is_dtensor
 from critique_rl.training.checkpoints import last_checkpoint
 from critique_rl.training.images import prompts_to_check
-from critique_rl.training.saving import gathering_weights
+from critique_rl.training.saving import gathering_weights, leaving_tokenizer_to_base
 from critique_rl.training.watch import Watch, not_finite
 from critique_rl.types import UserError
 
@@ -118,13 +117,15 @@ class GuardedTrainer(GRPOTrainer):
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the critic whole; see `Trainer.save_model`. Of shared weights a checkpoint keeps the parts.
+        """Save the critic whole; see `Trainer.save_model`.
+
+        A checkpoint keeps the parts of shared weights, and of an adapter no tokenizer: the base has it.
 
         Raises:
             UserError: Its weights hold NaN or infinity.
         """
         self._check_weights()
-        with contextlib.nullcontext() if _internal_call else gathering_weights(self):
+        with leaving_tokenizer_to_base(self) if _internal_call else gathering_weights(self):
             super().save_model(output_dir, _internal_call)
 
     def _check_weights(self) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers import LORA, adapter_of
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from critique_rl.runs.folder import shipped_directory
+from critique_rl.training.checkpoints import last_checkpoint
 from critique_rl.training.saving import check_saved
+from critique_rl.training.stages import Stage1Trainer
 from critique_rl.types import UserError
 
 NAME = "model.layers.0.mlp.gate_proj.weight"
@@ -71,3 +76,15 @@ def test_an_adapter_is_checked_by_itself(tmp_path: Path) -> None:
         change(adapter, name, weight, "adapter_model.safetensors")
         with pytest.raises(UserError, match=f"{name} {reason}"):
             check_saved(model, adapter)
+
+
+def test_a_checkpoint_of_an_adapter_leaves_the_tokenizer_to_the_base(
+    critic_dir: Path, pool: Dataset, config: Callable[..., Any], tmp_path: Path
+) -> None:
+    for lora, kept in ((LoraConfig(**LORA), False), (None, True)):
+        args = config(rl_steps=1, save_strategy="steps", save_steps=2, output_dir=str(tmp_path / str(kept)))
+        trainer = Stage1Trainer(critic_dir, args=args, train_dataset=pool, peft_config=lora)
+        trainer.train()
+        checkpoint = last_checkpoint(tmp_path / str(kept))
+        assert checkpoint is not None and (Path(checkpoint) / "tokenizer.json").exists() == kept
+        assert trainer.processing_class is not None
